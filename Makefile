@@ -1,0 +1,40 @@
+# make demo     upscale an example photograph with the bundled model, then serve the page
+# make upscale  the same without the page
+# make test     lint, types, tests
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PHOTO ?= assets/examples/demo.jpg
+
+.PHONY: demo upscale page test lint clean
+
+demo: upscale page
+
+upscale: $(VENV)/.run
+	@mkdir -p out
+	$(PY) -m cupscale upscale $(PHOTO) --scale 4 --seed 7 --model tiny --out out/demo.png
+
+page: $(VENV)/.run
+	$(PY) app.py
+
+test: $(VENV)/.dev lint
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt requirements-cpu.txt requirements-realesrgan.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-cpu.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,65 @@
+"""What a diffusers pipeline must offer the loop. Nothing outside this package knows a model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cupscale.errors import CupscaleError
+from cupscale.planning import Geometry
+from cupscale.regions import Size
+from cupscale.sampler import Denoiser, Schedule
+from cupscale.settings import Settings
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Explicit tile sizes for a VAE, in pixels: `side` of a tile, `overlap` as a fraction of it."""
+
+    side: int = 1024
+    overlap: float = 0.25
+
+
+class Backbone(Protocol):
+    """An adapter of one family of pipelines."""
+
+    geometry: Geometry
+    shuffle: int  # see GlobalStructure
+    text_limit: int  # tokens the text encoder reads, its marks not counted
+
+    @property
+    def device(self) -> torch.device: ...
+    def count_tokens(self, text: str) -> int: ...
+    def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
+        """(1, 3, H, W) in -1..1 -> (1, C, H / cell_px, W / cell_px) float32 latents."""
+
+    def decode(self, latents: Tensor, tiles: Tiles) -> Tensor:
+        """The inverse: (1, 3, H, W) float32 on the CPU."""
+
+    def schedule(self, settings: Settings) -> Schedule: ...
+    def denoiser(
+        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+    ) -> AbstractContextManager[Denoiser]:
+        """The network with its prompts. Its hooks are gone when the context ends, however it ends.
+
+        captions: one per region of the plan, None for the global prompt. canvas, picture: in cells.
+        """
+
+    def release(self) -> None:
+        """Give back what offloading still holds on the accelerator."""
+
+
+def adapt(pipe: Any) -> Backbone:
+    """The backbone for a diffusers pipeline. Raises CupscaleError for a class that is not supported."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+
+    from cupscale.backbones.unet import SDXLBackbone
+
+    if isinstance(pipe, (StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline)):
+        return SDXLBackbone(pipe)
+    raise CupscaleError(f"{type(pipe).__name__} is not supported: use a StableDiffusionXLPipeline")

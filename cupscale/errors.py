@@ -1,0 +1,5 @@
+"""The one error a person sees."""
+
+
+class CupscaleError(ValueError):
+    """Bad input. The message is one line: what was wrong, the limit, and the remedy."""

@@ -1,0 +1,286 @@
+"""CUpscalePipeline: Settings + image -> plan -> captions -> denoise -> decode -> picture."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from cupscale import images, models
+from cupscale.backbones import Backbone, Tiles, adapt
+from cupscale.initial import initial_steps
+from cupscale.planning import Geometry, Plan, plan
+from cupscale.priors.semantics import Matched, match
+from cupscale.priors.structure import GlobalStructure
+from cupscale.regions import Size
+from cupscale.sampler import Notice, RegionsDone, StepDone, denoise
+from cupscale.settings import Caption, Settings, preset as preset_fields
+
+Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
+
+
+@dataclass(frozen=True)
+class Result:
+    """image: PIL, RGB or RGBA, of exactly round(scale x input). settings: with the captions that were used."""
+
+    image: Image.Image
+    settings: Settings
+    plan: Plan
+    seconds: float
+
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        return self.settings.captions
+
+    def save(self, path: str | Path) -> None:
+        """Write PNG, WebP or JPEG, by the path's suffix, with the settings inside."""
+        images.write(self.image, path, self.settings.to_json())
+
+
+@dataclass(frozen=True)
+class Planned:
+    """First event: what will be done."""
+
+    plan: Plan
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the run is.
+
+    stage: "enlarge", "encode", "denoise", "decode". step of steps and regions of total count within "denoise", from 1.
+    elapsed, left: seconds; left is None until there is something to judge by. share: of the stage, 0..1.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    regions: int
+    total: int
+    elapsed: float
+    left: float | None = None
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The estimate of the result after a step, small: PIL RGB."""
+
+    image: Image.Image
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Last event."""
+
+    result: Result
+
+
+Event = Planned | Progress | Preview | Notice | Finished
+
+
+class CUpscalePipeline:
+    """C-Upscale around a diffusers pipeline, which comes back as it was.
+
+    pipe: a `StableDiffusionXLPipeline` with whatever LoRAs and scheduler it has.
+    batch: regions per network call. tiles: of the VAE. preview_px: longer side of previews, 0 for none.
+    """
+
+    def __init__(
+        self, pipe: Any, *, batch: int | None = None, tiles: Tiles | None = None, preview_px: int = 512
+    ):
+        self.backbone: Backbone = adapt(pipe)
+        self.model = models.name_of(pipe)
+        self.batch = batch or (1 if self.backbone.device.type == "cpu" else 4)
+        self.tiles = tiles or Tiles()
+        self.preview_px = preview_px
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str = "tiny", *, batch: int | None = None, **options: Any
+    ) -> CUpscalePipeline:
+        """`cupscale.models.load`, wrapped."""
+        return cls(models.load(model, **options), batch=batch)
+
+    def settings(self, preset: str | None = None, **fields: Any) -> Settings:
+        """This model's defaults, under a preset, under `fields`."""
+        return Settings.build(models.defaults(self.model), preset_fields(preset), **fields)
+
+    def plan(self, image_size: tuple[int, int], settings: Settings) -> Plan:
+        """What a run would do, its cost, and its time where this machine has run the model before."""
+        speed = models.known_speed(self.model, self.backbone.device.type)
+        return plan(image_size, settings, self.backbone.geometry, speed)
+
+    def upscale(
+        self, image: Source, *, settings: Settings | None = None, preset: str | None = None, **fields: Any
+    ) -> Result:
+        """Upscale one image. `settings` whole, or a preset and single fields over the model's defaults.
+
+        Raises CupscaleError for bad input, before any work is done.
+        """
+        for event in self.stream(image, settings=settings, preset=preset, **fields):
+            if isinstance(event, Finished):
+                return event.result
+        raise RuntimeError("the run ended without a result")
+
+    def stream(
+        self, image: Source, *, settings: Settings | None = None, preset: str | None = None, **fields: Any
+    ) -> Generator[Event, None, None]:
+        """The events of a run. Closing the generator stops the work within one network call and leaves no hook."""
+        if settings is None:
+            settings = self.settings(preset, **fields)
+        elif preset or fields:
+            settings = settings.replace(**preset_fields(preset) | fields)
+        picture = image if isinstance(image, images.Picture) else images.read(image)
+        work = self.plan(picture.size, settings)
+        matched = match(settings.captions, work.boxes, work.output)
+        return self._run(picture, settings, work, matched)
+
+    def _run(
+        self, picture: images.Picture, settings: Settings, work: Plan, matched: Matched
+    ) -> Generator[Event, None, None]:
+        began = time.perf_counter()
+
+        def elapsed() -> float:
+            return time.perf_counter() - began
+
+        def at(stage: str) -> Progress:
+            return Progress(stage, 0, work.steps, 0, len(work.regions), elapsed())
+
+        yield Planned(work, settings)
+        if settings.captions and (report := matched.report()):
+            yield Notice(report)
+        backbone = self.backbone
+        try:
+            yield at("enlarge")
+            plain_kind = settings.initial if settings.initial != "realesrgan" else "lanczos"
+            plain = images.resize(picture.rgb, work.output, plain_kind)
+            first = plain
+            if settings.initial == "realesrgan":
+                first = yield from self._enlarged(picture.rgb, work, at)
+            yield at("encode")
+
+            def encode(image: Image.Image, size: Size) -> Tensor:
+                return backbone.encode(_padded(image, size, backbone.geometry.cell), self.tiles)
+
+            z = encode(first, work.canvas)
+            structure = None
+            if settings.structure > 0:
+                reference = z if first is plain else encode(plain, work.canvas)
+                structure = GlobalStructure(reference, settings.cutoff, backbone.shuffle)
+            small = encode(_whole(plain, work), work.picture) if settings.attention > 0 else None
+            preview = _PreviewMap(z, first, self.preview_px, work) if self.preview_px else None
+            del plain, first
+            with backbone.denoiser(settings, matched.texts, work.canvas, work.picture) as denoiser:
+                network_began = time.perf_counter()
+                loop = denoise(
+                    denoiser, backbone.schedule(settings), z, window=work.window, overlap=settings.overlap,
+                    seed=settings.seed, structure=structure, strength=settings.structure, picture=small,
+                    batch=self.batch,
+                )  # fmt: skip
+                with contextlib.closing(loop):
+                    for event in loop:
+                        if isinstance(event, RegionsDone):
+                            share = (event.step + event.done / event.total) / event.steps
+                            left = (time.perf_counter() - network_began) * (1 / share - 1)
+                            yield Progress(
+                                "denoise",
+                                event.step + 1,
+                                event.steps,
+                                event.done,
+                                event.total,
+                                elapsed(),
+                                left,
+                                share,
+                            )
+                        elif isinstance(event, StepDone):
+                            z = event.sample
+                            if preview:
+                                yield Preview(preview(event.x0), event.step + 1, event.steps)
+                        else:
+                            yield event
+                network = time.perf_counter() - network_began
+            yield at("decode")
+            pixels = backbone.decode(z, self.tiles)[..., : work.output[1], : work.output[0]]
+            image = images.finish(images.to_image(pixels), picture.alpha)
+        finally:
+            backbone.release()
+        total = elapsed()
+        models.remember_speed(
+            self.model,
+            backbone.device.type,
+            {
+                "sample": network / work.samples,
+                "cells": work.window.h * work.window.w,
+                "megapixel": (total - network) / (work.output[0] * work.output[1] / 1e6),
+            },
+        )
+        yield Finished(Result(image, settings, replace(work, seconds=round(total, 1)), total))
+
+    def _enlarged(
+        self, image: Image.Image, work: Plan, at: Callable[[str], Progress]
+    ) -> Generator[Progress, None, Image.Image]:
+        """Real-ESRGAN's image, an event per tile."""
+        steps = initial_steps(image, work.output, "realesrgan")
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    share = next(steps)
+                except StopIteration as stop:
+                    enlarged: Image.Image = stop.value
+                    return enlarged
+                yield replace(at("enlarge"), share=share)
+
+
+def _whole(plain: Image.Image, work: Plan) -> Image.Image:
+    """The canvas shrunk to the network's native size, the padding's share left out."""
+    canvas_h, canvas_w = work.canvas
+    width = max(1, round(work.picture.w * work.output[0] / canvas_w))
+    height = max(1, round(work.picture.h * work.output[1] / canvas_h))
+    return images.resize(plain, (width, height), "lanczos")
+
+
+def _padded(image: Image.Image, cells: Size, cell_px: int) -> Tensor:
+    """(1, 3, H, W) of `cells`, the image in its top left, its last row and column carried on."""
+    pixels = images.to_tensor(image)
+    height, width = cells.h * cell_px, cells.w * cell_px
+    return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]), mode="replicate")
+
+
+class _PreviewMap:
+    """Latents to small RGB pictures without the decoder: the linear map that fits the initial image best.
+
+    It is fitted on the run's own image and latents, so it serves any VAE (ours).
+    """
+
+    def __init__(self, latents: Tensor, image: Image.Image, side: int, work: Plan):
+        cells_w = max(1, work.output[0] // work.cell_px)
+        cells_h = max(1, work.output[1] // work.cell_px)
+        self._crop = Size(cells_h, cells_w)
+        shrink = min(1.0, side / max(cells_w, cells_h))
+        self._size = Size(max(1, round(cells_h * shrink)), max(1, round(cells_w * shrink)))
+        small = images.resize(image, (self._size.w, self._size.h), "lanczos")
+        pixels = images.to_tensor(small)[0].flatten(1).T  # (n, 3)
+        z = self._features(latents)
+        ridge = 1e-3 * torch.eye(z.shape[1]) * len(z)
+        self._map = torch.linalg.solve(z.T @ z + ridge, z.T @ pixels)  # (C + 1, 3)
+
+    def _features(self, latents: Tensor) -> Tensor:
+        z = latents[..., : self._crop.h, : self._crop.w].float()
+        z = F.interpolate(z, size=self._size, mode="area")[0].flatten(1).T.cpu()
+        return torch.cat((z, torch.ones(len(z), 1)), dim=1)
+
+    def __call__(self, latents: Tensor) -> Image.Image:
+        pixels = (self._features(latents) @ self._map).T.reshape(1, 3, *self._size)
+        return images.to_image(pixels.clamp(-1, 1))

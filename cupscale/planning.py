@@ -1,0 +1,160 @@
+"""The plan of a run: sizes, regions, network evaluations, memory, time. Pure: nothing is loaded or run for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cupscale.errors import CupscaleError
+from cupscale.regions import Region, Size, plan_regions
+from cupscale.settings import Settings
+
+MIN_SIDE_PX = 16
+MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a plan must know of a network. Lengths in pixels.
+
+    native: side of the window it was trained for. cell: of one latent cell. align: windows are multiples of this.
+    channels: of a latent cell. weights: bytes of all parts as loaded; 0 where not known.
+    """
+
+    native: int
+    cell: int
+    align: int
+    channels: int = 4
+    weights: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """input, output: (width, height) in pixels. canvas, window, picture, regions: in latent cells.
+
+    evaluations: of the network, windows times steps plus one a step for the attention prior; guidance doubles the windows'.
+    seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
+    """
+
+    input: tuple[int, int]
+    output: tuple[int, int]
+    cell_px: int
+    canvas: Size
+    window: Size
+    picture: Size
+    regions: tuple[Region, ...]
+    steps: int
+    evaluations: int
+    guided: bool
+    bytes: int
+    seconds: float | None
+
+    @property
+    def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """The regions as (left, top, right, bottom) in pixels of the output."""
+        width, height = self.output
+        return tuple(
+            (px.x, px.y, min(px.x + px.w, width), min(px.y + px.h, height))
+            for px in (region.scaled(self.cell_px) for region in self.regions)
+        )
+
+    @property
+    def samples(self) -> int:
+        """Network samples: evaluations with guidance counted twice."""
+        looks = self.evaluations - len(self.regions) * self.steps
+        return (1 + self.guided) * len(self.regions) * self.steps + looks
+
+    def line(self) -> str:
+        """One line for a person."""
+        parts = [
+            f"{self.input[0]} x {self.input[1]} -> {self.output[0]} x {self.output[1]}",
+            f"{len(self.regions)} region{'s' * (len(self.regions) > 1)}",
+            f"{self.evaluations} evaluations{' (guidance doubles each)' * self.guided}",
+            f"about {self.bytes / 2**30:.1f} GB",
+        ]
+        if self.seconds is not None:
+            parts.append(f"about {duration(self.seconds)} here")
+        return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["regions"] = [list(box) for box in self.boxes]
+        data["samples"] = self.samples
+        for name in ("canvas", "window", "picture"):
+            data[name] = [side * self.cell_px for side in reversed(data[name])]
+        return data
+
+
+def plan(
+    image_size: tuple[int, int],
+    settings: Settings,
+    geometry: Geometry,
+    speed: Mapping[str, float] | None = None,
+) -> Plan:
+    """Plan a run for an image of (width, height) pixels.
+
+    speed: seconds for one network `sample` of a window of `cells` and for one megapixel of everything else
+        (`{"sample": s, "cells": c, "megapixel": m}`), as measured by earlier runs.
+    Raises CupscaleError for an image or an output outside the limits.
+    """
+    if min(image_size) < MIN_SIDE_PX:
+        raise CupscaleError(
+            f"the image is {image_size[0]} x {image_size[1]} px: at least {MIN_SIDE_PX} px a side are needed"
+        )
+    output = (max(1, round(image_size[0] * settings.scale)), max(1, round(image_size[1] * settings.scale)))
+    if max(output) > MAX_OUTPUT_PX:
+        fits = int(MAX_OUTPUT_PX / max(image_size) * 100) / 100
+        remedy = f"choose a scale of at most {fits:g}" if fits >= 1 else "make the image smaller first"
+        raise CupscaleError(
+            f"the output would be {output[0]} x {output[1]} px: the limit is {MAX_OUTPUT_PX} px a side; {remedy}"
+        )
+    align = geometry.align
+    canvas_px = Size(_up(output[1], align), _up(output[0], align))
+    window_px = Size(
+        min(_up(geometry.native, align), canvas_px.h), min(_up(geometry.native, align), canvas_px.w)
+    )
+    shrink = min(1.0, geometry.native / max(canvas_px))
+    picture_px = Size(*(max(align, round(side * shrink / align) * align) for side in canvas_px))
+    canvas, window, picture = (
+        Size(size.h // geometry.cell, size.w // geometry.cell) for size in (canvas_px, window_px, picture_px)
+    )
+    regions = tuple(plan_regions(canvas, window, settings.overlap))
+    steps = settings.run_steps
+    evaluations = steps * (len(regions) + (settings.attention > 0))
+    guided = settings.guidance > 1
+    pixels = canvas_px.h * canvas_px.w
+    result = Plan(
+        input=image_size, output=output, cell_px=geometry.cell, canvas=canvas, window=window, picture=picture,
+        regions=regions, steps=steps, evaluations=evaluations, guided=guided,
+        bytes=_bytes(geometry, pixels, window_px), seconds=None,
+    )  # fmt: skip
+    if speed:
+        cells = window.h * window.w
+        seconds = (
+            result.samples * speed["sample"] * cells / speed["cells"] + pixels / 1e6 * speed["megapixel"]
+        )
+        result = Plan(**{**result.__dict__, "seconds": round(seconds, 1)})
+    return result
+
+
+def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:
+    """Weights, the canvas (latents, their spectrum, pixels in float and in 8 bits), and one window's activations."""
+    latents = pixels // geometry.cell**2 * geometry.channels * 4
+    activations = window_px.h * window_px.w // geometry.cell**2 * 320 * 4 * 40
+    return geometry.weights + 12 * latents + pixels * (3 * 4 * 3 + 4 * 2) + activations
+
+
+def _up(side: int, align: int) -> int:
+    return -(-side // align) * align
+
+
+def duration(seconds: float) -> str:
+    """75 -> '1 min 15 s'."""
+    total = max(1, round(seconds))
+    if total < 60:
+        return f"{total} s"
+    minutes, rest = divmod(total, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

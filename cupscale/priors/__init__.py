@@ -1,0 +1,1 @@
+"""The paper's three priors, one module each."""

@@ -1,0 +1,84 @@
+"""Regional Attention Prior (RAP): what the global prompt attends to in the whole picture, cropped per region.
+
+The paper crops the cross-attention of the global prompt for every region, which screens what a region may show and so
+removes repeated objects. Ours, where it is silent: let M be the attention maps of a pass over the whole picture at native size,
+and V the values of the global prompt. Cropping and resizing M and then applying it to V equals cropping and resizing
+O = M V, as resizing is linear over space and V is one and the same for all regions. So outputs are kept, not maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupscale.regions import Region, Size
+
+
+class Box(NamedTuple):
+    """A region as fractions of the canvas, edges at 0 and 1."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    @classmethod
+    def of(cls, region: Region, canvas: Size) -> Box:
+        return cls(
+            region.y / canvas.h,
+            region.x / canvas.w,
+            (region.y + region.h) / canvas.h,
+            (region.x + region.w) / canvas.w,
+        )
+
+
+def token_grid(tokens: int, cells: Size) -> Size:
+    """The 2-D grid of a layer's `tokens` when the network's input has `cells`: halved, rounding up, until it fits."""
+    grid = cells
+    while grid.h * grid.w > tokens:
+        grid = Size(-(-grid.h // 2), -(-grid.w // 2))
+    if grid.h * grid.w != tokens:
+        raise ValueError(f"{tokens} tokens are no halving of a grid of {cells.h} x {cells.w} cells")
+    return grid
+
+
+def crop_resize(plane: Tensor, boxes: Sequence[Box], grid: Size) -> Tensor:
+    """Bilinear samples of `plane` (1, C, H, W) at the token centres of each box: (R, C, grid.h, grid.w)."""
+    device = plane.device
+    rows = (torch.arange(grid.h, device=device, dtype=torch.float32) + 0.5) / grid.h
+    cols = (torch.arange(grid.w, device=device, dtype=torch.float32) + 0.5) / grid.w
+    edges = torch.tensor(boxes, device=device, dtype=torch.float32)  # (R, 4)
+    y = edges[:, 0:1] + rows * (edges[:, 2:3] - edges[:, 0:1])  # (R, h)
+    x = edges[:, 1:2] + cols * (edges[:, 3:4] - edges[:, 1:2])  # (R, w)
+    where = torch.stack(
+        (x[:, None, :].expand(-1, grid.h, -1), y[:, :, None].expand(-1, -1, grid.w)), dim=-1
+    )  # (R, h, w, 2)
+    planes = plane.expand(len(boxes), -1, -1, -1)
+    # Edge of the picture at -1 and 1, as `align_corners=False` has it.
+    return F.grid_sample(
+        planes, (2 * where - 1).to(plane.dtype), mode="bilinear", padding_mode="border", align_corners=False
+    )
+
+
+class GlobalAttention:
+    """O_L of every cross-attention layer in the pass over the whole picture, replaced at each step."""
+
+    def __init__(self, cells: Size):
+        self._cells = cells
+        self._outputs: dict[str, Tensor] = {}
+
+    def keep(self, layer: str, output: Tensor) -> None:
+        """output: (1, tokens, C)."""
+        grid = token_grid(output.shape[1], self._cells)
+        self._outputs[layer] = output.transpose(1, 2).reshape(1, -1, *grid)
+
+    def cropped(self, layer: str, boxes: Sequence[Box], grid: Size) -> Tensor:
+        """(R, grid.h * grid.w, C)."""
+        return crop_resize(self._outputs[layer], boxes, grid).flatten(2).transpose(1, 2)
+
+    def clear(self) -> None:
+        self._outputs.clear()

@@ -1,0 +1,69 @@
+"""Global Structure Prior (GSP): the low frequencies of the low-resolution image steer the canvas.
+
+C-Upscale (Qian et al., IJCV 2025) uses "the low-frequency component of the low-resolution latent"; its equation is not
+public, so this form is ours:
+
+    x0 <- x0 + w_t LP_D(z_L - x0)
+
+on the fused canvas, never per region, where a transform would wrap at the region's edges.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def butterworth(height: int, width: int, cutoff: float, order: int = 4) -> Tensor:
+    """Low-pass mask over the half plane of `torch.fft.rfft2`: (height, width // 2 + 1), float32, 1 at zero frequency.
+
+    mask = 1 / (1 + (d^2 / D^2)^order), d the distance from zero frequency with Nyquist at 1 on each axis.
+    """
+    fy = torch.fft.fftfreq(height, d=0.5)
+    fx = torch.fft.rfftfreq(width, d=0.5)
+    distance2 = fy[:, None] ** 2 + fx[None, :] ** 2
+    return 1 / (1 + (distance2 / cutoff**2) ** order)
+
+
+def strength_at(step: int, steps: int, strength: float) -> float:
+    """w_t: from w_0 at the first of `steps` to 0 at the last, along a cosine. A run of one step uses w_0."""
+    progress = step / (steps - 1) if steps > 1 else 0.0
+    return strength * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class GlobalStructure:
+    """GSP for one canvas.
+
+    reference: (1, C, H, W), the latent z_L of the plainly resized input, at canvas size.
+    cutoff: D as a fraction of the canvas' Nyquist frequency.
+    shuffle: cells hold shuffle x shuffle pixels side by side in their channels. An exact codec does that (2), a VAE does
+        not (1). Filtering such channels apart would take detail near Nyquist for low frequency, so they are laid out first.
+    """
+
+    def __init__(self, reference: Tensor, cutoff: float, shuffle: int = 1):
+        self._reference = reference.float()
+        self._shuffle = shuffle
+        height, width = (side * shuffle for side in reference.shape[-2:])
+        # The mirror border keeps the opposite edges of the canvas from mixing; 3 / D reaches past the filter's ripple.
+        reach = math.ceil(3 / cutoff)
+        self._pad = (min(reach, width - 1), min(reach, height - 1))
+        mask = butterworth(height + 2 * self._pad[1], width + 2 * self._pad[0], cutoff)
+        self._mask = mask.to(reference.device)
+
+    def lowpass(self, z: Tensor) -> Tensor:
+        """LP_D, (1, C, H, W) -> the same shape, in float32."""
+        planes = F.pixel_shuffle(z.float(), self._shuffle) if self._shuffle > 1 else z.float()
+        (px, py), (height, width) = self._pad, planes.shape[-2:]
+        padded = F.pad(planes, (px, px, py, py), mode="reflect")
+        spectrum = torch.fft.rfft2(padded) * self._mask
+        low = torch.fft.irfft2(spectrum, s=padded.shape[-2:])[..., py : py + height, px : px + width]
+        return F.pixel_unshuffle(low, self._shuffle) if self._shuffle > 1 else low
+
+    def apply(self, x0: Tensor, strength: float) -> Tensor:
+        """x0 with its low frequencies moved towards the reference's by `strength` in 0..1."""
+        if strength == 0:
+            return x0
+        return x0 + strength * self.lowpass(self._reference - x0)

@@ -1,0 +1,197 @@
+"""Settings: the one model of everything that decides what a result looks like.
+
+The same names are keywords in Python, flags on the command line, keys in JSON and in a link's query, and
+the metadata inside a result. How a run is carried out (device, precision, offload, regions at once) is not
+here: it does not decide the picture. See `cupscale.models.load` and `cupscale.pipeline.Run`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cupscale.errors import CupscaleError
+
+Initial = Literal["lanczos", "bicubic", "realesrgan"]
+Scheduler = Literal["model", "ddim", "euler", "dpm++2m"]
+
+MAX_SCALE = 16.0
+
+
+def default_cutoff(scale: float) -> float:
+    """The low-resolution image holds nothing above 1 / scale of Nyquist; 0.8 leaves its soft edge out (ours)."""
+    return round(min(1.0, 0.8 / scale), 4)
+
+
+class Caption(BaseModel):
+    """What one region shows. `box` is (left, top, right, bottom) in pixels of the output."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    box: tuple[int, int, int, int]
+    caption: Annotated[str, Field(max_length=2000)]
+    source: Annotated[str, Field(max_length=200)] = "user"
+
+    @model_validator(mode="after")
+    def _box_has_area(self) -> Caption:
+        left, top, right, bottom = self.box
+        if min(left, top) < 0 or right <= left or bottom <= top:
+            raise ValueError(
+                f"box {list(self.box)} is not (left, top, right, bottom) in pixels of the output"
+            )
+        return self
+
+
+class Settings(BaseModel):
+    """Everything that decides the picture, next to the input image and the model's weights.
+
+    The paper's symbols: `cutoff` is D of the global structure prior, `structure` its strength w_0,
+    `attention` is mu, `detail` is lambda, `start` is S / T.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: float = Field(2.0, ge=1, le=MAX_SCALE, description="Output size over input size, each side.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the noise and of the window jitter.")
+    prompt: str = Field("", max_length=2000, description="What the whole picture shows.")
+    negative_prompt: str = Field("", max_length=2000, description="What the picture should not show.")
+    cutoff: float = Field(
+        0.4,
+        gt=0,
+        le=2,
+        description="GSP cutoff D, a fraction of Nyquist. Higher keeps more of the input (0.8 / scale).",
+    )
+    structure: float = Field(
+        1.0, ge=0, le=1, description="GSP strength w_0. 0 lets the layout drift; 1 holds it."
+    )
+    attention: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Attention prior mu. Higher stops objects from repeating in every region.",
+    )
+    detail: float = Field(
+        0.5, ge=0, le=1, description="Regional detail lambda. Higher follows each region's own caption more."
+    )
+    start: float = Field(
+        0.45, gt=0, le=1, description="Start step S / T. Higher invents more and keeps less."
+    )
+    steps: int = Field(
+        50, ge=1, le=1000, description="Steps of the full schedule; start x steps of them are run."
+    )
+    guidance: float = Field(
+        7.5, ge=1, le=30, description="Classifier-free guidance. 1 turns it off and halves the time."
+    )
+    overlap: float = Field(
+        0.5, ge=0, le=0.75, description="Overlap of neighbouring windows, a fraction of a window."
+    )
+    initial: Initial = Field("lanczos", description="How the input is first enlarged, before noise.")
+    scheduler: Scheduler = Field("model", description="Sampler. 'model' is the one the model came with.")
+    model: str = Field("tiny", max_length=500, description="Model name, hub id or folder.")
+    captions: tuple[Caption, ...] = Field(
+        (), max_length=4096, description="A caption per region (the semantic prior)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cutoff_follows_scale(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("cutoff") is None:
+            scale = data.get("scale", 2.0)
+            data = {k: v for k, v in data.items() if k != "cutoff"}
+            try:
+                data["cutoff"] = default_cutoff(float(scale)) if float(scale) >= 1 else 1.0
+            except (TypeError, ValueError):
+                data["cutoff"] = 1.0  # the bad scale is reported on its own
+        return data
+
+    @classmethod
+    def build(cls, *layers: Mapping[str, Any] | None, **fields: Any) -> Settings:
+        """Later layers win: model's defaults, preset, a file, then `fields`. `None` means "not given".
+
+        Raises CupscaleError naming the field, its range and the value.
+        """
+        merged: dict[str, Any] = {}
+        for layer in (*layers, fields):
+            merged |= {key: value for key, value in (layer or {}).items() if value is not None}
+        try:
+            return cls(**merged)
+        except ValidationError as error:
+            raise CupscaleError(_one_line(error)) from None
+
+    def replace(self, **fields: Any) -> Settings:
+        """A copy with some fields changed, checked again."""
+        return self.build(self.model_dump(), **fields)
+
+    def to_json(self, indent: int | None = None) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        return cls.build(parse_object(text, "settings"))
+
+    @property
+    def run_steps(self) -> int:
+        """Steps that are run: ceil(start x steps)."""
+        return max(1, -int(-(self.start * self.steps - 1e-6) // 1))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper: S = 0.45 T, half-overlapping windows; the rest as in cupscale's table of what is ours.
+    "paper": {
+        "start": 0.45, "steps": 50, "overlap": 0.5, "guidance": 7.5, "initial": "bicubic",
+        "structure": 1.0, "attention": 0.6, "detail": 0.5, "scheduler": "ddim",
+    },
+    # A third of the windows' overlap and a multistep sampler: about a fifth of the paper's evaluations.
+    "quick": {"overlap": 0.25, "steps": 20, "start": 0.45, "scheduler": "dpm++2m"},
+}  # fmt: skip
+
+
+def preset(name: str | None) -> dict[str, Any]:
+    """The fields a preset sets; empty for None. Raises CupscaleError for an unknown name."""
+    if name is None:
+        return {}
+    if name not in PRESETS:
+        raise CupscaleError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def parse_object(text: str, what: str) -> dict[str, Any]:
+    """A JSON object from text. Raises CupscaleError that says where it broke."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CupscaleError(
+            f"{what}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from None
+    if not isinstance(data, dict):
+        raise CupscaleError(f"{what}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def read_object(path: str | Path, what: str) -> dict[str, Any]:
+    """A JSON object from a file. Raises CupscaleError for a missing, unreadable or malformed file."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except FileNotFoundError:
+        raise CupscaleError(f"{what}: no file '{path}'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise CupscaleError(f"{what}: cannot read '{path}': {reason}") from None
+    return parse_object(text, f"{what} '{path}'")
+
+
+def _one_line(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_url=False)[:3]:
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            parts.append(f"{where}: no such setting; the settings are {', '.join(Settings.model_fields)}")
+        else:
+            given = repr(item["input"])
+            message = item["msg"].removeprefix("Value error, ")
+            parts.append(f"{where}: {message[0].lower()}{message[1:]}, not {given[:80]}")
+    return "; ".join(parts)

@@ -1,0 +1,92 @@
+"""Settings: ranges, layers, JSON there and back."""
+
+import pytest
+from hypothesis import given, strategies as st
+
+from cupscale.errors import CupscaleError
+from cupscale.settings import PRESETS, Caption, Settings, default_cutoff, preset, read_object
+
+settings_strategy = st.builds(
+    Settings.build,
+    scale=st.floats(1, 16),
+    seed=st.integers(0, 2**32 - 1),
+    prompt=st.text(max_size=60),
+    cutoff=st.none() | st.floats(0.01, 2),
+    structure=st.floats(0, 1),
+    attention=st.floats(0, 1),
+    detail=st.floats(0, 1),
+    start=st.floats(0.01, 1),
+    steps=st.integers(1, 1000),
+    guidance=st.floats(1, 30),
+    initial=st.sampled_from(["lanczos", "bicubic", "realesrgan"]),
+    captions=st.lists(st.builds(Caption, box=st.just((0, 0, 8, 8)), caption=st.text(max_size=20)), max_size=3).map(tuple),
+)
+
+
+@given(settings_strategy)
+def test_json_there_and_back(settings):
+    assert Settings.from_json(settings.to_json()) == settings
+    assert 1 <= settings.run_steps <= settings.steps
+
+
+def test_the_cutoff_follows_the_scale_unless_given():
+    assert Settings.build(scale=4).cutoff == default_cutoff(4) == 0.2
+    assert Settings.build(scale=4, cutoff=0.7).cutoff == 0.7
+    assert Settings.build(scale=1).cutoff == 0.8
+
+
+def test_later_layers_win_and_none_is_not_given():
+    settings = Settings.build({"start": 0.1, "steps": 30}, preset("paper"), steps=40, start=None)
+    assert (settings.start, settings.steps) == (0.45, 40)
+
+
+def test_the_papers_start_runs_23_of_50_steps():
+    """S = 0.45 T of 50 steps."""
+    assert Settings.build(preset("paper")).run_steps == 23
+    assert Settings.build(start=0.45, steps=20).run_steps == 9
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_settings(name):
+    Settings.build(preset(name))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"scale": 17}, ["scale", "16"]),
+        ({"scale": 0.5}, ["scale", "1"]),
+        ({"scale": "big"}, ["scale", "number"]),
+        ({"seed": -1}, ["seed", "0"]),
+        ({"attention": 1.5}, ["attention", "1"]),
+        ({"detail": float("nan")}, ["detail"]),
+        ({"initial": "nearest"}, ["initial", "lanczos"]),
+        ({"sharpness": 3}, ["sharpness", "no such setting", "cutoff"]),
+        ({"captions": [{"box": [5, 5, 5, 9], "caption": "x"}]}, ["captions", "box"]),
+    ],
+)
+def test_bad_values_name_the_field_and_the_limit_in_one_line(fields, words):
+    with pytest.raises(CupscaleError) as caught:
+        Settings.build(**fields)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_unknown_preset_lists_the_presets():
+    with pytest.raises(CupscaleError, match="paper, quick"):
+        preset("fast")
+
+
+def test_a_settings_file_is_read_or_refused(tmp_path):
+    file = tmp_path / "settings.json"
+    with pytest.raises(CupscaleError, match="no file"):
+        read_object(file, "settings")
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CupscaleError, match="UTF-8"):
+        read_object(file, "settings")
+    with pytest.raises(CupscaleError, match="cannot read"):
+        read_object(tmp_path, "settings")
+    file.write_text('{"scale": 3,}')
+    with pytest.raises(CupscaleError, match="line 1"):
+        read_object(file, "settings")

@@ -1,0 +1,1 @@
+"""How the bundled model was made, to be run again. See README.md in this folder."""

@@ -1,0 +1,291 @@
+"""Train the bundled model. Stop it at any time; the same command goes on where it stopped.
+
+    python -m training.train --data data --run runs/tiny --steps 40000
+
+Velocity prediction with mean squared error, on the part of SDXL's noise schedule where an upscaler works (mostly
+t < 300). Weight matrices are trained by Muon (Jordan et al. 2024), all else by AdamW. The learning rate rises, stays, and
+falls to zero over the last part of `--steps`, so a longer run can go on from the middle of a shorter one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from cupscale.codec import PixelCodec
+from training import model
+from training.dataset import Photographs
+from training.metrics import denoise, psnr
+
+VALIDATION_SIGMAS = (15, 25, 50)
+
+
+def orthogonal(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Move the singular values of each matrix near 1, by five Newton-Schulz steps.
+
+    The quintic a x + (b x x' + c (x x')^2) x with 3.4445, -4.7750, 2.0315 is that of Muon (Jordan et al. 2024). All the
+    steps' polynomials of x x' commute, so they are multiplied up as small square matrices, in one batch for all
+    matrices of a width, and meet x at the end.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    wide = [matrix / (matrix.norm() + 1e-7) for matrix in wide]
+    products: list[torch.Tensor] = [None] * len(matrices)  # type: ignore[list-item]
+    for width in {len(matrix) for matrix in wide}:
+        members = [number for number, matrix in enumerate(wide) if len(matrix) == width]
+        gram = torch.stack([wide[number] @ wide[number].T for number in members])
+        eye = torch.eye(width).expand_as(gram)
+        product = eye
+        for _ in range(5):
+            step = a * eye + b * gram + c * gram @ gram
+            product = step @ product
+            gram = step @ gram @ step
+        for number, one in zip(members, product, strict=True):
+            products[number] = one @ wide[number]
+    return [
+        product.T if matrix.shape[0] > matrix.shape[1] else product
+        for product, matrix in zip(products, matrices, strict=True)
+    ]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is made orthogonal, for matrices and convolutions (as matrices of out x in h w).
+
+    A step has the size of one of Adam's with the same learning rate: root mean square 0.2 (Liu et al. 2025,
+    arXiv 2502.16982).
+    """
+
+    def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """Take one step."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            ahead = []
+            for parameter in parameters:
+                buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                ahead.append(parameter.grad.lerp(buffer, group["momentum"]).reshape(len(parameter), -1))
+            for parameter, update in zip(parameters, orthogonal(ahead), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                size = 0.2 * max(update.shape) ** 0.5
+                parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * size)
+
+
+def learning_rate(step: int, steps: int, warm: int = 200, fall: float = 0.25) -> float:
+    """Return the factor on the learning rate: up over `warm` steps, flat, then straight down over the last `fall`."""
+    return min(1.0, (step + 1) / warm, max(0.0, (steps - step) / (fall * steps)))
+
+
+def draw_timesteps(count: int, random: np.random.Generator) -> np.ndarray:
+    """Draw timesteps in 0..999: three quarters t = 300 u^2, the noise an upscaler meets, the rest even up to 800."""
+    low = 300 * random.random(count) ** 2
+    high = 800 * random.random(count)
+    return np.where(random.random(count) < 0.75, low, high).astype(np.int64)
+
+
+class Trainee:
+    """The model in training: its parts, their averages over time, optimisers, and counters."""
+
+    def __init__(self, captions: list[str], lr: float) -> None:
+        self.tokenizer = model.make_tokenizer(captions)
+        first, second = model.make_text_encoders(self.tokenizer)
+        self.parts = nn.ModuleDict(
+            {"unet": model.make_unet(), "text_encoder": first, "text_encoder_2": second}
+        )
+        self.parts["unet"].to(memory_format=torch.channels_last)
+        self.average = {name: value.clone() for name, value in self.parts.state_dict().items()}
+        matrices, rest = [], []
+        for name, parameter in self.parts.named_parameters():
+            inside = name.startswith("unet") and "conv_in" not in name and "conv_out" not in name
+            (matrices if inside and parameter.ndim >= 2 else rest).append(parameter)
+        self.optimizers = [
+            Muon(matrices, lr=lr),
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0),
+        ]
+        self.lr = lr
+        self.step = 0
+        self.hours = 0.0
+        self.seen = 0
+
+    def state(self) -> dict:
+        """Return all that is needed to go on."""
+        return {
+            "parts": self.parts.state_dict(),
+            "average": self.average,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "hours": self.hours,
+            "seen": self.seen,
+        }
+
+    def load(self, state: dict) -> None:
+        """Go on from `state`."""
+        self.parts.load_state_dict(state["parts"])
+        self.average = state["average"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.hours, self.seen = state["step"], state["hours"], state["seen"]
+
+    def follow(self) -> None:
+        """Move the averages towards the weights, slower as the training goes on."""
+        keep = min(0.999, (1 + self.step) / (10 + self.step))
+        for name, value in self.parts.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - keep)
+
+
+def loss_of(trainee: Trainee, crops: list, random: np.random.Generator, alphas: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of the predicted velocity over a batch of crops."""
+    pixels = torch.from_numpy(np.stack([crop.pixels for crop in crops])).permute(0, 3, 1, 2) / 127.5 - 1
+    clean = PixelCodec().encode(pixels).latent_dist.mode().contiguous(memory_format=torch.channels_last)
+    t = torch.from_numpy(draw_timesteps(len(crops), random))
+    noise = torch.randn_like(clean)
+    a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+    captions = ["" if random.random() < 0.1 else crop.caption for crop in crops]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tokens, pooled = model.encode_text(
+            captions, trainee.tokenizer, trainee.parts["text_encoder"], trainee.parts["text_encoder_2"]
+        )
+        sizes = torch.tensor([crop.time_ids for crop in crops])
+        predicted = trainee.parts["unet"](
+            a * clean + s * noise, t, tokens, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}
+        ).sample
+    return (predicted.float() - (a * noise - s * clean)).square().mean()
+
+
+@torch.no_grad()
+def validate(trainee: Trainee, pictures: list[tuple[str, np.ndarray, str]], folder: Path) -> list[float]:
+    """Return the mean PSNR in dB of one network call at each noise level, with the averaged weights; save a picture."""
+    weights = {name: value.clone() for name, value in trainee.parts.state_dict().items()}
+    trainee.parts.load_state_dict(trainee.average)
+    trainee.parts.eval()
+    scores, shown = [], []
+    for sigma in VALIDATION_SIGMAS:
+        found = []
+        for _, picture, caption in pictures:
+            noisy, clean = denoise(trainee.parts, trainee.tokenizer, picture, sigma, caption)
+            found.append(psnr(picture, clean))
+            if sigma == 50 and len(shown) < 4:
+                shown.append(np.concatenate([picture, noisy, clean], axis=1))
+        scores.append(float(np.mean(found)))
+    Image.fromarray((np.concatenate(shown).clip(0, 1) * 255).round().astype(np.uint8)).save(
+        folder / f"validate-{trainee.step:06d}.png"
+    )
+    trainee.parts.load_state_dict(weights)
+    trainee.parts.train()
+    return scores
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Train the bundled model.")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder that training.prepare wrote")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/tiny"), help="folder for checkpoint, log and pictures"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=40000, help="step at which the learning rate reaches zero"
+    )
+    parser.add_argument(
+        "--stop", type=int, default=None, help="stop here, before the learning rate reaches zero"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="crops a step")
+    parser.add_argument("--size", type=int, default=128, help="side of a crop in pixels, a multiple of 16")
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="learning rate")
+    parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--validate-every", type=int, default=500, help="steps between validations")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    photographs = Photographs(arguments.data)
+    trainee = Trainee(photographs.captions, arguments.lr)
+    checkpoint = arguments.run / "checkpoint.pt"
+    tokenizer_folder = arguments.run / "tokenizer"
+    if checkpoint.exists():
+        trainee.load(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        trainee.tokenizer = model.CLIPTokenizer.from_pretrained(tokenizer_folder)
+    else:
+        trainee.tokenizer.save_pretrained(tokenizer_folder)
+    random = np.random.default_rng(trainee.step)
+    torch.manual_seed(trainee.step)
+    rows = json.loads((arguments.data / "index.json").read_text())
+    pictures = []
+    for row in rows:
+        if row["split"] == "validate":
+            pixels = (
+                np.asarray(Image.open(arguments.data / row["file"]).convert("RGB")).astype(np.float32) / 255
+            )
+            y, x = (pixels.shape[0] - 256) // 2, (pixels.shape[1] - 256) // 2
+            pictures.append((row["id"], pixels[y : y + 256, x : x + 256], row["caption"]))
+    alphas = model.make_scheduler().alphas_cumprod
+    log = open(arguments.run / "log.jsonl", "a", buffering=1)
+    trainee.parts.train()
+    stop = min(arguments.stop or arguments.steps, arguments.steps)
+    losses, began = [], time.monotonic()
+
+    def save() -> None:
+        torch.save(trainee.state(), checkpoint.with_suffix(".part"))
+        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+
+    while trainee.step < stop:
+        factor = learning_rate(trainee.step, arguments.steps)
+        for optimizer in trainee.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = arguments.lr * factor
+        loss = loss_of(
+            trainee,
+            [photographs.draw(arguments.size, random) for _ in range(arguments.batch)],
+            random,
+            alphas,
+        )
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {trainee.step}")
+        for optimizer in trainee.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainee.parts.parameters(), 1.0)
+        for optimizer in trainee.optimizers:
+            optimizer.step()
+        trainee.step += 1
+        trainee.seen += arguments.batch
+        trainee.follow()
+        losses.append(loss.item())
+        now = time.monotonic()
+        trainee.hours += (now - began) / 3600
+        began = now
+        if trainee.step % 50 == 0:
+            row = {
+                "step": trainee.step,
+                "hours": round(trainee.hours, 4),
+                "loss": round(float(np.mean(losses)), 5),
+            }
+            row |= {"lr": round(arguments.lr * factor, 6), "crops": trainee.seen}
+            losses.clear()
+            log.write(json.dumps(row) + "\n")
+        if trainee.step % arguments.validate_every == 0 or trainee.step == stop:
+            scores = validate(trainee, pictures, arguments.run)
+            named = {
+                f"psnr_{sigma}": round(score, 3)
+                for sigma, score in zip(VALIDATION_SIGMAS, scores, strict=True)
+            }
+            log.write(json.dumps({"step": trainee.step, "hours": round(trainee.hours, 4), **named}) + "\n")
+        if trainee.step % arguments.save_every == 0 or trainee.step == stop:
+            save()
+
+
+if __name__ == "__main__":
+    main()
