@@ -17,7 +17,7 @@ from torch import Tensor
 from cupscale import images, models
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.initial import initial_steps
-from cupscale.planning import Geometry, Plan, plan
+from cupscale.planning import Plan, plan
 from cupscale.priors.semantics import Matched, match
 from cupscale.priors.structure import GlobalStructure
 from cupscale.regions import Size

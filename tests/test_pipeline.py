@@ -14,8 +14,10 @@ from PIL import Image
 import cupscale
 from cupscale.backbones import Tiles, adapt
 from cupscale.backbones.schedules import SCHEDULERS
+from cupscale.backbones.unet import SDXLBackbone
 from cupscale.errors import CupscaleError
 from cupscale.pipeline import CUpscalePipeline
+from cupscale.priors.structure import GlobalStructure
 from cupscale.regions import Size
 from cupscale.sampler import StepDone, denoise, draw_noise
 
@@ -46,7 +48,8 @@ def pixels(result):
 
 
 @pytest.mark.parametrize(
-    ("size", "scale"), [((32, 32), 2), ((33, 47), 1.5), ((16, 80), 3), ((100, 17), 1), ((16, 16), 16), ((21, 30), 2.37)]
+    ("size", "scale"),
+    [((32, 32), 2), ((33, 47), 1.5), ((16, 80), 3), ((100, 17), 1), ((16, 16), 16), ((21, 30), 2.37)],
 )
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_output_is_exactly_round_scale_times_input(pipe, size, scale, mode):
@@ -119,29 +122,36 @@ def test_one_region_with_all_priors_off_is_diffusers_img2img(pipe, scheduler, pr
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, "model"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_structure_of_full_strength_and_cutoff_holds_the_estimate_to_the_input(pipe, scheduler, prediction):
-    """x0 replaced by the reference at the only step: whatever the sampler and the prediction type, the result is it."""
+def test_structure_of_full_strength_and_cutoff_makes_the_estimate_the_reference(pipe, scheduler, prediction):
+    """Whatever the sampler and the prediction type: x0 is the reference after GSP, and the sampler steps towards it."""
     pipe.scheduler.register_to_config(prediction_type=prediction)
-    fields = FAST | {"scheduler": scheduler, "start": 0.05, "steps": 10}
-    held = cupscale.upscale(pipe, photo(), scale=2, cutoff=2.0, structure=1, **fields)
-    again = cupscale.upscale(pipe, photo(), scale=2, cutoff=2.0, structure=1, **fields | {"attention": 0, "detail": 0})
-    free = cupscale.upscale(pipe, photo(), scale=2, structure=0, **fields)
-    z = adapt(pipe).encode(_pixels(photo(), 64), Tiles())
-    plain = _image(adapt(pipe).decode(z, Tiles()))
-    assert np.abs(pixels(held) - plain).mean() < np.abs(pixels(free) - plain).mean() / 3
-    assert np.abs(pixels(held) - pixels(again)).mean() < 3
+    backbone = adapt(pipe)
+    settings = cupscale.Settings.build(
+        attention=0, detail=0, start=0.5, steps=4, guidance=1, scheduler=scheduler
+    )
+    cells = Size(16, 20)
+    z, reference = (draw_noise((1, 4, *cells), seed) for seed in (1, 2))
+    held = {"structure": GlobalStructure(reference, 1000.0), "strength": 1.0}
+    finals = []
+    with backbone.denoiser(settings, [None] * 2, cells, cells) as denoiser:
+        for prior in ({}, held):
+            loop = denoise(
+                denoiser, backbone.schedule(settings), z, window=Size(16, 16), overlap=0.5, seed=0, **prior
+            )
+            steps = [event for event in loop if isinstance(event, StepDone)]
+            if prior:
+                assert torch.allclose(steps[0].x0, reference, atol=1e-3)
+            finals.append(steps[0].sample)
+        schedule = backbone.schedule(settings)
+        sample = schedule.noised(z, draw_noise(z.shape, 3), 1)
+        assert torch.allclose(schedule.to_x0(schedule.from_x0(z, sample, 1), sample, 1), z, atol=1e-4)
+    assert not torch.allclose(*finals, atol=1e-2)
 
 
 def _pixels(image, side):
     from cupscale import images
 
     return images.to_tensor(images.resize(image, (side, side), "lanczos"))
-
-
-def _image(tensor):
-    from cupscale import images
-
-    return np.asarray(images.to_image(tensor)).astype(int)
 
 
 # The ablation
@@ -170,16 +180,27 @@ def test_zero_weights_cost_nothing(pipe):
     handle.remove()
 
 
-def test_a_region_follows_its_caption_and_far_ones_do_not(pipe):
-    common = FAST | {"scale": 4, "attention": 0, "detail": 1.0, "structure": 0, "overlap": 0.0, "prompt": "a fox"}
-    box = (0, 0, 64, 64)
-    one, two = (
-        pixels(cupscale.upscale(pipe, photo(), captions=[{"box": box, "caption": text}], **common))
-        for text in ("a blue boat", "green grass")
+def test_a_region_follows_its_caption_and_far_ones_do_not(pipe, monkeypatch):
+    """Looked at in latents: a VAE's own attention carries a trace of everything everywhere."""
+    latents = []
+    decode = SDXLBackbone.decode
+    monkeypatch.setattr(
+        SDXLBackbone, "decode", lambda self, z, tiles: latents.append(z) or decode(self, z, tiles)
     )
-    difference = np.abs(one - two).max(-1)
-    assert difference[:48, :48].max() > 0
-    assert difference[80:, 80:].max() == 0
+    common = FAST | {
+        "scale": 4,
+        "attention": 0,
+        "detail": 1.0,
+        "structure": 0,
+        "overlap": 0.0,
+        "prompt": "a fox",
+    }
+    box = (0, 0, 64, 64)
+    for text in ("a blue boat", "green grass"):
+        cupscale.upscale(pipe, photo(), captions=[{"box": box, "caption": text}], **common)
+    difference = (latents[0] - latents[1]).abs()
+    assert difference[..., :16, :16].max() > 1e-3
+    assert difference[..., 16:, :].max() < 1e-6 > difference[..., 16:].max()
 
 
 # Hooks
@@ -193,9 +214,14 @@ def processors(pipe):
 def test_the_callers_pipeline_comes_back_as_it_was(pipe, how, monkeypatch):
     scheduler, config = pipe.scheduler, dict(pipe.scheduler.config)
     timesteps = pipe.scheduler.timesteps.clone()
-    vae = {name: getattr(pipe.vae, name) for name in ("use_tiling", "tile_sample_min_size", "tile_overlap_factor")}
+    vae = {
+        name: getattr(pipe.vae, name)
+        for name in ("use_tiling", "tile_sample_min_size", "tile_overlap_factor")
+    }
     before = processors(pipe)
-    stream = cupscale.stream(pipe, photo(), scale=4, prompt="a fox", captions=[{"box": (0, 0, 64, 64), "caption": "x"}], **FAST)
+    stream = cupscale.stream(
+        pipe, photo(), scale=4, prompt="a fox", captions=[{"box": (0, 0, 64, 64), "caption": "x"}], **FAST
+    )
     during = None
     if how == "error":
         for event in stream:
@@ -251,7 +277,12 @@ def test_events_come_in_order_and_count_up(pipe):
     events = list(cupscale.stream(pipe, photo(), scale=4, preview_px=64, **FAST))
     assert isinstance(events[0], cupscale.Planned) and isinstance(events[-1], cupscale.Finished)
     progress = [event for event in events if isinstance(event, cupscale.Progress)]
-    assert list(dict.fromkeys(event.stage for event in progress)) == ["enlarge", "encode", "denoise", "decode"]
+    assert list(dict.fromkeys(event.stage for event in progress)) == [
+        "enlarge",
+        "encode",
+        "denoise",
+        "decode",
+    ]
     counts = [(event.step, event.regions) for event in progress if event.stage == "denoise"]
     total = len(events[0].plan.regions)
     assert counts == [(step, region) for step in (1, 2) for region in range(1, total + 1)]
@@ -261,13 +292,14 @@ def test_events_come_in_order_and_count_up(pipe):
     assert progress[-2].left == pytest.approx(0, abs=1e-6)
 
 
-def test_a_preview_looks_like_the_picture(pipe):
+def test_a_preview_looks_like_the_picture():
     """At the start of a run that hardly changes anything, the preview is the input, small."""
-    events = cupscale.stream(pipe, photo(64, 64), scale=2, preview_px=32, cutoff=2.0, **FAST | {"start": 0.01})
+    fields = FAST | {"start": 0.02, "steps": 50, "cutoff": 2.0}
+    events = cupscale.stream(cupscale.load("tiny"), photo(64, 64), scale=2, preview_px=32, **fields)
     preview = next(event.image for event in events if isinstance(event, cupscale.Preview))
+    assert max(preview.size) == 32
     small = np.asarray(photo(64, 64).resize(preview.size, Image.Resampling.LANCZOS)).astype(float)
-    found = np.asarray(preview).astype(float)
-    assert np.corrcoef(found.ravel(), small.ravel())[0, 1] > 0.8
+    assert np.abs(np.asarray(preview).astype(float) - small).mean() < 8
 
 
 def test_settings_travel_in_the_file(pipe, tmp_path):
@@ -293,7 +325,10 @@ def test_out_of_memory_goes_on_with_fewer_regions(pipe, monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     events = list(cupscale.stream(pipe, photo(), scale=4, batch=8, **FAST))
     notices = [event.message for event in events if isinstance(event, cupscale.Notice)]
-    assert notices == ["out of memory: going on with 4 regions at once", "out of memory: going on with 2 regions at once"]
+    assert notices == [
+        "out of memory: going on with 4 regions at once",
+        "out of memory: going on with 2 regions at once",
+    ]
     monkeypatch.undo()
     plain = cupscale.upscale(pipe, photo(), scale=4, batch=2, **FAST)
     assert np.abs(pixels(events[-1].result) - pixels(plain)).max() <= 1

@@ -104,7 +104,8 @@ def test_crop_reads_the_right_place_in_two_dimensions():
 
 
 @pytest.mark.parametrize(
-    ("cells", "tokens", "grid"), [((128, 128), 4096, (64, 64)), ((13, 20), 70, (7, 10)), ((13, 20), 20, (4, 5))]
+    ("cells", "tokens", "grid"),
+    [((128, 128), 4096, (64, 64)), ((13, 20), 70, (7, 10)), ((13, 20), 20, (4, 5))],
 )
 def test_token_grid(cells, tokens, grid):
     assert token_grid(tokens, Size(*cells)) == grid
@@ -174,7 +175,12 @@ def test_a_captions_file_of_another_scale_is_scaled(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[]", "expected a JSON object"), ("{", "not JSON"), ("{}", "regions"), ('{"regions": [{"box": [1]}]}', "region")],
+    [
+        ("[]", "expected a JSON object"),
+        ("{", "not JSON"),
+        ("{}", "regions"),
+        ('{"regions": [{"box": [1]}]}', "region"),
+    ],
 )
 def test_a_broken_captions_file_says_what_is_wrong(tmp_path, text, message):
     file = tmp_path / "captions.json"

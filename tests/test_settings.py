@@ -19,7 +19,9 @@ settings_strategy = st.builds(
     steps=st.integers(1, 1000),
     guidance=st.floats(1, 30),
     initial=st.sampled_from(["lanczos", "bicubic", "realesrgan"]),
-    captions=st.lists(st.builds(Caption, box=st.just((0, 0, 8, 8)), caption=st.text(max_size=20)), max_size=3).map(tuple),
+    captions=st.lists(
+        st.builds(Caption, box=st.just((0, 0, 8, 8)), caption=st.text(max_size=20)), max_size=3
+    ).map(tuple),
 )
 
 

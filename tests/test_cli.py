@@ -1,0 +1,175 @@
+"""The command line, in this process and as a command of its own."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from checkpoints import make_sdxl
+from click.testing import CliRunner
+from PIL import Image
+
+from cupscale import images
+from cupscale.__main__ import main
+from cupscale.settings import Settings
+
+FAST = ["--steps", "4", "--start", "0.5", "--guidance", "1", "--initial", "lanczos", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(make_sdxl(tmp_path_factory.mktemp("sdxl")))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_upscale_writes_what_it_says(photo, folder, tmp_path):
+    out = tmp_path / "big.png"
+    done = run(
+        "upscale",
+        photo,
+        "--scale",
+        "2.5",
+        "--seed",
+        7,
+        "-o",
+        out,
+        "--model",
+        folder,
+        "--prompt",
+        "a fox",
+        *FAST,
+    )
+    assert done.exit_code == 0, done.output
+    assert Image.open(out).size == (75, 60)
+    assert str(out) in done.stdout and "75 x 60" in done.stdout and "seed=7" in done.stdout
+    settings = Settings.build(images.read_settings(out))
+    assert (settings.scale, settings.seed, settings.prompt, settings.steps) == (2.5, 7, "a fox", 4)
+
+
+def test_the_default_name_stands_beside_the_input_and_says_the_scale(photo, folder):
+    assert run("upscale", photo, "--scale", "2", "--model", folder, *FAST).exit_code == 0
+    assert Image.open(photo.with_name("photo-x2.png")).size == (60, 48)
+
+
+def test_layers_file_under_flag_over_preset(photo, folder, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"steps": 6, "seed": 3, "model": folder}))
+    out = tmp_path / "a.png"
+    done = run("upscale", photo, "-o", out, "--preset", "quick", "--settings", file, *FAST, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["settings"]
+    assert (found["steps"], found["seed"], found["overlap"], found["scheduler"]) == (4, 3, 0.25, "dpm++2m")
+
+
+def test_a_result_can_be_made_again_from_its_own_settings(photo, folder, tmp_path):
+    run("upscale", photo, "-o", tmp_path / "a.png", "--model", folder, "--seed", 5, "--scale", "2", *FAST)
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(images.read_settings(tmp_path / "a.png")))
+    done = run("upscale", photo, "-o", tmp_path / "b.png", "--settings", file, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_plan_says_sizes_regions_evaluations_and_loads_nothing(photo, monkeypatch):
+    monkeypatch.setattr("cupscale.models.load", lambda *a, **k: pytest.fail("the model was loaded"))
+    big = photo.with_name("big.png")
+    Image.new("RGB", (1024, 1024)).save(big)
+    done = run("upscale", big, "--model", "sdxl", "--preset", "paper", "--scale", "4", "--plan", "--json")
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)
+    assert plan["output"] == [4096, 4096]
+    assert len(plan["regions"]) == 49 and plan["regions"][0] == [0, 0, 1024, 1024]
+    assert plan["evaluations"] == 49 * 23 + 23  # as method.md counts them
+    assert plan["bytes"] > 5e9 and plan["seconds"] is None
+    line = run("upscale", big, "--model", "sdxl", "--preset", "paper", "--scale", "4", "--plan").stdout
+    assert "1024 x 1024 -> 4096 x 4096, 49 regions, 1150 evaluations" in line
+
+
+def test_the_plan_knows_the_time_after_a_run(photo, folder):
+    before = json.loads(run("upscale", photo, "--model", folder, *FAST, "--plan", "--json").stdout)
+    assert before["seconds"] is None
+    run("upscale", photo, "--model", folder, *FAST)
+    after = json.loads(run("upscale", photo, "--model", folder, *FAST, "--plan", "--json").stdout)
+    assert after["seconds"] > 0
+
+
+def test_captions_from_a_file_are_used_and_kept(photo, folder, tmp_path):
+    file = tmp_path / "captions.json"
+    file.write_text(
+        json.dumps({"size": [60, 48], "regions": [{"box": [0, 0, 60, 48], "caption": "a green boat"}]})
+    )
+    out = tmp_path / "a.png"
+    done = run("upscale", photo, "-o", out, "--captions", file, "--model", folder, "--scale", "2", *FAST)
+    assert done.exit_code == 0, done.output
+    assert images.read_settings(out)["captions"][0]["caption"] == "a green boat"
+
+
+def bad_inputs(tmp_path):
+    good = tmp_path / "photo.png"
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "bomb.json").write_text('{"scale": 3,}')
+    (tmp_path / "outside.json").write_text(
+        '{"size": [48, 48], "regions": [{"box": [0, 0, 999, 999], "caption": "x"}]}'
+    )
+    return [
+        ([tmp_path / "none.png"], ["none.png"]),
+        ([tmp_path], ["folder"]),
+        ([tmp_path / "empty.png"], ["empty.png"]),
+        ([tmp_path / "text.png"], ["text.png"]),
+        ([tmp_path / "cut.png"], ["cut.png"]),
+        ([good, "--scale", "17"], ["scale", "16"]),
+        ([good, "--scale", "0.3"], ["scale", "1"]),
+        ([good, "--model", "nonsense"], ["nonsense", "tiny", "sdxl"]),
+        ([good, "--model", "tiny", "--offload", "model"], ["offload", "accelerator"]),
+        ([good, "--settings", tmp_path / "bomb.json"], ["bomb.json", "JSON"]),
+        ([good, "--settings", tmp_path / "none.json"], ["none.json"]),
+        ([good, "--captions", tmp_path / "none.json"], ["none.json"]),
+        ([good, "--captions", tmp_path / "outside.json"], ["region", "999"]),
+        ([good, "-o", tmp_path / "x.xyz"], ["xyz", "png"]),
+        ([good, "-o", tmp_path / "no" / "x.png"], ["no"]),
+        ([good, "-o", tmp_path], []),
+    ]
+
+
+def test_bad_input_is_one_clear_line_and_status_2(photo, folder, tmp_path):
+    before = None
+    for arguments, words in bad_inputs(tmp_path):
+        before = before or sorted(tmp_path.rglob("*"))
+        done = run("upscale", *arguments, *FAST)
+        assert done.exit_code == 2, (arguments, done.output)
+        assert isinstance(done.exception, SystemExit), done.exception
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("cupscale: "), lines
+        assert all(str(word) in lines[0] for word in words), (words, lines[0])
+        assert done.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+def test_help_reads_well_and_lists_every_setting():
+    text = run("upscale", "--help").stdout
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_as_a_command_without_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "cupscale", "upscale", str(tmp_path / "none.png")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
