@@ -1,17 +1,17 @@
 """Images in and out: reading what people have, writing what they can keep.
 
-Everything is 8-bit sRGB between `read` and `write`. The decoding is Pillow's; this file adds the limits, the colour
-management, the alpha channel and the atomic write.
+Everything is 8-bit sRGB between `read` and `write`. The decoding is Pillow's; this file adds the limits,
+the colour management, the alpha channel and the atomic write.
 
-Transparency. Colour under alpha 0 is arbitrary (often black) and would bleed into the edges, both in a resize and in
-a network that never sees alpha. `read` replaces it by a smooth continuation of the visible colours ("bleed fill",
-push-pull: Gortler et al., The Lumigraph, 1996, section 3.4). RGB and alpha can then be resized apart from each other.
+Transparency. Colour under alpha 0 is arbitrary (often black) and would bleed into the edges, both in a
+resize and in a network that never sees alpha. `read` replaces it by a smooth continuation of the visible
+colours ("bleed fill", push-pull: Gortler et al., The Lumigraph, 1996, section 3.4). RGB and alpha can then
+be resized apart from each other.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import errno
 import io
 import json
@@ -24,18 +24,18 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
-from .errors import CupscaleError
+from cupscale.errors import CupscaleError
 
 try:
     import pillow_heif
 except ImportError:  # HEIC is then refused with a line that says what to install
-    pillow_heif = None
+    pillow_heif = None  # type: ignore[assignment]
 else:
     pillow_heif.register_heif_opener()
 
@@ -61,10 +61,11 @@ _FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-_MAX_SIDE_PX = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}  # 65500: libjpeg stops short of the format's 65535
+_MAX_SIDE_PX = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}  # libjpeg stops short of JPEG's 65535
 _KEY = "cupscale"
-_COMMENT_PREFIX = b"ASCII\0\0\0" + _KEY.encode() + b":"  # the EXIF character code, then ours
+_MARK = b"cupscale:"  # begins our text in EXIF
 _COMPRESSED = b"zlib:"
+_SETTINGS_LIMIT = 2**24  # bytes, unpacked
 _EXIF_LIMIT = 65000  # a JPEG segment holds 65,533 bytes; the rest is the EXIF header
 _PNG_LEVEL = 4  # level 6 takes twice the time of level 4 for a file 6% smaller
 _STRIP_PX = 2**20  # pixels converted at once between uint8 and float
@@ -72,8 +73,9 @@ _STRIP_PX = 2**20  # pixels converted at once between uint8 and float
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded picture: `rgb` (mode RGB, sRGB), `alpha` (mode L, the same size) or None, and the cupscale settings
-    found in the file (else {}). Colour under alpha 0 has been replaced: see the head of this file."""
+    """A decoded picture: `rgb` (mode RGB, sRGB), `alpha` (mode L, the same size) or None, and the cupscale
+    settings found in the file (else {}). Colour under alpha 0 has been replaced: see the head of this file.
+    """
 
     rgb: Image.Image
     alpha: Image.Image | None = None
@@ -86,7 +88,6 @@ class Picture:
 
 
 Source = str | Path | bytes | BinaryIO | Image.Image
-PictureOrImage = TypeVar("PictureOrImage", Picture, Image.Image)
 
 
 # Reading
@@ -95,12 +96,12 @@ PictureOrImage = TypeVar("PictureOrImage", Picture, Image.Image)
 def read(source: Source, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Picture:
     """Decode a path, the bytes of a file, an open binary file or a Pillow image.
 
-    EXIF orientation is applied, ICC profiles are converted to sRGB (a broken profile is ignored), 16-bit and float
-    samples are scaled to 8 bits, alpha is kept from wherever the format has it, and the first frame of an animation is
-    taken.
+    EXIF orientation is applied, ICC profiles are converted to sRGB (a broken profile is ignored), 16-bit
+    and float samples are scaled to 8 bits, alpha is kept from wherever the format has it, and the first
+    frame of an animation is taken.
 
-    Raises CupscaleError for a missing file, a folder, no permission, 0 bytes, more than `max_bytes`, something that
-    is not an image, a truncated one, more than `max_pixels` pixels, or a side below 16 px.
+    Raises CupscaleError for a missing file, a folder, no permission, 0 bytes, more than `max_bytes`,
+    something that is not an image, a truncated one, more than `max_pixels` pixels, or a side below 16 px.
     """
     if isinstance(source, Image.Image):
         name = "the image"
@@ -137,7 +138,7 @@ def _bytes(source: str | Path | bytes | BinaryIO, max_bytes: int) -> tuple[str, 
         except FileNotFoundError:
             raise CupscaleError(f"{name} does not exist; check the path") from None
         except PermissionError:
-            raise CupscaleError(f"{name} may not be read; give yourself read permission or copy the file") from None
+            raise CupscaleError(f"{name} may not be read; give yourself read permission") from None
         except OSError as error:
             raise CupscaleError(f"{name} cannot be read: {error.strerror or error}; check the path") from None
         except CupscaleError:
@@ -166,7 +167,7 @@ def _limited(name: str, file: BinaryIO, max_bytes: int) -> bytes:
 
 def _too_many_bytes(name: str, count: int, limit: int) -> CupscaleError:
     return CupscaleError(
-        f"{name} has {_megabytes(count)}, the limit is {_megabytes(limit)}; save it as a JPEG, WebP or smaller image"
+        f"{name} has {_megabytes(count)}, the limit is {_megabytes(limit)}; save it as JPEG or WebP"
     )
 
 
@@ -181,10 +182,12 @@ def _open(name: str, data: bytes, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow warns of large images; `_check_size` refuses them
             return Image.open(io.BytesIO(data), formats=[f for f in _READABLE if f in _registered()])
     except Image.DecompressionBombError:
-        limit = f"{max_pixels / 2**20:.4g} megapixels"
-        raise CupscaleError(f"{name} has too many pixels, the limit is {limit}; make it smaller first") from None
+        raise CupscaleError(
+            f"{name} has too many pixels, the limit is {max_pixels / 2**20:.4g} megapixels; "
+            "make it smaller first"
+        ) from None
     except Exception:  # hostile headers raise nearly anything
-        if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1") and pillow_heif is None:
+        if pillow_heif is None and data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
             raise CupscaleError(f"{name} is HEIC, which needs pillow-heif; pip install pillow-heif") from None
         raise CupscaleError(
             f"{name} is not an image that can be read, or its head is damaged; give {_READABLE_TEXT}"
@@ -234,7 +237,7 @@ def _decode(name: str, image: Image.Image) -> Picture:
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_scaled(np.asarray(image)))
     elif image.has_transparency_data:
-        if isinstance(transparency, tuple) and depth_16:  # the key colour has 16 bits, the pixels kept 8 of them
+        if isinstance(transparency, tuple) and depth_16:  # the pixels keep 8 of 16 bits, the key must too
             image.info["transparency"] = tuple(v >> 8 for v in transparency)
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
@@ -249,8 +252,8 @@ def _decode(name: str, image: Image.Image) -> Picture:
 def _scaled(samples: np.ndarray) -> np.ndarray:
     """Integer ("I") or float ("F") samples of unknown range to uint8.
 
-    Integers in 0..65535 count as 16-bit. Floats in 0..1, 0..255 or 0..65535 count as that range. Anything else is
-    stretched from its own minimum to its maximum. NaN is black.
+    Integers in 0..65535 count as 16-bit. Floats in 0..1, 0..255 or 0..65535 count as that range. Anything
+    else is stretched from its own minimum to its maximum. NaN is black.
     """
     floats = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(floats.min()), float(floats.max())
@@ -286,7 +289,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _bleed(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
-    """Replace the colour under alpha 0 by a smooth continuation of the visible colours; other pixels are kept.
+    """Replace the colour under alpha 0 by a smooth continuation of the visible colours; keep other pixels.
 
     Push: halve (alpha-weighted) until every pixel has a colour. Pull: fill each level from the coarser one.
     """
@@ -310,17 +313,19 @@ def _settings(image: Image.Image) -> dict[str, Any] | None:
     text: str | bytes | None = image.info.get(_KEY)  # a PNG's iTXt
     try:
         if text is None:
-            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
-            if not isinstance(comment, bytes) or not comment.startswith(_COMMENT_PREFIX):
+            exif = image.getexif()
+            comment: bytes = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
+            if image.format == "TIFF":
+                comment = str(exif.get(ExifTags.Base.ImageDescription, "")).encode("ascii")
+            _, mark, body = comment.rstrip(b"\0").partition(_MARK)
+            if not mark:
                 return None
-            text = comment.removeprefix(_COMMENT_PREFIX).rstrip(b"\0")
-            if text.startswith(_COMPRESSED):
-                inflate = zlib.decompressobj()
-                text = inflate.decompress(base64.b64decode(text.removeprefix(_COMPRESSED)), 2**24)
+            if body.startswith(_COMPRESSED):
+                packed = base64.b64decode(body.removeprefix(_COMPRESSED))
+                body = zlib.decompressobj().decompress(packed, _SETTINGS_LIMIT)
+            text = body
         settings = json.loads(text)
-    except (ValueError, binascii.Error, zlib.error, RecursionError, TypeError):
-        return None
-    except Exception:  # damaged EXIF raises nearly anything
+    except Exception:  # damaged EXIF and foreign JSON raise nearly anything
         return None
     return settings if isinstance(settings, dict) else None
 
@@ -339,8 +344,8 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:
-    """(1, 3, H, W) or (3, H, W), any float dtype and device, to an RGB image. Values outside [-1, 1] are clipped;
-    halves round to even. Needs 3 bytes a pixel besides the result, whatever the size.
+    """(1, 3, H, W) or (3, H, W), any float dtype and device, to an RGB image. Values outside [-1, 1] are
+    clipped; halves round to even. Needs 3 bytes a pixel besides the result, whatever the size.
 
     Raises CupscaleError if a value is not finite.
     """
@@ -365,18 +370,30 @@ def _strips(width: int, height: int) -> list[tuple[int, int]]:
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def resize(picture: PictureOrImage, size: tuple[int, int], method: Method = "lanczos") -> PictureOrImage:
+@overload
+def resize(picture: Picture, size: tuple[int, int], method: Method = "lanczos") -> Picture: ...
+
+
+@overload
+def resize(picture: Image.Image, size: tuple[int, int], method: Method = "lanczos") -> Image.Image: ...
+
+
+def resize(
+    picture: Picture | Image.Image, size: tuple[int, int], method: Method = "lanczos"
+) -> Picture | Image.Image:
     """Resize a picture (colour and alpha) or an image to exactly `size` = (width, height) px."""
     if isinstance(picture, Picture):
+        rgb = resize(picture.rgb, size, method)
         alpha = None if picture.alpha is None else resize(picture.alpha, size, method)
-        return Picture(resize(picture.rgb, size, method), alpha, picture.metadata)
+        return Picture(rgb, alpha, picture.metadata)
     if method not in METHODS:
         raise CupscaleError(f"unknown resize {method!r}; choose {' or '.join(METHODS)}")
     return picture.resize(size, METHODS[method])  # Pillow premultiplies RGBA by itself
 
 
 def finish(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    """Put alpha, resized (Lanczos) to the image's size, back on an RGB result: RGBA, or RGB where there is none."""
+    """Put alpha, resized (Lanczos) to the image's size, back on an RGB image. Without alpha: the image
+    itself."""
     if alpha is None:
         return image
     if alpha.size != image.size:
@@ -388,10 +405,11 @@ def finish(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
 
 
 def check_writable(path: str | Path, *, size: tuple[int, int] | None = None, alpha: bool = False) -> None:
-    """Refuse before a long run what `write` would refuse after it: an unknown suffix, alpha in a JPEG, a side too long
-    for the format, a missing folder, a folder as the name, no permission, a full disk.
+    """Refuse before a long run what `write` would refuse after it: an unknown suffix, alpha in a JPEG, a
+    side too long for the format, a missing folder, a folder as the name, no permission, a full disk.
 
-    `size` is the (width, height) px of the result, `alpha` whether it has transparent pixels. Raises CupscaleError.
+    `size` is the (width, height) px of the result, `alpha` whether it has transparent pixels. Raises
+    CupscaleError.
     """
     path = Path(path)
     _check_format(path, size, alpha)
@@ -411,12 +429,12 @@ def check_writable(path: str | Path, *, size: tuple[int, int] | None = None, alp
 def write(image: Image.Image, path: str | Path, settings_json: str | None = None, quality: int = 95) -> Path:
     """Write an RGB, RGBA or grey image in the format of the suffix: png, webp, jpg, jpeg, avif, tif, tiff.
 
-    `settings_json` (a JSON object) goes inside: a PNG's iTXt "cupscale", else the EXIF UserComment. Nothing else of the
-    image's metadata is kept: no location, no camera, no thumbnail. `quality`, 1 to 100, is for JPEG, WebP and AVIF;
-    from 90 on, JPEG keeps colour at full resolution.
+    `settings_json` (a JSON object) goes inside: a PNG's iTXt "cupscale", else EXIF. Nothing
+    else of the image's metadata is kept: no location, no camera, no thumbnail. `quality`, 1 to 100, is for
+    JPEG, WebP and AVIF; from 90 on, JPEG keeps colour at full resolution.
 
-    The file appears whole or not at all: it is written beside its final name, synced and renamed. Returns the path.
-    Raises CupscaleError as `check_writable` does, and for a `quality` out of range.
+    The file appears whole or not at all: it is written beside its final name, synced and renamed. Returns
+    the path. Raises CupscaleError as `check_writable` does, and for a `quality` out of range.
     """
     path = Path(path)
     if not 1 <= quality <= 100:
@@ -460,24 +478,28 @@ def _encode(image: Image.Image, kind: str, settings_json: str | None, quality: i
         if kind == "JPEG" and quality >= 90:
             options["subsampling"] = "4:4:4"
         if settings_json is not None:
-            options["exif"] = _exif(settings_json)
+            options["exif"] = _exif(settings_json, kind)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getbuffer()
 
 
-def _exif(settings_json: str) -> Image.Exif:
-    """EXIF with the settings as UserComment, compressed if they are long. Read back by `_settings`."""
+def _exif(settings_json: str, kind: str) -> Image.Exif:
+    """The settings as UserComment, compressed if they are long; in a TIFF, where Pillow does not write that
+    tag, as ImageDescription. Read back by `_settings`."""
     text = json.dumps(json.loads(settings_json), separators=(",", ":")).encode("ascii")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = _KEY
+    if kind == "TIFF":
+        exif[ExifTags.Base.ImageDescription] = (_MARK + text).decode("ascii")
+        return exif
     if len(text) > _EXIF_LIMIT:
         text = _COMPRESSED + base64.b64encode(zlib.compress(text, 9))
     if len(text) > _EXIF_LIMIT:
         raise CupscaleError(
-            f"the settings take {len(text)} bytes, the limit in this format is {_EXIF_LIMIT}; save as PNG"
+            f"the settings take {len(text)} bytes, the limit in {kind} is {_EXIF_LIMIT}; save as PNG"
         )
-    exif = Image.Exif()
-    exif[ExifTags.Base.Software] = _KEY
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _COMMENT_PREFIX + text
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + _MARK + text
     return exif
 
 
@@ -485,13 +507,13 @@ def _check_format(path: Path, size: tuple[int, int] | None, alpha: bool) -> str:
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         known = ", ".join(_FORMATS)
-        raise CupscaleError(f"{str(path)!r} has no suffix of a format that can be written; use one of {known}")
+        raise CupscaleError(f"{str(path)!r} has a suffix that cannot be written; use one of {known}")
     if alpha and kind == "JPEG":
         raise CupscaleError(f"{str(path)!r}: JPEG has no alpha and this image has; save as PNG or WebP")
     limit = _MAX_SIDE_PX.get(kind)
     if size is not None and limit is not None and max(size) > limit:
         raise CupscaleError(
-            f"{str(path)!r} would be {size[0]} x {size[1]}, {kind} takes at most {limit} px a side; save as PNG"
+            f"{str(path)!r} would be {size[0]} x {size[1]}, the limit of {kind} is {limit} px; save as PNG"
         )
     return kind
 

