@@ -13,23 +13,41 @@ import torch
 
 from cupscale.errors import CupscaleError
 from cupscale.planning import Geometry
+from cupscale.settings import Settings
 
 Offload = Literal["none", "model", "group", "sequential"]
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SDXL_DEFAULTS: Mapping[str, Any] = {"start": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
+FEW_STEPS: Mapping[str, Any] = {"start": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}  # of distilled models
 
 
 @dataclass(frozen=True)
 class Known:
-    """A model with a name. source: hub id or folder. defaults: the settings it works best with."""
+    """A model with a name. source: hub id or folder. defaults: the settings it works best with.
+
+    pipeline: its diffusers class. memory: GB on an accelerator for a 4096 px result with nothing offloaded, an estimate from
+    the weights in `dtype`. half_vae: a VAE that does not overflow in half precision. lora: (hub id, file) that makes a
+    base model a few-step one. scheduler: a diffusers class and the options it takes the checkpoint's place with.
+    """
 
     source: str
     licence: str
     geometry: Geometry
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    half_vae: str | None = None  # a VAE that does not overflow in half precision
+    half_vae: str | None = None
     note: str = ""
+    pipeline: str = "StableDiffusionXLPipeline"
+    memory: float = 0.0
+    dtype: str = "float16"
+    lora: tuple[str, str] | None = None
+    scheduler: tuple[str, Mapping[str, Any]] | None = None
 
+
+SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000)
+SDXL_GEOMETRY = Geometry(native=1024, cell=8, align=32, channels=4, weights=7_000_000_000)
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+SDXL_LICENCE = "CreativeML Open RAIL++-M"
+SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
 
 KNOWN: dict[str, Known] = {
     "tiny": Known(
@@ -41,13 +59,109 @@ KNOWN: dict[str, Known] = {
             "cutoff": 0.2, "scheduler": "ddim",
         },
         note="bundled; runs on a CPU",
+        memory=2,
+    ),
+    "sd15": Known(
+        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        licence="CreativeML Open RAIL-M",
+        geometry=SD15_GEOMETRY,
+        defaults=SDXL_DEFAULTS | {"scheduler": "ddim"},
+        pipeline="StableDiffusionPipeline",
+        memory=6,
+    ),
+    "sd15-lcm": Known(
+        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        licence="CreativeML Open RAIL-M",
+        geometry=SD15_GEOMETRY,
+        defaults=FEW_STEPS,
+        pipeline="StableDiffusionPipeline",
+        memory=6,
+        lora=("latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors"),
+        scheduler=("LCMScheduler", {}),
+        note="8 steps, no guidance",
     ),
     "sdxl": Known(
-        source="stabilityai/stable-diffusion-xl-base-1.0",
-        licence="CreativeML Open RAIL++-M",
-        geometry=Geometry(native=1024, cell=8, align=32, channels=4, weights=7_000_000_000),
+        source=SDXL,
+        licence=SDXL_LICENCE,
+        geometry=SDXL_GEOMETRY,
         defaults=SDXL_DEFAULTS,
-        half_vae="madebyollin/sdxl-vae-fp16-fix",
+        half_vae=SDXL_VAE,
+        memory=12,
+    ),
+    "sdxl-lightning": Known(
+        source=SDXL,
+        licence=SDXL_LICENCE,
+        geometry=SDXL_GEOMETRY,
+        defaults=FEW_STEPS,
+        half_vae=SDXL_VAE,
+        memory=12,
+        lora=("ByteDance/SDXL-Lightning", "sdxl_lightning_8step_lora.safetensors"),
+        scheduler=("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+        note="8 steps, no guidance",
+    ),
+    "sdxl-lcm": Known(
+        source=SDXL,
+        licence=SDXL_LICENCE,
+        geometry=SDXL_GEOMETRY,
+        defaults=FEW_STEPS,
+        half_vae=SDXL_VAE,
+        memory=12,
+        lora=("latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors"),
+        scheduler=("LCMScheduler", {}),
+        note="8 steps, no guidance",
+    ),
+    "dreamshaper-xl": Known(
+        source="Lykon/dreamshaper-xl-1-0",
+        licence=SDXL_LICENCE,
+        geometry=SDXL_GEOMETRY,
+        defaults=SDXL_DEFAULTS,
+        half_vae=SDXL_VAE,
+        memory=12,
+    ),
+    "pixart-alpha": Known(
+        source="PixArt-alpha/PixArt-XL-2-1024-MS",
+        licence=SDXL_LICENCE,
+        geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000),
+        defaults=SDXL_DEFAULTS | {"steps": 20, "guidance": 4.5},
+        pipeline="PixArtAlphaPipeline",
+        memory=15,
+    ),
+    "pixart-sigma": Known(
+        source="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+        licence=SDXL_LICENCE,
+        geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000),
+        defaults=SDXL_DEFAULTS | {"steps": 20, "guidance": 4.5},
+        pipeline="PixArtSigmaPipeline",
+        memory=15,
+        note="reads 300 tokens of text",
+    ),
+    "sd3": Known(
+        source="stabilityai/stable-diffusion-3-medium-diffusers",
+        licence="Stability AI Community",
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_400_000_000),
+        defaults=SDXL_DEFAULTS | {"steps": 28, "guidance": 5.0},
+        pipeline="StableDiffusion3Pipeline",
+        memory=20,
+        note="accept its licence on the hub first",
+    ),
+    "z-image": Known(
+        source="Tongyi-MAI/Z-Image",
+        licence="Apache-2.0",
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=20_500_000_000),
+        defaults=SDXL_DEFAULTS | {"steps": 50, "guidance": 4.0},
+        pipeline="ZImagePipeline",
+        memory=26,
+        dtype="bfloat16",
+    ),
+    "z-image-turbo": Known(
+        source="Tongyi-MAI/Z-Image-Turbo",
+        licence="Apache-2.0",
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=20_500_000_000),
+        defaults=FEW_STEPS,
+        pipeline="ZImagePipeline",
+        memory=26,
+        dtype="bfloat16",
+        note="8 steps, no guidance",
     ),
 }  # fmt: skip
 
@@ -66,24 +180,33 @@ def load(
     offload: what waits in main memory while it is not used; needs an accelerator.
     Raises CupscaleError for an unknown model, or where it cannot be read.
     """
+    import diffusers
     from diffusers import AutoencoderKL, DiffusionPipeline
+
+    import cupscale.codec  # noqa: F401 - diffusers loads a class from a library of another name only once it is imported
 
     device = device or best_device()
     if offload != "none" and device == "cpu":
         raise CupscaleError(
             f"offload '{offload}' needs an accelerator and this run is on a CPU: use offload none"
         )
-    precision = _dtype(dtype, device)
     known = KNOWN.get(model)
+    precision = _dtype(dtype or (known.dtype if known and device != "cpu" else None), device)
     source = known.source if known else model
     _check_source(source, model)
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = _left_out(source)
     try:
         if known and known.half_vae and precision == torch.float16:
             parts["vae"] = AutoencoderKL.from_pretrained(
                 known.half_vae, dtype=precision, use_safetensors=True
             )
         pipe = DiffusionPipeline.from_pretrained(source, dtype=precision, use_safetensors=True, **parts)
+        if known and known.lora:
+            pipe.load_lora_weights(known.lora[0], weight_name=known.lora[1])
+        if known and known.scheduler:
+            kind, options = known.scheduler
+            pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+        pipe.cupscale_name = model if known else None  # for `name_of`: several names share a source
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise CupscaleError(
@@ -100,6 +223,15 @@ def load(
             onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="leaf_level"
         )
     return pipe
+
+
+def _left_out(source: str) -> dict[str, None]:
+    """Parts that a folder was saved without: diffusers wants to be told so."""
+    try:
+        index = json.loads((Path(source) / "model_index.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: None for name, kind in index.items() if kind == [None, None]}
 
 
 def best_device() -> str:
@@ -120,7 +252,7 @@ def _dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
 
 
 def _check_source(source: str, model: str) -> None:
-    if Path(source).is_dir():
+    if source and Path(source).is_dir():
         if not (Path(source) / "model_index.json").is_file():
             raise CupscaleError(
                 f"model folder '{model}' holds no model_index.json: give a folder save_pretrained wrote"
@@ -135,6 +267,8 @@ def _check_source(source: str, model: str) -> None:
 
 def name_of(pipe: Any) -> str:
     """The known name of a pipeline, or where it was loaded from."""
+    if name := getattr(pipe, "cupscale_name", None):
+        return str(name)
     source = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
     for name, known in KNOWN.items():
         if source == known.source or (
@@ -144,15 +278,36 @@ def name_of(pipe: Any) -> str:
     return source
 
 
-def defaults(model: str) -> dict[str, Any]:
-    """The settings a model works best with. Real-ESRGAN gives way to Lanczos where its extra is not installed."""
+def defaults(model: str, family: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings a model works best with, or, where it has no name, its `family` (a backbone's defaults).
+
+    Real-ESRGAN gives way to Lanczos where its extra is not installed.
+    """
     from cupscale.initial import available
 
     known = KNOWN.get(model)
-    chosen = dict(known.defaults if known else SDXL_DEFAULTS)
+    chosen = dict(known.defaults if known else family or SDXL_DEFAULTS)
     if not available(chosen.get("initial", "lanczos")):
         chosen["initial"] = "lanczos"
     return chosen | {"model": model}
+
+
+def described(name: str) -> dict[str, Any]:
+    """A known model as data for a person: source, licence, window in pixels, memory in GB, usual steps."""
+    known = KNOWN[name]
+    usual = Settings.build(known.defaults)
+    return {
+        "source": os.path.relpath(known.source) if os.path.isdir(known.source) else known.source,
+        "licence": known.licence,
+        "pipeline": known.pipeline,
+        "native": known.geometry.native,
+        "memory_gb": known.memory,
+        "start": usual.start,
+        "steps": usual.steps,
+        "guidance": usual.guidance,
+        "lora": known.lora[0] if known.lora else None,
+        "note": known.note,
+    }
 
 
 # How fast this machine is, as its own runs measured it.

@@ -7,8 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+# Windows of all of these are 16 cells = 64 px.
 
 
 def clip_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -30,9 +60,39 @@ def clip_config(tokenizer: CLIPTokenizer, **overrides: Any) -> CLIPTextConfig:
     return CLIPTextConfig(**values | overrides)
 
 
-def small_vae(channels: int = 4) -> AutoencoderKL:
+def t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer of single letters."""
+    marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    vocab = [*marks, *((chr(c), -3.0) for c in range(33, 127))]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=512)
+
+
+def small_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    )
+
+
+def qwen_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes with a chat template."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    marks = ["<|end|>", "<|start|>"]
+    words = Tokenizer(models.BPE(vocab={word: k for k, word in enumerate([*marks, *letters])}, merges=[]))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<|end|>", eos_token="<|end|>", additional_special_tokens=["<|start|>"]
+    )
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|start|>{{ message.role }} {{ message.content }}<|end|>{% endfor %}<|start|>"
+    )
+    return tokenizer
+
+
+def small_vae(channels: int = 4, **overrides: Any) -> AutoencoderKL:
     """4 px to a cell."""
     return AutoencoderKL(
+        **overrides,
         block_out_channels=(8, 16, 16), layers_per_block=1, latent_channels=channels, norm_num_groups=4, sample_size=64,
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, scaling_factor=0.5,
     )  # fmt: skip
@@ -61,3 +121,105 @@ def make_sdxl(folder: Path, **unet: Any) -> Path:
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def make_sd15(folder: Path, **unet: Any) -> Path:
+    """Stable Diffusion 1.5, with the scheduler its checkpoint has."""
+    torch.manual_seed(1)
+    tokenizer = clip_tokenizer(folder / "words")
+    config: dict[str, Any] = {
+        "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (16, 32), "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "attention_head_dim": 2, "cross_attention_dim": 16,
+        "norm_num_groups": 4,
+    }  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        vae=small_vae(),
+        text_encoder=CLIPTextModel(clip_config(tokenizer)),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**config | unet),
+        scheduler=PNDMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_pixart(folder: Path, sigma: bool = False, **transformer: Any) -> Path:
+    """PixArt-alpha or -Sigma, with a learned variance."""
+    torch.manual_seed(2)
+    tokenizer = t5_tokenizer()
+    config: dict[str, Any] = {
+        "sample_size": 16, "in_channels": 4, "out_channels": 8, "patch_size": 2, "num_layers": 2,
+        "num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "caption_channels": 32,
+        "use_additional_conditions": False,
+    }  # fmt: skip
+    kind = PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
+    pipe = kind(
+        vae=small_vae(),
+        text_encoder=small_t5(tokenizer),
+        tokenizer=tokenizer,
+        transformer=_stirred(PixArtTransformer2DModel(**config | transformer)),
+        scheduler=DPMSolverMultistepScheduler(),
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_sd3(folder: Path, t5: bool = True, scheduler: dict[str, Any] | None = None, **transformer: Any) -> Path:
+    """Stable Diffusion 3, with or without its T5."""
+    torch.manual_seed(3)
+    words, tokenizer = clip_tokenizer(folder / "words"), t5_tokenizer()
+    config: dict[str, Any] = {
+        "sample_size": 16, "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_layers": 3,
+        "num_attention_heads": 2, "attention_head_dim": 8, "joint_attention_dim": 32, "caption_projection_dim": 16,
+        "pooled_projection_dim": 32, "pos_embed_max_size": 24, "qk_norm": "rms_norm",
+    }  # fmt: skip
+    pipe = StableDiffusion3Pipeline(
+        vae=small_vae(shift_factor=0.1),
+        text_encoder=CLIPTextModelWithProjection(clip_config(words, hidden_act="quick_gelu")),
+        tokenizer=words,
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(words, hidden_act="gelu")),
+        tokenizer_2=words,
+        text_encoder_3=small_t5(tokenizer) if t5 else None,
+        tokenizer_3=tokenizer if t5 else None,
+        transformer=_stirred(SD3Transformer2DModel(**config | transformer)),
+        scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0} | (scheduler or {})),
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_zimage(folder: Path, **transformer: Any) -> Path:
+    """Z-Image."""
+    torch.manual_seed(4)
+    tokenizer = qwen_tokenizer()
+    config: dict[str, Any] = {
+        "in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
+        "cap_feat_dim": 16, "axes_dims": [4, 6, 6], "axes_lens": [512, 8, 8],
+    }  # fmt: skip
+    text = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    pipe = ZImagePipeline(
+        vae=small_vae(shift_factor=0.1),
+        text_encoder=Qwen3Model(text),
+        tokenizer=tokenizer,
+        transformer=_stirred(ZImageTransformer2DModel(**config | transformer)),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _stirred(network: Any) -> Any:
+    """Layers that start at nothing (gates, modulations, padding) with something in them, so that the text is seen."""
+    for parameter in network.parameters():
+        if parameter.abs().max() == 0:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return network

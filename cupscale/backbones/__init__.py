@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,7 @@ class Backbone(Protocol):
     geometry: Geometry
     shuffle: int  # see GlobalStructure
     text_limit: int  # tokens the text encoder reads, its marks not counted
+    defaults: Mapping[str, Any]  # settings for a model of this family that has no name of its own
 
     @property
     def device(self) -> torch.device: ...
@@ -54,12 +56,23 @@ class Backbone(Protocol):
         """Give back what offloading still holds on the accelerator."""
 
 
+SUPPORTED = {
+    "StableDiffusionPipeline": ("unet", "SDBackbone"),
+    "StableDiffusionXLPipeline": ("unet", "SDXLBackbone"),
+    "PixArtAlphaPipeline": ("pixart", "PixArtBackbone"),
+    "PixArtSigmaPipeline": ("pixart", "PixArtBackbone"),
+    "StableDiffusion3Pipeline": ("sd3", "SD3Backbone"),
+    "ZImagePipeline": ("zimage", "ZImageBackbone"),
+}
+
+
 def adapt(pipe: Any) -> Backbone:
     """The backbone for a diffusers pipeline. Raises CupscaleError for a class that is not supported."""
-    from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+    import diffusers
 
-    from cupscale.backbones.unet import SDXLBackbone
-
-    if isinstance(pipe, (StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline)):
-        return SDXLBackbone(pipe)
-    raise CupscaleError(f"{type(pipe).__name__} is not supported: use a StableDiffusionXLPipeline")
+    for name, (module, backbone) in SUPPORTED.items():
+        sister = name.replace("Pipeline", "Img2ImgPipeline")
+        kinds = tuple(getattr(diffusers, kind) for kind in (name, sister) if hasattr(diffusers, kind))
+        if isinstance(pipe, kinds):
+            return getattr(import_module(f"cupscale.backbones.{module}"), backbone)(pipe)
+    raise CupscaleError(f"{type(pipe).__name__} is not supported: use one of {', '.join(SUPPORTED)}")

@@ -1,4 +1,4 @@
-"""A diffusers scheduler as the loop's `Schedule`, for every prediction type."""
+"""A diffusers scheduler as the loop's `Schedule`: diffusion with every prediction type, and flow matching."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import math
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 from torch import Tensor
 
 from cupscale.errors import CupscaleError
@@ -21,44 +27,67 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-class DiffusersSchedule:
-    """The last ceil(start x steps) steps of a scheduler. The caller's own scheduler object is never touched.
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler is one of flow matching: its network predicts a velocity along a straight line."""
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return True
+    return scheduler.config.get("prediction_type") == "flow_prediction"
+
+
+class _Truncated:
+    """The last ceil(start x steps) steps of a scheduler. The caller's own scheduler object is never touched."""
+
+    def __init__(self, scheduler: Any, start: float, steps: int, seed: int, device: torch.device, **options: Any):
+        if scheduler.order != 1:
+            raise CupscaleError(
+                f"{type(scheduler).__name__} evaluates the network twice a step, which is not supported: "
+                f"choose scheduler {', '.join(SCHEDULERS)}"
+            )
+        self._scheduler = scheduler
+        scheduler.set_timesteps(**{"num_inference_steps": steps, "device": device} | options)
+        self._first = max(0, len(scheduler.timesteps) - max(1, math.ceil(start * steps - 1e-6)))
+        self.timesteps: Tensor = scheduler.timesteps[self._first :]
+        self._options: dict[str, Any] = {}
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            self._options["generator"] = generator(seed, 2)
+
+    def _begin(self) -> None:
+        if hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(self._first)
+
+    def _step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
+        return self._scheduler.step(output, self.timesteps[i], sample, return_dict=False, **self._options)[0]
+
+
+class DiffusersSchedule(_Truncated):
+    """Diffusion: x_t = alpha_t x0 + sigma_t noise.
 
     With alpha_t, sigma_t of the variance-preserving process (alpha^2 + sigma^2 = 1) and x the model's input:
     epsilon: x0 = (x - sigma e) / alpha; v_prediction: x0 = alpha x - sigma v; sample: x0 is the output.
     """
 
     def __init__(self, scheduler: Any, name: str, start: float, steps: int, seed: int, device: torch.device):
+        # PNDM takes its first step twice, which a run from the middle of the schedule leaves out: DDIM is its first order.
+        if name == "model" and isinstance(scheduler, PNDMScheduler):
+            name = "ddim"
         if name == "model":
-            self._scheduler = copy.deepcopy(scheduler)
+            scheduler = copy.deepcopy(scheduler)
         else:
             kind, options = SCHEDULERS[name]
-            self._scheduler = kind.from_config(scheduler.config, **options)
-        scheduler = self._scheduler
-        if scheduler.order != 1:
-            raise CupscaleError(
-                f"{type(scheduler).__name__} evaluates the network twice a step, which is not supported: "
-                f"choose scheduler {', '.join(SCHEDULERS)}"
-            )
+            scheduler = kind.from_config(scheduler.config, **options)
         self.prediction = scheduler.config.prediction_type
         if self.prediction not in ("epsilon", "v_prediction", "sample"):
             raise CupscaleError(
                 f"prediction type '{self.prediction}' is not supported: epsilon, v_prediction, sample"
             )
-        scheduler.set_timesteps(steps, device=device)
-        first = max(0, len(scheduler.timesteps) - max(1, math.ceil(start * steps - 1e-6)))
-        self.timesteps: Tensor = scheduler.timesteps[first:]
+        super().__init__(scheduler, start, steps, seed, device)
         # What the scheduler itself does to a unit image and unit noise tells alpha_t and sigma_t, whatever its family.
         one, zero = torch.ones(1, 1, 1, 1, device=device), torch.zeros(1, 1, 1, 1, device=device)
         self._scales = [
             (scheduler.add_noise(one, zero, t[None]).item(), scheduler.add_noise(zero, one, t[None]).item())
             for t in self.timesteps
         ]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
-        self._options: dict[str, Any] = {}
-        if "generator" in inspect.signature(scheduler.step).parameters:
-            self._options["generator"] = generator(seed, 2)
+        self._begin()
 
     def noised(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
         a, s = self._scales[i]
@@ -90,4 +119,66 @@ class DiffusersSchedule:
     def step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
         # Euler's own scaling only marks the call here; `model_input` has already been given to the network.
         self._scheduler.scale_model_input(sample, self.timesteps[i])
-        return self._scheduler.step(output, self.timesteps[i], sample, return_dict=False, **self._options)[0]
+        return self._step(output, sample, i)
+
+
+class FlowSchedule(_Truncated):
+    """Flow matching: x_s = (1 - s) x0 + s noise, and the network predicts the velocity v = noise - x0.
+
+    S is the same fraction of the schedule's steps as in diffusion; how much noise that is, is for the schedule's shift to
+    say: start 0.45 is s = 0.45 unshifted and 0.71 at shift 3. tokens: of a window of native size, which a dynamic shift looks at.
+    sigmas: the unshifted noise levels a pipeline asks for; None for the scheduler's own.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        name: str,
+        start: float,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        tokens: int,
+        sigmas: list[float] | None = None,
+    ):
+        config = scheduler.config
+        options: dict[str, Any] = {}
+        if config.get("use_dynamic_shifting"):
+            options["mu"] = dynamic_shift(config, tokens)
+        if name == "dpm++2m":
+            shift = math.exp(options.pop("mu")) if "mu" in options else config.get("shift", 1.0)
+            scheduler = DPMSolverMultistepScheduler(
+                num_train_timesteps=config.num_train_timesteps, prediction_type="flow_prediction", use_flow_sigmas=True,
+                flow_shift=shift, algorithm_type="dpmsolver++", solver_order=2,
+            )  # fmt: skip
+        elif name == "model":
+            scheduler = copy.deepcopy(scheduler)
+        else:  # DDIM of a straight line is Euler's step
+            scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        if sigmas is not None and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+            options["sigmas"] = sigmas
+        super().__init__(scheduler, start, steps, seed, device, **options)
+        self._noise = scheduler.sigmas[self._first :].tolist()
+        self._begin()
+
+    def noised(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
+        return (1 - self._noise[i]) * x0 + self._noise[i] * noise
+
+    def model_input(self, sample: Tensor, i: int) -> Tensor:
+        return sample
+
+    def to_x0(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
+        return sample - self._noise[i] * output
+
+    def from_x0(self, x0: Tensor, sample: Tensor, i: int) -> Tensor:
+        return (sample - x0) / self._noise[i]
+
+    def step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
+        return self._step(output, sample, i)
+
+
+def dynamic_shift(config: Any, tokens: int) -> float:
+    """mu, the logarithm of the shift: linear in the tokens of an image, as the model was trained."""
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    return least + (most - least) * (tokens - low) / (high - low)

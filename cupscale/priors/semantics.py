@@ -2,20 +2,26 @@
 
 In the paper a multimodal LLM writes them. A captions file is JSON:
 
-    {"size": [4096, 3072], "prompt": "...", "regions": [{"box": [0, 0, 1024, 1024], "caption": "...", "source": "..."}]}
+    {"size": [4096, 3072], "prompt": "...",
+     "regions": [{"box": [0, 0, 1024, 1024], "caption": "...", "source": "...", "tokens": 12}]}
 
 Boxes are (left, top, right, bottom) in pixels of the output, whose width and height are `size`. A file written for one scale
-serves another: boxes are scaled by the ratio of the sizes.
+serves another: boxes are scaled by the ratio of the sizes. A region with an empty caption takes the prompt. `source` (who
+wrote it) and `tokens` (how many the text encoder counts) are for the reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from cupscale.errors import CupscaleError
 from cupscale.settings import Caption, read_object
@@ -30,22 +36,31 @@ class Matched:
     """Captions laid on a plan's regions.
 
     texts: one per region, None where the global prompt serves. missing: regions without a caption.
-    extra: captions that no region took.
+    extra: captions that fit no region. overlapping: captions of a region that another one fits better, or comes first for.
+    shared: captions that serve more than one region.
     """
 
     texts: tuple[str | None, ...]
     missing: tuple[int, ...]
     extra: tuple[Caption, ...]
+    overlapping: tuple[Caption, ...] = ()
+    shared: tuple[Caption, ...] = ()
 
     def report(self) -> str | None:
         """One line for a person, or None where every caption found its region."""
         parts = []
         if self.missing:
             parts.append(
-                f"{len(self.missing)} of {len(self.texts)} regions have no caption and use the prompt"
+                f"{len(self.missing)} of {len(self.texts)} regions have no caption and use the prompt "
+                f"({listed(self.missing)})"
             )
-        if self.extra:
-            parts.append(f"{len(self.extra)} captions match no region (first: {list(self.extra[0].box)})")
+        for captions, what in (
+            (self.extra, "fit no region"),
+            (self.overlapping, "overlap one that fits its region better, and are left out"),
+            (self.shared, "serve more than one region"),
+        ):
+            if captions:
+                parts.append(f"{len(captions)} captions {what} (first: box {list(captions[0].box)})")
         return "; ".join(parts) or None
 
 
@@ -61,19 +76,34 @@ def match(captions: Sequence[Caption], boxes: Sequence[PixelBox], size: tuple[in
                 f"caption for a region that does not exist: box {list(caption.box)} leaves the output of "
                 f"{size[0]} x {size[1]} px; write captions for this scale, or put the output's size in the file"
             )
+    takers: dict[int, list[int]] = {}  # caption -> regions
     texts: list[str | None] = []
-    used: set[int] = set()
-    for box in boxes:
-        fits = [(_iou(caption.box, box), -k) for k, caption in enumerate(captions)]
-        best, k = max(fits, default=(0.0, 0))
-        if best >= MATCH:
-            used.add(-k)
-            texts.append(captions[-k].caption or None)
+    fits_some = torch.zeros(len(captions), dtype=torch.bool)
+    places = torch.tensor([caption.box for caption in captions], dtype=torch.float64).reshape(-1, 4)
+    for n, box in enumerate(boxes):
+        overlaps = _iou(places, box)
+        fits_some |= overlaps >= MATCH
+        k = int(overlaps.argmax()) if len(captions) else -1  # of equals the first
+        if k >= 0 and overlaps[k] >= MATCH:
+            takers.setdefault(k, []).append(n)
+            texts.append(captions[k].caption.strip() or None)
         else:
             texts.append(None)
-    missing = tuple(k for k, text in enumerate(texts) if text is None)
-    extra = tuple(caption for k, caption in enumerate(captions) if k not in used)
-    return Matched(tuple(texts), missing, extra)
+    near = {k for k, fits in enumerate(fits_some.tolist()) if fits}
+    return Matched(
+        tuple(texts),
+        missing=tuple(n for n, text in enumerate(texts) if text is None),
+        extra=tuple(caption for k, caption in enumerate(captions) if k not in near),
+        overlapping=tuple(caption for k, caption in enumerate(captions) if k in near and k not in takers),
+        shared=tuple(captions[k] for k, regions in takers.items() if len(regions) > 1),
+    )
+
+
+def listed(regions: Sequence[int], most: int = 8) -> str:
+    """(0, 4) -> 'regions 1, 5': counted from 1, as a person does."""
+    names = ", ".join(str(n + 1) for n in regions[:most])
+    more = f" and {len(regions) - most} more" if len(regions) > most else ""
+    return f"region{'s' * (len(regions) > 1)} {names}{more}"
 
 
 def read_captions(path: str | Path, size: tuple[int, int]) -> tuple[Caption, ...]:
@@ -107,19 +137,115 @@ def read_captions(path: str | Path, size: tuple[int, int]) -> tuple[Caption, ...
     )
 
 
-def captions_file(captions: Sequence[Caption], size: tuple[int, int], prompt: str) -> dict[str, Any]:
-    """What a captions file holds, as JSON data."""
-    return {
-        "size": list(size),
-        "prompt": prompt,
-        "regions": [caption.model_dump(mode="json") for caption in captions],
-    }
+def read_prompt(path: str | Path) -> str:
+    """The global prompt that a captions file holds, '' where it holds none."""
+    prompt = read_object(path, "captions").get("prompt")
+    return prompt if isinstance(prompt, str) else ""
 
 
-def _iou(a: PixelBox, b: PixelBox) -> float:
-    w = min(a[2], b[2]) - max(a[0], b[0])
-    h = min(a[3], b[3]) - max(a[1], b[1])
-    if w <= 0 or h <= 0:
-        return 0.0
-    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return w * h / (area - w * h)
+def captions_file(
+    captions: Sequence[Caption],
+    size: tuple[int, int],
+    prompt: str,
+    count_tokens: Callable[[str], int] | None = None,
+) -> dict[str, Any]:
+    """What a captions file holds, as JSON data. With `count_tokens` every region says how many it has."""
+    regions = []
+    for caption in captions:
+        region = caption.model_dump(mode="json")
+        if count_tokens:
+            region["tokens"] = count_tokens(caption.caption) if caption.caption else 0
+        regions.append(region)
+    return {"size": list(size), "prompt": prompt, "regions": regions}
+
+
+def captions_text(file: dict[str, Any]) -> str:
+    """A captions file as text, one line per region."""
+    regions = ",\n  ".join(json.dumps(region, ensure_ascii=False) for region in file["regions"])
+    head = "".join(
+        f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n"
+        for key, value in file.items()
+        if key != "regions"
+    )
+    return f'{{\n{head} "regions": [\n  {regions}\n ]\n}}\n'
+
+
+# The text encoder's budget
+
+
+def fit(text: str, count_tokens: Callable[[str], int], limit: int) -> tuple[str, str]:
+    """Cut `text` at a word so that it counts at most `limit` tokens. Returns it and what was cut off."""
+    if count_tokens(text) <= limit:
+        return text, ""
+    ends = [found.start() for found in re.finditer(r"\s", text)]
+    low, high = 0, len(ends)  # the first `low` words fit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count_tokens(text[: ends[middle - 1]].rstrip(" ,;")) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    at = ends[low - 1] if low else 0
+    if not low:  # a first word over the limit: one without spaces, cut inside
+        at = max((n for n in range(min(len(text), 8 * limit)) if count_tokens(text[:n]) <= limit), default=0)
+    return text[:at].rstrip(" ,;"), text[at:].strip()
+
+
+def prepended(caption: str, prompt: str) -> str:
+    """The global prompt before a region's caption. One that begins with it already stays."""
+    if not prompt or not caption or caption.startswith(prompt):
+        return caption
+    return f"{prompt.rstrip(' .,;')}, {caption}"
+
+
+def _iou(places: Tensor, box: PixelBox) -> Tensor:
+    """Intersection over union of boxes (m, 4) with one box: (m,)."""
+    left, top, right, bottom = places.unbind(1)
+    wide = (right.clamp(max=box[2]) - left.clamp(min=box[0])).clamp(min=0)
+    high = (bottom.clamp(max=box[3]) - top.clamp(min=box[1])).clamp(min=0)
+    common = wide * high
+    return common / ((right - left) * (bottom - top) + (box[2] - box[0]) * (box[3] - box[1]) - common)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Captions that the text encoder reads to their end.
+
+    tokens: of every caption, () where they cannot be counted. message: what was cut, or None.
+    """
+
+    captions: tuple[Caption, ...]
+    tokens: tuple[int, ...]
+    message: str | None
+
+
+def within_budget(
+    captions: Sequence[Caption],
+    prompt: str = "",
+    count_tokens: Callable[[str], int] | None = None,
+    limit: int | None = None,
+) -> Budget:
+    """Put `prompt` (if any) before every caption and cut what exceeds `limit` tokens, at a word."""
+    kept: list[Caption] = []
+    tokens: list[int] = []
+    cuts: list[tuple[int, str]] = []
+    known: dict[str, tuple[str, str, int]] = {}
+    for n, caption in enumerate(captions):
+        text = prepended(caption.caption, prompt)
+        if count_tokens:
+            if text not in known:
+                short, cut = fit(text, count_tokens, limit) if limit and text else (text, "")
+                known[text] = short, cut, count_tokens(short) if short else 0
+            text, cut, count = known[text]
+            tokens.append(count)
+            if cut:
+                cuts.append((n, cut))
+        kept.append(caption if text == caption.caption else caption.model_copy(update={"caption": text}))
+    message = None
+    if cuts:
+        shown = "; ".join(f"region {n + 1}: {cut!r}" for n, cut in cuts[:3])
+        message = (
+            f"the text encoder reads {limit} tokens: the captions of {listed([n for n, _ in cuts])} were cut "
+            f"({shown}{'; ...' if len(cuts) > 3 else ''})"
+        )
+    return Budget(tuple(kept), tuple(tokens), message)

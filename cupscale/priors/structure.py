@@ -57,9 +57,12 @@ class GlobalStructure:
         """LP_D, (1, C, H, W) -> the same shape, in float32."""
         planes = F.pixel_shuffle(z.float(), self._shuffle) if self._shuffle > 1 else z.float()
         (px, py), (height, width) = self._pad, planes.shape[-2:]
-        padded = F.pad(planes, (px, px, py, py), mode="reflect")
-        spectrum = torch.fft.rfft2(padded) * self._mask
-        low = torch.fft.irfft2(spectrum, s=padded.shape[-2:])[..., py : py + height, px : px + width]
+        low = torch.empty_like(planes)
+        for channel in range(planes.shape[1]):  # one at a time: a canvas of 8192 x 8192 has a large spectrum
+            padded = F.pad(planes[:, channel, None], (px, px, py, py), mode="reflect")
+            spectrum = torch.fft.rfft2(padded).mul_(self._mask)
+            plane = torch.fft.irfft2(spectrum, s=padded.shape[-2:])
+            low[:, channel] = plane[:, 0, py : py + height, px : px + width]
         return F.pixel_unshuffle(low, self._shuffle) if self._shuffle > 1 else low
 
     def apply(self, x0: Tensor, strength: float) -> Tensor:

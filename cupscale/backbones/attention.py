@@ -1,0 +1,123 @@
+"""Attention processors that let the composer mix their output, and the hooks that install and remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from cupscale.composer import Composer, Stream
+from cupscale.errors import CupscaleError
+
+
+@contextmanager
+def composed(
+    network: Any,
+    composer: Composer,
+    make: Callable[[str, Composer], Any],
+    text_layer: Callable[[str], bool],
+    usual: Sequence[type],
+) -> Iterator[None]:
+    """The text attention of `network` under the composer; its own processors are put back at the end.
+
+    make: a processor for a layer's name. text_layer: whether a module's name is one that reads the text.
+    usual: the processors that ours can stand in for.
+    """
+    layers = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, Attention) and text_layer(name)
+    }
+    before = {name: module.processor for name, module in layers.items()}
+    for processor in before.values():
+        if not isinstance(processor, tuple(usual)):
+            raise CupscaleError(
+                f"text attention of this pipeline runs through {type(processor).__name__}, which the attention priors "
+                "cannot compose: unload it (e.g. unload_ip_adapter()), or set attention and detail to 0"
+            )
+    try:
+        for name, module in layers.items():
+            module.processor = make(name, composer)
+        yield
+    finally:
+        for name, module in layers.items():
+            module.processor = before[name]
+        composer.picture.clear()
+
+
+def heads(attn: Any, x: Tensor) -> Tensor:
+    """(B, n, C) -> (B, heads, n, d)."""
+    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+class ComposedCross:
+    """Cross-attention, composed before the layer's last projection. The text is the global prompt's, then the region's."""
+
+    def __init__(self, layer: str, composer: Composer):
+        self._layer = layer
+        self._composer = composer
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """hidden_states: (B, tokens, C). attention_mask: (B, 1, tokens_text), added to the scores."""
+        query = heads(attn, attn.to_q(hidden_states))
+        words = encoder_hidden_states.shape[1] - self._composer.own
+
+        def attend(rows: slice, text: slice) -> Tensor:
+            read = encoder_hidden_states[rows, text]
+            mask = None if attention_mask is None else attention_mask[rows, None, :, text]
+            out = F.scaled_dot_product_attention(
+                query[rows], heads(attn, attn.to_k(read)), heads(attn, attn.to_v(read)), attn_mask=mask
+            )
+            return out.transpose(1, 2).flatten(2)
+
+        def regional() -> Tensor:
+            return attend(slice(-len(self._composer.boxes), None), slice(words, None))
+
+        out = self._composer.compose(self._layer, attend(slice(None), slice(words)), regional)
+        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+
+
+class ComposedJoint:
+    """SD3's joint attention: image and text each have their own projections. The text is the global prompt's, then the
+    region's."""
+
+    def __init__(self, layer: str, composer: Composer):
+        self._layer = layer
+        self._composer = composer
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        query, key, value = (heads(attn, f(hidden_states)) for f in (attn.to_q, attn.to_k, attn.to_v))
+        image = Stream(_normed(attn.norm_q, query), _normed(attn.norm_k, key), value)
+        query, key, value = (
+            heads(attn, f(encoder_hidden_states)) for f in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+        )
+        both = (_normed(attn.norm_added_q, query), _normed(attn.norm_added_k, key), value)
+        own = self._composer.own
+        words = encoder_hidden_states.shape[1] - own
+        out, text = self._composer.joint(
+            self._layer,
+            image,
+            Stream(*(x[:, :, :words] for x in both)),
+            Stream(*(x[:, :, words:] for x in both)) if own else None,
+        )
+        if not attn.context_pre_only:
+            text = attn.to_add_out(text)
+        return attn.to_out[1](attn.to_out[0](out)), text
+
+
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)

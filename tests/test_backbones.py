@@ -1,0 +1,563 @@
+"""Every architecture through the same core: small random checkpoints of the real classes, loaded the real way."""
+
+import contextlib
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from checkpoints import make_pixart, make_sd3, make_sd15, make_sdxl, make_zimage
+from PIL import Image
+
+import cupscale
+from cupscale import models
+from cupscale.backbones import adapt
+from cupscale.backbones.base import Text, parked
+from cupscale.backbones.schedules import FlowSchedule, is_flow
+from cupscale.composer import Composer, Stream, attend, merge, split
+from cupscale.errors import CupscaleError
+from cupscale.planning import plan
+from cupscale.priors.attention import Box, GlobalAttention
+from cupscale.priors.structure import GlobalStructure
+from cupscale.regions import Region, Size
+from cupscale.sampler import StepDone, denoise, draw_noise
+
+MAKE = {
+    "sd15": make_sd15,
+    "sdxl": make_sdxl,
+    "pixart-alpha": make_pixart,
+    "pixart-sigma": lambda folder: make_pixart(folder, sigma=True),
+    "sd3": make_sd3,
+    "z-image": make_zimage,
+}
+FLOW = ["sd3", "z-image"]
+NEW = [name for name in MAKE if name != "sdxl"]
+FAST = {"scale": 3, "seed": 2, "start": 0.5, "steps": 4, "guidance": 3.0, "initial": "lanczos", "overlap": 0.25}
+CAPTION = {"box": (0, 0, 64, 64), "caption": "a blue boat on a lake"}
+CELLS = Size(16, 16)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = MAKE[name](tmp_path_factory.mktemp(name))
+        return str(made[name])
+
+    return folder
+
+
+@pytest.fixture
+def load(folders):
+    return lambda name: cupscale.load(folders(name), device="cpu")
+
+
+def photo(width=40, height=24):
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [np.sin(x / 5 + k) * np.cos(y / (4 + k)) * 100 + 128 for k in range(3)]
+    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
+
+
+def settings(**fields):
+    values = {"attention": 0, "detail": 0, "structure": 0, "start": 0.5, "steps": 6, "seed": 3, "prompt": "a red fox"}
+    return cupscale.Settings.build(values | fields)
+
+
+def final(events):
+    return [event for event in events if isinstance(event, StepDone)][-1].sample
+
+
+def processors(pipe):
+    network = adapt(pipe).network
+    found = {name: id(m.processor) for name, m in network.named_modules() if hasattr(m, "processor")}
+    return found | {"own": tuple(name for name in vars(network) if not name.startswith("_"))}
+
+
+# End to end
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_the_four_rows_of_the_ablation(load, name):
+    """Plain, +GSP, +RAP, +RSP: each prior changes the picture; at weight 0 it is as if it were not there and costs nothing."""
+    pipe = load(name)
+    calls = []
+    handle = adapt(pipe).network.register_forward_pre_hook(lambda module, args: calls.append(1))
+    rows = [
+        {"structure": 0, "attention": 0, "detail": 0},
+        {"structure": 0.7, "attention": 0, "detail": 0},
+        {"structure": 0.7, "attention": 1.0, "detail": 0},
+        {"structure": 0.7, "attention": 1.0, "detail": 1.0},
+    ]
+    # The latents, not the pixels: a random decoder hides much.
+    latents = []
+    decode = type(adapt(pipe)).decode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(adapt(pipe)), "decode", lambda self, z, tiles: latents.append(z) or decode(self, z, tiles))
+        for row in rows:
+            calls.clear()
+            result = cupscale.upscale(pipe, photo(), prompt="a red fox", captions=[CAPTION], **FAST | row)
+            assert result.image.size == (120, 72)
+            assert len(calls) == result.plan.evaluations == 2 * (len(result.plan.regions) + (row["attention"] > 0))
+        again = cupscale.upscale(pipe, photo(), prompt="a red fox", captions=[CAPTION], **FAST | rows[-1])
+        without = cupscale.upscale(pipe, photo(), prompt="a red fox", **FAST | rows[0])
+    handle.remove()
+    for before, after in zip(latents[:3], latents[1:4], strict=True):
+        assert (before - after).abs().max() > 1e-4
+    assert result.image.tobytes() == again.image.tobytes()
+    assert torch.equal(latents[0], latents[5]) and without.image.size == (120, 72)
+
+
+@pytest.mark.parametrize("how", ["end", "close", "error"])
+@pytest.mark.parametrize("name", NEW)
+def test_the_callers_pipeline_comes_back_as_it_was(load, name, how, monkeypatch):
+    pipe = load(name)
+    before, scheduler, config = processors(pipe), pipe.scheduler, dict(pipe.scheduler.config)
+    timesteps, names = str(scheduler.timesteps), set(vars(pipe))
+    network = adapt(pipe).network
+    stream = cupscale.stream(pipe, photo(), prompt="a fox", captions=[CAPTION], **FAST)
+    during = None
+    for event in stream:
+        if isinstance(event, cupscale.Progress) and event.regions:
+            during = during or processors(pipe)
+            if how == "close":
+                stream.close()
+            elif how == "error":
+                monkeypatch.setattr(network, "forward", None)
+                with pytest.raises(TypeError):
+                    next(stream)
+                monkeypatch.undo()
+    assert during != before  # it did hook in
+    assert processors(pipe) == before
+    assert pipe.scheduler is scheduler and dict(scheduler.config) == config
+    assert str(scheduler.timesteps) == timesteps and set(vars(pipe)) == names
+
+
+def test_the_sister_class_of_img2img_is_taken(load):
+    for name in ("sd15", "sd3", "z-image"):
+        pipe = load(name)
+        kind = getattr(diffusers, type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline"))
+        result = cupscale.upscale(kind(**pipe.components), photo(), **FAST | {"steps": 2})
+        assert result.image.size == (120, 72)
+
+
+# Against diffusers' own
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("name", ["sd15", *FLOW])
+def test_one_region_with_all_priors_off_is_the_pipelines_img2img(load, name, guidance):
+    pipe = load(name)
+    chosen = settings(guidance=guidance, scheduler="euler")
+    z = draw_noise((1, 4, *CELLS), 11)
+    backbone = adapt(pipe)
+    with backbone.denoiser(chosen, [None], CELLS, CELLS) as denoiser:
+        ours = final(denoise(denoiser, backbone.schedule(chosen), z, window=CELLS, overlap=0.5, seed=3))
+    kind = getattr(diffusers, type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline"))
+    parts = dict(pipe.components)
+    more = {}
+    if name == "sd15":
+        parts["scheduler"] = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        more["requires_safety_checker"] = False
+    img2img = kind(**parts, **more)
+    img2img.set_progress_bar_config(disable=True)
+    side = 16 * backbone.geometry.cell
+    size = {} if name == "sd15" else {"height": side, "width": side}
+    noise = draw_noise(z.shape, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "z-image":  # it takes no latents as its image: hand it ours, noised by its own scheduler
+            patch.setattr(
+                img2img, "prepare_latents", lambda image, t, *rest, **kw: img2img.scheduler.scale_noise(z, t, noise)
+            )
+        theirs = img2img(
+            "a red fox", image=photo(side, side) if name == "z-image" else z, strength=0.5, num_inference_steps=6,
+            guidance_scale=guidance - 1 if name == "z-image" else guidance, generator=torch.Generator().manual_seed(3),
+            output_type="latent", **size,
+        ).images  # fmt: skip
+    assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("name", ["pixart-alpha", "pixart-sigma"])
+def test_one_region_with_all_priors_off_is_pixarts_own_run(load, name, guidance):
+    """PixArt has no img2img in diffusers: its whole schedule, from our first noise."""
+    pipe = load(name)
+    chosen = settings(guidance=guidance, start=1.0)
+    z = draw_noise((1, 4, *CELLS), 11)
+    backbone = adapt(pipe)
+    schedule = backbone.schedule(chosen)
+    first = schedule.noised(z, draw_noise(z.shape, 3), 0)
+    with backbone.denoiser(chosen, [None], CELLS, CELLS) as denoiser:
+        ours = final(denoise(denoiser, schedule, z, window=CELLS, overlap=0.5, seed=3))
+    pipe.set_progress_bar_config(disable=True)
+    side = 16 * backbone.geometry.cell
+    theirs = pipe(
+        "a red fox", negative_prompt="", latents=first, num_inference_steps=6, guidance_scale=guidance, height=side, width=side,
+        output_type="latent", clean_caption=False, use_resolution_binning=False,
+    ).images  # fmt: skip
+    assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
+
+
+def test_pixart_is_told_the_size_of_a_window(tmp_path):
+    """The 1024 px model takes the size and the aspect; its windows are 128 cells."""
+    pipe = cupscale.load(str(make_pixart(tmp_path, sample_size=128, use_additional_conditions=True)), device="cpu")
+    seen = []
+    handle = pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
+    )
+    result = cupscale.upscale(pipe, photo(64, 32), attention=0, **FAST | {"steps": 2, "guidance": 1.0})
+    handle.remove()
+    assert result.plan.window == Size(24, 48)
+    assert seen[0]["resolution"].tolist() == [[96, 192]] and seen[0]["aspect_ratio"].tolist() == [[0.5]]
+
+
+# Priors
+
+
+@pytest.mark.parametrize("name", list(MAKE))
+def test_full_regional_detail_is_the_network_with_the_regions_own_prompt(load, name):
+    """lambda = 1, mu = 0. Captions shorter and longer than the prompt: in Z-Image that moves their places."""
+    pipe = load(name)
+    backbone = adapt(pipe)
+    z, t = draw_noise((1, 4, *CELLS), 5), torch.tensor(500.0 if name in FLOW else 500)
+    region = Region(0, 0, *CELLS)
+    for caption in ("a boat", "a blue boat with a red sail on a quiet lake in the mountains, early morning"):
+        chosen = settings(detail=1.0, guidance=1.0, prompt="a red fox in deep snow, at night")
+        with backbone.denoiser(chosen, [caption], CELLS, CELLS) as denoiser:
+            ours = denoiser.predict(z, t, [region], [0])
+            own, prompt = denoiser.captions[0], denoiser.prompt
+        alone = Text(own.embeds, prompt.pooled, own.mask)
+        with backbone.denoiser(settings(guidance=1.0), [None], CELLS, CELLS) as plain:
+            theirs = plain.call(z, t, [alone], [region], CELLS)
+            other = plain.call(z, t, [prompt], [region], CELLS)
+        assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
+        assert (ours - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("cells", [(16, 16), (12, 16), (16, 10)])
+@pytest.mark.parametrize("name", list(MAKE))
+def test_the_attention_prior_of_the_window_itself_changes_nothing(load, name, cells):
+    """One region that is the whole picture: O_L is its own attention, cropped at its own size, whatever mu is."""
+    cells = Size(*cells)
+    pipe = load(name)
+    backbone = adapt(pipe)
+    z, t = draw_noise((1, 4, *cells), 5), torch.tensor(500.0 if name in FLOW else 500)
+    outputs = []
+    for mu in (0.0, 0.5, 1.0):
+        chosen = settings(attention=mu, guidance=2.0)
+        with backbone.denoiser(chosen, [None], cells, cells) as denoiser:
+            if mu:
+                denoiser.look(z, t)
+            outputs.append(denoiser.predict(z, t, [Region(0, 0, *cells)], [0]))
+    for output in outputs[1:]:
+        assert torch.allclose(output, outputs[0], atol=1e-4), (output - outputs[0]).abs().max()
+
+
+@pytest.mark.parametrize("name", [name for name in MAKE if name != "sdxl"])
+def test_a_windows_output_does_not_depend_on_where_it_lies(load, name):
+    """SDXL is told each window's place; the others are not, and their positions are the window's own."""
+    backbone = adapt(load(name))
+    canvas, z = Size(32, 48), draw_noise((1, 4, *CELLS), 5)
+    t = torch.tensor(500.0 if name in FLOW else 500)
+    with backbone.denoiser(settings(guidance=2.0), [None] * 2, canvas, CELLS) as denoiser:
+        corner, middle = (denoiser.predict(z, t, [Region(y, x, *CELLS)], [0]) for y, x in ((0, 0), (16, 20)))
+        both = denoiser.predict(z.repeat(2, 1, 1, 1), t, [Region(0, 0, *CELLS), Region(16, 32, *CELLS)], [0, 1])
+    assert torch.equal(corner, middle)
+    assert torch.allclose(both, corner.repeat(2, 1, 1, 1), atol=1e-5)
+
+
+# Joint attention
+
+
+def streams(seed, mask=False, batch=2):
+    generator = torch.Generator().manual_seed(seed)
+
+    def stream(n):
+        return Stream(*torch.randn(3, batch, 3, n, 16, generator=generator))
+
+    image, text, own = stream(20), stream(7), stream(5)
+    if mask:
+        text = text._replace(mask=torch.arange(7).expand(batch, -1) < torch.tensor([[4], [7]])[:batch])
+        own = own._replace(mask=torch.arange(5).expand(batch, -1) < torch.tensor([[5], [2]])[:batch])
+    return image, text, own
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_split_softmax_put_back_is_the_plain_one(mask):
+    image, text, own = streams(1, mask)
+    part, masses = split(image.query, image, [text, own])
+    assert torch.allclose(sum(masses), torch.ones_like(masses[0]), atol=1e-5)
+    for k, stream in enumerate((text, own), 1):
+        back = merge(part, masses[0], attend(image.query, stream), masses[k])
+        assert torch.allclose(back, attend(image.query, image, stream), atol=1e-5)
+
+
+def test_the_mass_is_the_log_sum_exps():
+    image, text, own = streams(2)
+    _, masses = split(image.query, image, [text, own])
+    scores = [(image.query @ s.key.transpose(-1, -2)) / 16**0.5 for s in (image, text, own)]
+    parts = torch.cat([s.logsumexp(-1, keepdim=True) for s in scores], dim=-1)
+    expected = (parts - torch.cat(scores, dim=-1).logsumexp(-1, keepdim=True)).exp()
+    assert torch.allclose(torch.cat(masses, dim=-1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_joint_attention_at_weights_0_is_the_plain_one(mask):
+    image, text, own = streams(3, mask)
+    composer = Composer(0.0, 0.0, GlobalAttention(Size(8, 10)))
+    plain = composer.joint("layer", image, text)  # mode off
+    composer.mode, composer.boxes, composer.cells = "compose", [Box(0, 0, 1, 1)] * 2, Size(8, 10)
+    for regions in (None, own):
+        out, words = composer.joint("layer", image, text, regions)
+        assert torch.allclose(out, plain[0], atol=1e-5)
+        assert torch.allclose(words[:, :7], plain[1], atol=1e-5)
+    # padding of the image is left as it is, and the unconditional half too
+    composer.boxes, composer.mu, composer.cells = [Box(0, 0, 1, 1)], 1.0, Size(8, 8)
+    composer.picture.keep("layer", torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(4)))
+    composer.picture._cells = Size(8, 8)
+    composer.picture.keep("layer", torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(4)))
+    out, words = composer.joint("layer", image, text, own, tokens=16)
+    assert torch.allclose(out[0], plain[0][0], atol=1e-5) and torch.allclose(words[0, :7], plain[1][0], atol=1e-5)
+    assert torch.allclose(out[1, 16:], plain[0][1, 16:], atol=1e-5)
+    assert not torch.allclose(out[1, :16], plain[0][1, :16], atol=1e-2)
+
+
+# Flow matching
+
+
+@pytest.mark.parametrize("scheduler", ["model", "ddim", "euler", "dpm++2m"])
+@pytest.mark.parametrize("name", FLOW)
+def test_flow_structure_of_full_strength_and_cutoff_makes_the_estimate_the_reference(load, name, scheduler):
+    backbone = adapt(load(name))
+    chosen = settings(scheduler=scheduler, steps=8, guidance=1.0)
+    canvas = Size(16, 20)
+    z, reference = (draw_noise((1, 4, *canvas), seed) for seed in (1, 2))
+    held = {"structure": GlobalStructure(reference, 1000.0), "strength": 1.0}
+    ends = []
+    with backbone.denoiser(chosen, [None] * 2, canvas, CELLS) as denoiser:
+        for prior in ({}, held | {"strength": 0.0}, held):
+            loop = denoise(denoiser, backbone.schedule(chosen), z, window=CELLS, overlap=0.5, seed=0, **prior)
+            ends.append([event for event in loop if isinstance(event, StepDone)])
+    assert torch.equal(ends[0][-1].sample, ends[1][-1].sample)
+    assert torch.allclose(ends[2][0].x0, reference, atol=1e-3)
+    schedule = backbone.schedule(chosen)
+    noise = draw_noise(z.shape, 3)
+    sample = schedule.noised(z, noise, 1)
+    velocity = noise - z
+    assert torch.allclose(schedule.to_x0(velocity, sample, 1), z, atol=1e-4)
+    assert torch.allclose(schedule.from_x0(z, sample, 1), velocity, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheduler", ["model", "ddim", "euler", "dpm++2m"])
+def test_flow_with_the_true_velocity_ends_at_the_image(load, scheduler):
+    backbone = adapt(load("sd3"))
+    schedule = backbone.schedule(settings(scheduler=scheduler, steps=10, start=0.45))
+    assert len(schedule.timesteps) == 5
+    z, noise = draw_noise((1, 4, *CELLS), 1), draw_noise((1, 4, *CELLS), 2)
+    sample = schedule.noised(z, noise, 0)
+    for i in range(5):
+        assert torch.allclose(sample, schedule.noised(z, noise, i), atol=1e-3)
+        sample = schedule.step(noise - z, sample, i)
+    assert torch.allclose(sample, z, atol=1e-3)
+
+
+def test_the_flow_start_is_the_same_fraction_of_the_schedule(load):
+    """The last 45% of the steps; how noisy that is, the shift says: 3 u / (1 + 2 u)."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    args = ("model", 0.45, 100, 0, torch.device("cpu"), 4096)
+    schedule = FlowSchedule(scheduler, *args)
+    assert len(schedule.timesteps) == 45
+    assert schedule._noise[0] == pytest.approx(3 * 0.45 / 1.9, abs=0.01)
+    assert FlowSchedule(diffusers.FlowMatchEulerDiscreteScheduler(), *args)._noise[0] == pytest.approx(0.45, abs=0.01)
+
+
+def test_a_dynamic_shift_looks_at_a_window_and_not_at_the_canvas(folders, tmp_path):
+    """As SD3's own pipeline at native size, to 1e-4."""
+    folder = make_sd3(tmp_path, scheduler={"use_dynamic_shifting": True, "shift": 1.0, "max_image_seq_len": 300})
+    pipe = cupscale.load(str(folder), device="cpu")
+    chosen, z = settings(guidance=1.0), draw_noise((1, 4, *CELLS), 11)
+    backbone = adapt(pipe)
+    with backbone.denoiser(chosen, [None], CELLS, CELLS) as denoiser:
+        ours = final(denoise(denoiser, backbone.schedule(chosen), z, window=CELLS, overlap=0.5, seed=3))
+    img2img = diffusers.StableDiffusion3Img2ImgPipeline(**pipe.components)
+    img2img.set_progress_bar_config(disable=True)
+    theirs = img2img(
+        "a red fox", image=z, strength=0.5, num_inference_steps=6, guidance_scale=1.0, height=64, width=64,
+        generator=torch.Generator().manual_seed(3), output_type="latent",
+    ).images  # fmt: skip
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+# Few steps
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "options"),
+    [
+        ("sdxl", "LCMScheduler", {}),
+        ("sd15", "LCMScheduler", {}),
+        ("sdxl", "TCDScheduler", {}),
+        ("sdxl", "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),  # Lightning
+        ("sdxl", "EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),  # Turbo
+        ("sd3", "FlowMatchEulerDiscreteScheduler", {}),  # SD3.5 Turbo
+        ("sd3", "FlowMatchLCMScheduler", {}),
+        ("z-image", "FlowMatchEulerDiscreteScheduler", {}),  # Z-Image-Turbo
+    ],
+)
+def test_few_steps_without_guidance(load, name, scheduler, options):
+    pipe = load(name)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)
+    fields = FAST | {"steps": 8, "start": 0.45, "guidance": 1.0}
+    work = cupscale.CUpscalePipeline(pipe).plan((40, 24), cupscale.Settings.build(fields))
+    assert work.steps == 4 and not work.guided and "the last 4 of 8 steps" in work.line()
+    results = [cupscale.upscale(pipe, photo(), prompt="a fox", captions=[CAPTION], **fields) for _ in range(2)]
+    assert results[0].plan.steps == 4
+    assert results[0].image.tobytes() == results[1].image.tobytes()
+    assert is_flow(pipe.scheduler) == (name in FLOW)
+
+
+def test_the_schedulers_of_few_steps_are_known_for_what_they_are(load):
+    pipe = load("sdxl")
+    pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config)
+    chosen = cupscale.CUpscalePipeline(pipe).settings()
+    assert (chosen.steps, chosen.guidance, chosen.start) == (8, 1.0, 0.45)
+    assert cupscale.CUpscalePipeline(load("sd3")).settings().steps == 28
+
+
+# Text
+
+
+@pytest.mark.parametrize("name", list(MAKE))
+def test_what_the_text_encoder_does_not_read_is_cut_and_shown(load, name):
+    pipe = load(name)
+    limit = adapt(pipe).text_limit
+    words = " ".join(["boat"] * 400) + " lastword"
+    fields = FAST | {"steps": 2, "guidance": 1.0, "prompt": words, "captions": [CAPTION | {"caption": words[:1990]}]}
+    events = list(cupscale.stream(pipe, photo(), **fields))
+    notices = [event.message for event in events if isinstance(event, cupscale.Notice)]
+    about = [message for message in notices if f"reads {limit} tokens" in message]
+    assert any("prompt was cut" in message and "lastword" in message for message in about), notices
+    assert any("caption" in message and "region 1" in message and "boat" in message for message in about), notices
+    fits = "boat"
+    while adapt(pipe).count_tokens(f"{fits} boat") <= limit:
+        fits += " boat"
+    quiet = list(cupscale.stream(pipe, photo(), **fields | {"prompt": fits, "captions": ()}))
+    assert not [event for event in quiet if isinstance(event, cupscale.Notice)]
+    assert quiet[-1].result.image.tobytes() != b""
+
+
+@pytest.mark.parametrize(("name", "limit"), [("sd15", 75), ("pixart-alpha", 119), ("pixart-sigma", 299), ("sd3", 255)])
+def test_the_text_limit_is_the_encoders(load, name, limit):
+    assert adapt(load(name)).text_limit == limit
+
+
+def test_a_large_text_encoder_waits_in_main_memory_and_comes_back(load, monkeypatch):
+    pipe = load("sd3")
+    monkeypatch.setattr("cupscale.backbones.base.PARK_BYTES", 0)
+    moves = []
+    for name in ("text_encoder", "text_encoder_3"):
+        part = getattr(pipe, name)
+        monkeypatch.setattr(part, "to", lambda device, name=name: moves.append((name, str(device))))
+    with contextlib.suppress(KeyError), parked(pipe, torch.device("cuda")):
+        assert moves == [("text_encoder", "cpu"), ("text_encoder_3", "cpu")]
+        raise KeyError
+    assert moves[2:] == [("text_encoder", "cuda"), ("text_encoder_3", "cuda")]
+    moves.clear()
+    with parked(pipe, torch.device("cpu")):
+        assert not moves
+    pipe.text_encoder_3._hf_hook = object()  # offloaded by diffusers: not ours to move
+    with parked(pipe, torch.device("cuda")):
+        assert moves == [("text_encoder", "cpu")]
+
+
+def test_sd3_runs_without_its_t5(tmp_path):
+    pipe = cupscale.load(str(make_sd3(tmp_path, t5=False)), device="cpu")
+    assert adapt(pipe).text_limit == 75
+    result = cupscale.upscale(pipe, photo(), prompt="a fox", captions=[CAPTION], **FAST)
+    assert result.image.size == (120, 72)
+
+
+# Bad input
+
+
+def test_an_unsupported_pipeline_lists_the_supported():
+    with pytest.raises(CupscaleError) as error:
+        adapt(object())
+    for name in ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline",
+                 "StableDiffusion3Pipeline", "ZImagePipeline"):  # fmt: skip
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", list(MAKE))
+def test_a_missing_part_is_named_with_how_to_add_it(load, name):
+    backbone = type(adapt(load(name)))
+    for part, kind in backbone.PARTS.items():
+        pipe = load(name)
+        setattr(pipe, part, None)
+        with pytest.raises(CupscaleError, match=f"no {part}: add it with .*{part}={kind}.from_pretrained"):
+            cupscale.upscale(pipe, photo(), **FAST)
+
+
+def test_a_folder_saved_without_its_vae_says_so(load, tmp_path):
+    pipe = load("sd15")
+    pipe.register_modules(vae=None)
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(CupscaleError, match="no vae: add it"):
+        cupscale.upscale(cupscale.load(str(tmp_path), device="cpu"), photo(), **FAST)
+
+
+# Known models
+
+
+def test_the_registry_knows_every_architecture():
+    for name in ("tiny", "sd15", "sdxl", "dreamshaper-xl", "pixart-alpha", "pixart-sigma", "sd3", "z-image-turbo"):
+        known = models.KNOWN[name]
+        assert known.licence and known.memory and known.geometry.native >= 256 and hasattr(diffusers, known.pipeline)
+        chosen = cupscale.Settings.build(models.defaults(name), scale=4)
+        assert chosen.model == name
+        work = plan((1024, 1024), chosen, known.geometry)
+        assert work.output == (4096, 4096)
+        assert known.memory * 1e9 > known.geometry.weights
+    turbo = plan((1024, 1024), cupscale.Settings.build(models.defaults("z-image-turbo")), models.KNOWN["z-image-turbo"].geometry)
+    assert turbo.steps == 4 and not turbo.guided
+
+
+def test_a_models_geometry_is_what_its_pipeline_says(load):
+    """`--plan` reads the registry and loads nothing; the real pipelines have 8 px to a cell."""
+    for name in MAKE:
+        known, found = models.KNOWN["z-image" if name == "z-image" else name].geometry, adapt(load(name)).geometry
+        assert known.align // known.cell in (found.align // found.cell, 8, 4)  # U-Nets: by their depth
+
+
+def test_a_few_step_name_loads_its_lora_and_scheduler_and_is_remembered(folders, monkeypatch):
+    entry = models.KNOWN["sdxl-lightning"]
+    import dataclasses
+
+    monkeypatch.setitem(models.KNOWN, "sdxl-lightning", dataclasses.replace(entry, source=folders("sdxl")))
+    asked = []
+    monkeypatch.setattr(
+        diffusers.StableDiffusionXLPipeline, "load_lora_weights", lambda self, *a, **k: asked.append((a, k))
+    )
+    pipe = cupscale.load("sdxl-lightning", device="cpu")
+    assert asked == [(("ByteDance/SDXL-Lightning",), {"weight_name": "sdxl_lightning_8step_lora.safetensors"})]
+    assert pipe.scheduler.config.timestep_spacing == "trailing"
+    chosen = cupscale.CUpscalePipeline(pipe).settings()
+    assert (chosen.model, chosen.steps, chosen.guidance) == ("sdxl-lightning", 8, 1.0)
+
+
+def test_the_models_command_lists_them():
+    from click.testing import CliRunner
+
+    from cupscale.__main__ import main
+
+    found = CliRunner().invoke(main, ["models"])
+    assert found.exit_code == 0
+    for name, known in models.KNOWN.items():
+        line = next(line for line in found.output.splitlines() if line.startswith(f"{name} "))
+        assert known.licence in line and f"{known.memory:g} GB" in line
+        assert name == "tiny" or known.source in line
+    data = CliRunner().invoke(main, ["models", "--json"])
+    import json
+
+    assert json.loads(data.output)["sd3"]["native"] == 1024
