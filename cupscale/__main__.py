@@ -40,6 +40,35 @@ def setting_flags(command: Any) -> Any:
     return command
 
 
+def captioner_flags(command: Any) -> Any:
+    """What `upscale` and `caption` take for a captioner."""
+    for option in (
+        click.option("--fresh", is_flag=True, help="Ask again for captions that are known from before."),
+        click.option(
+            "--captioner-seconds",
+            type=click.FloatRange(1, 3600),
+            help="Time one region may take.  [default: 60 for a server, 600 for a model]",
+        ),
+        click.option("--prepend-prompt", is_flag=True, help="Put the prompt before every caption."),
+        click.option(
+            "--merge",
+            type=click.FloatRange(0, 1),
+            default=0.08,
+            show_default=True,
+            help="Neighbouring regions whose looks differ by less share one caption; 0: never.",
+        ),
+        click.option(
+            "--captioner",
+            metavar="NAME",
+            help="Who writes captions, and the prompt if it is empty: none, tagger (bundled, a few words), qwen, smolvlm, "
+            "llava, florence, a hub id, a folder, or a server's address such as http://localhost:8000/v1#model (its key: "
+            "OPENAI_API_KEY).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name=None, version=__import__("cupscale").__version__)
 def main() -> None:
@@ -64,8 +93,9 @@ def main() -> None:
     "--captions",
     "captions_path",
     type=click.Path(path_type=Path),
-    help="A caption per region, from a JSON file.",
+    help="A caption per region, from a JSON file that `caption` or a person wrote.",
 )
+@captioner_flags
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be done, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
 @click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]")
@@ -91,6 +121,11 @@ def upscale(
     preset: str | None,
     settings_file: Path | None,
     captions_path: Path | None,
+    captioner: str | None,
+    merge: float,
+    prepend_prompt: bool,
+    captioner_seconds: float | None,
+    fresh: bool,
     plan_only: bool,
     as_json: bool,
     device: str | None,
@@ -105,38 +140,51 @@ def upscale(
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order.
     """
     from cupscale import images, models
+    from cupscale.captioners import caption_calls, open_captioner
+    from cupscale.pipeline import asks, captions_wanted
     from cupscale.planning import plan
-    from cupscale.priors.semantics import read_captions
+    from cupscale.priors.semantics import read_captions, read_prompt
 
+    writer = open_captioner(captioner, device=device, seconds=captioner_seconds)
     given = read_object(settings_file, "settings") if settings_file else {}
     model = fields["model"] or given.get("model") or "tiny"
     settings = Settings.build(models.defaults(str(model)), preset_fields(preset), given, **fields)
     picture = images.read(image)
     if captions_path:
         size = (round(picture.size[0] * settings.scale), round(picture.size[1] * settings.scale))
-        settings = settings.replace(captions=read_captions(captions_path, size))
+        settings = settings.replace(
+            captions=read_captions(captions_path, size), prompt=settings.prompt or read_prompt(captions_path)
+        )
     if plan_only and (known := models.KNOWN.get(settings.model)):
         speed = models.known_speed(settings.model, device or models.best_device())
         work = plan(picture.size, settings, known.geometry, speed)
+        if asks(writer, settings):
+            calls = caption_calls(
+                picture.rgb, work, prompt=settings.prompt, merge=merge, regions=captions_wanted(settings)
+            )
+            work = plan(picture.size, settings, known.geometry, speed, caption_calls=calls)
         click.echo(json.dumps(work.to_dict()) if as_json else work.line())
         return
     target = out or image.with_name(f"{image.stem}-x{settings.scale:g}.png")
     if not plan_only:
-        images.check_writable(target)
+        size = (round(picture.size[0] * settings.scale), round(picture.size[1] * settings.scale))
+        images.check_writable(target, size=size, alpha=picture.alpha is not None)
     _quiet_libraries()
-    from cupscale.pipeline import CUpscalePipeline, Finished, Planned, Progress
     from cupscale.backbones import Tiles
+    from cupscale.pipeline import CUpscalePipeline, Finished, Planned, Progress
     from cupscale.sampler import Notice
 
     pipe = models.load(settings.model, device=device, dtype=dtype, offload=offload)
     run = CUpscalePipeline(pipe, batch=batch, tiles=Tiles(tile), preview_px=0)
     if plan_only:
-        work = run.plan(picture.size, settings)
+        work = run.plan(picture.rgb, settings, captioner=writer, merge=merge)
         click.echo(json.dumps(work.to_dict()) if as_json else work.line())
         return
     result = None
     with tqdm(total=1, unit="region", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
-        for event in run.stream(picture, settings=settings):
+        for event in run.stream(
+            picture, settings=settings, captioner=writer, merge=merge, prepend=prepend_prompt, fresh=fresh
+        ):
             if isinstance(event, Planned):
                 bar.write(event.plan.line(), file=sys.stderr)
                 bar.reset(total=event.plan.steps * len(event.plan.regions))
@@ -145,8 +193,10 @@ def upscale(
             elif isinstance(event, Progress) and event.stage == "denoise":
                 bar.set_description_str(f"step {event.step}/{event.steps}", refresh=False)
                 bar.update((event.step - 1) * event.total + event.regions - bar.n)
+            elif isinstance(event, Progress) and event.stage == "caption":
+                bar.set_description_str(f"caption {event.regions}/{event.total}")
             elif isinstance(event, Progress):
-                bar.set_description_str(event.stage)
+                bar.set_description_str(event.stage + (f" {event.share:.0%}" if event.share else ""))
             elif isinstance(event, Finished):
                 result = event.result
     assert result is not None
@@ -158,6 +208,118 @@ def upscale(
     shown = {name: value for name, value in result.settings.model_dump().items() if value not in ("", ())}
     click.echo(f"{target}  {result.image.width} x {result.image.height}  {result.seconds:.1f} s")
     click.echo("  ".join(f"{name}={value}" for name, value in shown.items()))
+
+
+@main.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), help="JSON file.  [default: IMAGE-captions.json]"
+)
+@click.option(
+    "--settings", "settings_file", type=click.Path(path_type=Path), help="Settings from a JSON file."
+)
+@click.option("--scale", type=float, help="Output size over input size, each side.")
+@click.option("--overlap", type=float, help="Overlap of neighbouring windows, a fraction of a window.")
+@click.option("--prompt", help="What the whole picture shows.  [default: the captioner writes it]")
+@click.option("--model", help="The model that will upscale: it decides the regions and counts the tokens.")
+@click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]")
+@click.option("--style", is_flag=True, help="Ask for words of style too.")
+@captioner_flags
+def caption(
+    image: Path,
+    out: Path | None,
+    settings_file: Path | None,
+    captioner: str | None,
+    merge: float,
+    prepend_prompt: bool,
+    captioner_seconds: float | None,
+    fresh: bool,
+    style: bool,
+    device: str | None,
+    **fields: Any,
+) -> None:
+    """Write a caption for every region of IMAGE, to be read and edited.
+
+    The file has a line per region: its box in pixels of the output, the caption, its source, its tokens. `upscale
+    --captions` and the page take it back. The captioner is the bundled tagger unless another is named.
+    """
+    from cupscale import images, models
+    from cupscale.captioners import (
+        Cache,
+        Captioned,
+        CaptionProgress,
+        caption_calls,
+        caption_regions,
+        open_captioner,
+    )
+    from cupscale.captioners.file import check_target, write_text
+    from cupscale.captioners.tokens import token_counter
+    from cupscale.planning import plan
+    from cupscale.priors.semantics import captions_file, captions_text
+    from cupscale.sampler import Notice
+
+    writer = open_captioner(captioner or "tagger", device=device, seconds=captioner_seconds)
+    given = read_object(settings_file, "settings") if settings_file else {}
+    model = fields["model"] or given.get("model") or "tiny"
+    settings = Settings.build(models.defaults(str(model)), given, **fields)
+    picture = images.read(image)
+    target = check_target(out or image.with_name(f"{image.stem}-captions.json"))
+    _quiet_libraries()
+    known = models.KNOWN.get(settings.model)
+    geometry, counter = known.geometry if known else None, token_counter(settings.model)
+    if geometry is None:  # its regions are known to the model only
+        from cupscale.backbones import adapt
+
+        backbone = adapt(models.load(settings.model, device="cpu", dtype="bfloat16"))
+        geometry = backbone.geometry
+    work = plan(picture.size, settings, geometry)
+    calls = caption_calls(picture.rgb, work, prompt=settings.prompt, merge=merge)
+    click.echo(f"{len(work.regions)} regions, {calls} calls of {writer.name}", err=True)
+    done = None
+    events = caption_regions(
+        writer, picture.rgb, work, prompt=settings.prompt, merge=merge, prepend=prepend_prompt, style=style,
+        count_tokens=counter and counter.count, text_limit=counter and counter.limit, cache=Cache(), fresh=fresh,
+    )  # fmt: skip
+    with tqdm(total=calls, unit="call", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
+        if counter is None:
+            bar.write(
+                f"note: tokens are not counted: the tokenizer of {settings.model} is not here",
+                file=sys.stderr,
+            )
+        for event in events:
+            if isinstance(event, CaptionProgress):
+                bar.update(event.done - bar.n)
+            elif isinstance(event, Notice):
+                bar.write(f"note: {event.message}", file=sys.stderr)
+            elif isinstance(event, Captioned):
+                done = event
+    assert done is not None
+    if captioner != "none" and not any(one.caption for one in done.captions):
+        raise CupscaleError(f"{writer.name} wrote no caption: {done.captions[0].source}")
+    data = captions_file(done.captions, work.output, done.prompt, counter and counter.count)
+    write_text(target, captions_text(data))
+    click.echo(
+        f"{target}  {len(done.captions)} regions  {done.calls} calls, {done.cached} of them known from before"
+    )
+
+
+@main.command("models")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def list_models(as_json: bool) -> None:
+    """List the models with a name: window, memory, steps, licence, source."""
+    from cupscale import models
+
+    rows = {name: models.described(name) for name in models.KNOWN}
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    width = max(map(len, rows))
+    for name, row in rows.items():
+        click.echo(
+            f"{name:{width}}  {row['native']:>4} px  {row['memory_gb']:>2g} GB  start {row['start']:g} of {row['steps']:>2} "
+            f"steps, guidance {row['guidance']:g}  {row['licence']}  {row['source']}{'  (' + row['note'] + ')' if row['note'] else ''}"
+        )
+    click.echo("\nGB: on an accelerator, for a 4096 px result with nothing offloaded. A hub id or a folder works too.")
 
 
 def _quiet_libraries() -> None:

@@ -16,13 +16,25 @@ from torch import Tensor
 
 from cupscale import images, models
 from cupscale.backbones import Backbone, Tiles, adapt
+from cupscale.backbones.texts import readable
+from cupscale.captioners import (
+    MERGE,
+    Cache,
+    Captioned,
+    Captioner,
+    CaptionProgress,
+    NoCaptioner,
+    caption_calls,
+    caption_regions,
+)
+from cupscale.captioners.memory import room_for
 from cupscale.initial import initial_steps
 from cupscale.planning import Plan, plan
-from cupscale.priors.semantics import Matched, match
+from cupscale.priors.semantics import match, within_budget
 from cupscale.priors.structure import GlobalStructure
 from cupscale.regions import Size
 from cupscale.sampler import Notice, RegionsDone, StepDone, denoise
-from cupscale.settings import Caption, Settings, preset as preset_fields
+from cupscale.settings import MAX_CAPTIONS, Caption, Settings, preset as preset_fields
 
 Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
 
@@ -57,7 +69,9 @@ class Planned:
 class Progress:
     """How far the run is.
 
-    stage: "enlarge", "encode", "denoise", "decode". step of steps and regions of total count within "denoise", from 1.
+    stage: "caption", "enlarge", "encode", "denoise", "decode". step of steps and regions of total count within "denoise",
+    from 1;
+    in "caption" regions of total count the captioner's calls.
     elapsed, left: seconds; left is None until there is something to judge by. share: of the stage, 0..1.
     """
 
@@ -87,13 +101,13 @@ class Finished:
     result: Result
 
 
-Event = Planned | Progress | Preview | Notice | Finished
+Event = Planned | Captioned | Progress | Preview | Notice | Finished
 
 
 class CUpscalePipeline:
     """C-Upscale around a diffusers pipeline, which comes back as it was.
 
-    pipe: a `StableDiffusionXLPipeline` with whatever LoRAs and scheduler it has.
+    pipe: of a class that `cupscale.backbones.adapt` knows, with whatever LoRAs and scheduler it has.
     batch: regions per network call. tiles: of the VAE. preview_px: longer side of previews, 0 for none.
     """
 
@@ -101,6 +115,7 @@ class CUpscalePipeline:
         self, pipe: Any, *, batch: int | None = None, tiles: Tiles | None = None, preview_px: int = 512
     ):
         self.backbone: Backbone = adapt(pipe)
+        self._pipe = pipe
         self.model = models.name_of(pipe)
         self.batch = batch or (1 if self.backbone.device.type == "cpu" else 4)
         self.tiles = tiles or Tiles()
@@ -115,40 +130,150 @@ class CUpscalePipeline:
 
     def settings(self, preset: str | None = None, **fields: Any) -> Settings:
         """This model's defaults, under a preset, under `fields`."""
-        return Settings.build(models.defaults(self.model), preset_fields(preset), **fields)
+        return Settings.build(
+            models.defaults(self.model, self.backbone.defaults), preset_fields(preset), **fields
+        )
 
-    def plan(self, image_size: tuple[int, int], settings: Settings) -> Plan:
-        """What a run would do, its cost, and its time where this machine has run the model before."""
+    def plan(
+        self,
+        image: tuple[int, int] | Image.Image,
+        settings: Settings,
+        *,
+        captioner: Captioner | None = None,
+        merge: float = MERGE,
+    ) -> Plan:
+        """What a run would do, its cost, and its time where this machine has run the model before.
+
+        image: its (width, height), or itself, which a captioner's calls are counted on.
+        """
         speed = models.known_speed(self.model, self.backbone.device.type)
-        return plan(image_size, settings, self.backbone.geometry, speed)
+        size = image.size if isinstance(image, Image.Image) else image
+        work = plan(size, settings, self.backbone.geometry, speed)
+        if not isinstance(image, Image.Image) or not asks(captioner, settings):
+            return work
+        assert captioner is not None
+        calls = caption_calls(
+            image, work, prompt=settings.prompt, merge=merge, regions=captions_wanted(settings)
+        )
+        if speed and (call := models.known_speed(f"captioner {captioner.name}", captioner.device)):
+            speed = dict(speed) | call
+        return plan(size, settings, self.backbone.geometry, speed, caption_calls=calls)
 
     def upscale(
-        self, image: Source, *, settings: Settings | None = None, preset: str | None = None, **fields: Any
+        self,
+        image: Source,
+        *,
+        settings: Settings | None = None,
+        preset: str | None = None,
+        captioner: Captioner | None = None,
+        merge: float = MERGE,
+        prepend: bool = False,
+        fresh: bool = False,
+        **fields: Any,
     ) -> Result:
         """Upscale one image. `settings` whole, or a preset and single fields over the model's defaults.
 
-        Raises CupscaleError for bad input, before any work is done.
+        captioner, merge, prepend, fresh: see `stream`. Raises CupscaleError for bad input, before any work is done.
         """
-        for event in self.stream(image, settings=settings, preset=preset, **fields):
+        for event in self.stream(
+            image,
+            settings=settings,
+            preset=preset,
+            captioner=captioner,
+            merge=merge,
+            prepend=prepend,
+            **fields,
+        ):
             if isinstance(event, Finished):
                 return event.result
         raise RuntimeError("the run ended without a result")
 
     def stream(
-        self, image: Source, *, settings: Settings | None = None, preset: str | None = None, **fields: Any
+        self,
+        image: Source,
+        *,
+        settings: Settings | None = None,
+        preset: str | None = None,
+        captioner: Captioner | None = None,
+        merge: float = MERGE,
+        prepend: bool = False,
+        fresh: bool = False,
+        **fields: Any,
     ) -> Generator[Event, None, None]:
-        """The events of a run. Closing the generator stops the work within one network call and leaves no hook."""
+        """The events of a run. Closing the generator stops the work within one network call and leaves no hook.
+
+        captioner: writes what is not given, the captions and the prompt, before anything else. merge: its threshold for
+        regions that share a caption. prepend: put the prompt before every caption, given ones too. fresh: do not use answers
+        that are known from before.
+        """
         if settings is None:
             settings = self.settings(preset, **fields)
         elif preset or fields:
             settings = settings.replace(**preset_fields(preset) | fields)
         picture = image if isinstance(image, images.Picture) else images.read(image)
-        work = self.plan(picture.size, settings)
-        matched = match(settings.captions, work.boxes, work.output)
-        return self._run(picture, settings, work, matched)
+        work = self.plan(picture.rgb, settings, captioner=captioner, merge=merge)
+        match(settings.captions, work.boxes, work.output)  # refuses captions that lie outside
+        return self._run(picture, settings, work, captioner, merge, prepend, fresh)
+
+    def caption(
+        self,
+        image: Source,
+        captioner: Captioner,
+        *,
+        settings: Settings | None = None,
+        preset: str | None = None,
+        merge: float = MERGE,
+        prepend: bool = False,
+        fresh: bool = False,
+        **fields: Any,
+    ) -> Generator[CaptionProgress | Notice | Captioned, None, None]:
+        """Only the captions of a run: events, `Captioned` last. Its captions and prompt go into the settings of the run.
+
+        merge, prepend, fresh: as in `stream`. A page shows them to be edited.
+        """
+        if settings is None:
+            settings = self.settings(preset, **fields)
+        elif preset or fields:
+            settings = settings.replace(**preset_fields(preset) | fields)
+        picture = image if isinstance(image, images.Picture) else images.read(image)
+        work = self.plan(picture.rgb, settings)
+        return self._written(picture, settings, work, captioner, merge, prepend, fresh, True)
+
+    def _written(
+        self,
+        picture: images.Picture,
+        settings: Settings,
+        work: Plan,
+        captioner: Captioner,
+        merge: float,
+        prepend: bool,
+        fresh: bool,
+        regions: bool,
+    ) -> Generator[CaptionProgress | Notice | Captioned, None, None]:
+        """`caption_regions`, with room made on the device, and its speed remembered."""
+        began = time.perf_counter()
+        needed = max(0, work.bytes - self.backbone.geometry.weights)
+        events = caption_regions(
+            captioner, picture.rgb, work, prompt=settings.prompt, merge=merge, prepend=prepend, regions=regions,
+            count_tokens=self.backbone.count_tokens, text_limit=self.backbone.text_limit, cache=Cache(), fresh=fresh,
+            room=lambda: room_for(captioner, self._pipe, self.backbone.device, needed),
+        )  # fmt: skip
+        with contextlib.closing(events):
+            for event in events:
+                if isinstance(event, Captioned) and (fresh_calls := event.calls - event.cached) > 0:
+                    call = (time.perf_counter() - began) / fresh_calls
+                    models.remember_speed(f"captioner {captioner.name}", captioner.device, {"call": call})
+                yield event
 
     def _run(
-        self, picture: images.Picture, settings: Settings, work: Plan, matched: Matched
+        self,
+        picture: images.Picture,
+        settings: Settings,
+        work: Plan,
+        captioner: Captioner | None,
+        merge: float,
+        prepend: bool,
+        fresh: bool,
     ) -> Generator[Event, None, None]:
         began = time.perf_counter()
 
@@ -159,9 +284,38 @@ class CUpscalePipeline:
             return Progress(stage, 0, work.steps, 0, len(work.regions), elapsed())
 
         yield Planned(work, settings)
+        if captioner is not None and asks(captioner, settings):
+            regions = captions_wanted(settings)
+            steps = self._written(picture, settings, work, captioner, merge, prepend, fresh, regions)
+            with contextlib.closing(steps):
+                for step in steps:
+                    if isinstance(step, CaptionProgress):
+                        yield Progress(
+                            "caption", 0, work.steps, step.done, step.calls, elapsed(), step.left, step.done / step.calls
+                        )  # fmt: skip
+                        continue
+                    if isinstance(step, Captioned):
+                        kept = [caption for caption in step.captions if caption.caption][:MAX_CAPTIONS]
+                        settings = settings.replace(
+                            prompt=step.prompt, captions=kept if regions else settings.captions
+                        )
+                    yield step
+        captioned = elapsed()
+        prompt = settings.prompt if prepend else ""
+        budget = within_budget(
+            settings.captions, prompt, self.backbone.count_tokens, self.backbone.text_limit
+        )
+        if budget.message:
+            yield Notice(budget.message)
+        if budget.captions != settings.captions:
+            settings = settings.replace(captions=budget.captions)
+        matched = match(settings.captions, work.boxes, work.output)
         if settings.captions and (report := matched.report()):
             yield Notice(report)
         backbone = self.backbone
+        read, cuts = readable(settings, backbone)
+        for message in cuts:
+            yield Notice(message)
         try:
             yield at("enlarge")
             plain_kind = settings.initial if settings.initial != "realesrgan" else "lanczos"
@@ -182,7 +336,7 @@ class CUpscalePipeline:
             small = encode(_whole(plain, work), work.picture) if settings.attention > 0 else None
             preview = _PreviewMap(z, first, self.preview_px, work) if self.preview_px else None
             del plain, first
-            with backbone.denoiser(settings, matched.texts, work.canvas, work.picture) as denoiser:
+            with backbone.denoiser(read, matched.texts, work.canvas, work.picture) as denoiser:
                 network_began = time.perf_counter()
                 loop = denoise(
                     denoiser, backbone.schedule(settings), z, window=work.window, overlap=settings.overlap,
@@ -223,7 +377,7 @@ class CUpscalePipeline:
             {
                 "sample": network / work.samples,
                 "cells": work.window.h * work.window.w,
-                "megapixel": (total - network) / (work.output[0] * work.output[1] / 1e6),
+                "megapixel": (total - captioned - network) / (work.output[0] * work.output[1] / 1e6),
             },
         )
         yield Finished(Result(image, settings, replace(work, seconds=round(total, 1)), total))
@@ -241,6 +395,18 @@ class CUpscalePipeline:
                     enlarged: Image.Image = stop.value
                     return enlarged
                 yield replace(at("enlarge"), share=share)
+
+
+def captions_wanted(settings: Settings) -> bool:
+    """Whether a captioner should write the regions' captions: none are given, and they would be read."""
+    return not settings.captions and settings.detail > 0
+
+
+def asks(captioner: Captioner | None, settings: Settings) -> bool:
+    """Whether a run asks its captioner for anything."""
+    if captioner is None or isinstance(captioner, NoCaptioner):
+        return False
+    return captions_wanted(settings) or not settings.prompt.strip()
 
 
 def _whole(plain: Image.Image, work: Plan) -> Image.Image:

@@ -35,6 +35,8 @@ class Plan:
 
     evaluations: of the network, windows times steps plus one a step for the attention prior; guidance doubles the windows'.
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
+    caption_calls: of the captioner, at most; it keeps answers, and does not give them twice.
+    steps: that are run, the last of the schedule's `schedule_steps`.
     """
 
     input: tuple[int, int]
@@ -49,6 +51,8 @@ class Plan:
     guided: bool
     bytes: int
     seconds: float | None
+    caption_calls: int = 0
+    schedule_steps: int = 0
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -71,8 +75,11 @@ class Plan:
             f"{self.input[0]} x {self.input[1]} -> {self.output[0]} x {self.output[1]}",
             f"{len(self.regions)} region{'s' * (len(self.regions) > 1)}",
             f"{self.evaluations} evaluations{' (guidance doubles each)' * self.guided}",
+            f"the last {self.steps} of {self.schedule_steps} steps",
             f"about {self.bytes / 2**30:.1f} GB",
         ]
+        if self.caption_calls:
+            parts.insert(2, f"{self.caption_calls} captioner call{'s' * (self.caption_calls > 1)}")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)} here")
         return ", ".join(parts)
@@ -91,11 +98,15 @@ def plan(
     settings: Settings,
     geometry: Geometry,
     speed: Mapping[str, float] | None = None,
+    *,
+    caption_calls: int = 0,
 ) -> Plan:
     """Plan a run for an image of (width, height) pixels.
 
     speed: seconds for one network `sample` of a window of `cells` and for one megapixel of everything else
-        (`{"sample": s, "cells": c, "megapixel": m}`), as measured by earlier runs.
+        (`{"sample": s, "cells": c, "megapixel": m}`), as measured by earlier runs; "call", where it is there, for
+        one call of the captioner.
+    caption_calls: see `cupscale.captioners.caption_calls`.
     Raises CupscaleError for an image or an output outside the limits.
     """
     if min(image_size) < MIN_SIDE_PX:
@@ -127,13 +138,15 @@ def plan(
     result = Plan(
         input=image_size, output=output, cell_px=geometry.cell, canvas=canvas, window=window, picture=picture,
         regions=regions, steps=steps, evaluations=evaluations, guided=guided,
-        bytes=_bytes(geometry, pixels, window_px), seconds=None,
+        bytes=_bytes(geometry, pixels, window_px), seconds=None, caption_calls=caption_calls,
+        schedule_steps=settings.steps,
     )  # fmt: skip
     if speed:
         cells = window.h * window.w
         seconds = (
             result.samples * speed["sample"] * cells / speed["cells"] + pixels / 1e6 * speed["megapixel"]
         )
+        seconds += caption_calls * speed.get("call", 0.0)
         result = Plan(**{**result.__dict__, "seconds": round(seconds, 1)})
     return result
 

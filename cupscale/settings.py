@@ -20,6 +20,7 @@ Initial = Literal["lanczos", "bicubic", "realesrgan"]
 Scheduler = Literal["model", "ddim", "euler", "dpm++2m"]
 
 MAX_SCALE = 16.0
+MAX_CAPTIONS = 4096
 
 
 def default_cutoff(scale: float) -> float:
@@ -93,7 +94,7 @@ class Settings(BaseModel):
     scheduler: Scheduler = Field("model", description="Sampler. 'model' is the one the model came with.")
     model: str = Field("tiny", max_length=500, description="Model name, hub id or folder.")
     captions: tuple[Caption, ...] = Field(
-        (), max_length=4096, description="A caption per region (the semantic prior)."
+        (), max_length=MAX_CAPTIONS, description="A caption per region (the semantic prior)."
     )
 
     @model_validator(mode="before")

@@ -1,0 +1,37 @@
+"""Captioners: who writes the captions of the Regional Semantic Prior (RSP).
+
+In the paper LLaVA does. Here it is any image-text-to-text model of transformers, a server that speaks OpenAI's
+protocol, the bundled tagger, or nobody ("none": every region takes the global prompt). A file of captions is read
+by `cupscale.priors.semantics`.
+
+    captioner = open_captioner("qwen")
+    for event in caption_regions(captioner, picture.rgb, plan): ...   # Captioned comes last
+    captioner.release()
+
+Nothing here knows a diffusion model or a page.
+"""
+
+from __future__ import annotations
+
+from cupscale.captioners.base import Answer, Captioner, CaptionerError, NoCaptioner, Request
+from cupscale.captioners.cache import Cache
+from cupscale.captioners.choose import KNOWN, open_captioner
+from cupscale.captioners.merging import MERGE, group
+from cupscale.captioners.regions import Captioned, CaptionProgress, caption_calls, caption_regions
+
+__all__ = [
+    "KNOWN",
+    "MERGE",
+    "Answer",
+    "Cache",
+    "CaptionProgress",
+    "Captioned",
+    "Captioner",
+    "CaptionerError",
+    "NoCaptioner",
+    "Request",
+    "caption_calls",
+    "caption_regions",
+    "group",
+    "open_captioner",
+]

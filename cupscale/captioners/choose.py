@@ -1,0 +1,66 @@
+"""From a word a person types to a captioner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cupscale.captioners.base import Captioner, NoCaptioner
+from cupscale.errors import CupscaleError
+
+# The known ones, in the order a page shows them.
+KNOWN: dict[str, str] = {
+    "none": "nobody: every region takes the prompt",
+    "tagger": "the bundled tagger: a few words per region, on any machine",
+    "qwen": "Qwen/Qwen3-VL-2B-Instruct",
+    "smolvlm": "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+    "llava": "llava-hf/llava-1.5-7b-hf",
+    "florence": "florence-community/Florence-2-base",
+}
+
+
+def open_captioner(
+    name: str | None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch: int | None = None,
+    seconds: float | None = None,
+) -> Captioner:
+    """A captioner by name: a known one, a hub id ("owner/name"), a folder, or the address of a server.
+
+    A server speaks OpenAI's protocol: "http://localhost:8000/v1", or "http://localhost:8000/v1#model" where it has more
+    than one. Its key is read from OPENAI_API_KEY. seconds: that one region may take. Nothing is loaded yet.
+    Raises CupscaleError for a name that is none of these.
+    """
+    name = (name or "none").strip()
+    if name == "none":
+        return NoCaptioner()
+    if name == "tagger":
+        from cupscale.captioners.tagger import Tagger
+
+        return Tagger()
+    if name.startswith(("http://", "https://")):
+        from cupscale.captioners.server import Server
+
+        base_url, _, model = name.partition("#")
+        server = Server(base_url, model or None)
+        server.seconds = seconds or server.seconds
+        return server
+    owner, slash, rest = name.partition("/")
+    model = KNOWN.get(name, name)
+    if (
+        name in KNOWN
+        or Path(name).is_dir()
+        or (slash and owner and rest and "/" not in rest and owner not in ".~")
+    ):
+        from cupscale.captioners.vlm import VLM
+
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise CupscaleError(f"captioner folder '{name}' holds no config.json: give a model's folder")
+        vlm = VLM(model, device=device, dtype=dtype, batch=batch)
+        vlm.seconds = seconds or vlm.seconds
+        return vlm
+    raise CupscaleError(
+        f"unknown captioner '{name}': choose one of {', '.join(KNOWN)}, a hub id such as owner/name, a folder, "
+        "or the address of a server such as http://localhost:8000/v1"
+    )

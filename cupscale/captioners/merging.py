@@ -1,0 +1,57 @@
+"""Region merging: neighbouring windows that look the same share one caption, so a flat sky takes one call (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+MERGE = 0.08
+GRID = 6  # a region's look is taken in GRID x GRID cells
+_CELL_PX = 8
+
+
+def group(
+    regions: Sequence[Image.Image], boxes: Sequence[tuple[int, int, int, int]], threshold: float
+) -> list[int]:
+    """For every region the index of the region whose caption it takes: its own, or that of an earlier one.
+
+    regions: the crops. boxes: (left, top, right, bottom), to see which touch. A region joins the nearest group of which it
+    touches a member and whose first region looks the same within `threshold` (0: never, 1: always).
+    """
+    leaders = list(range(len(regions)))
+    if threshold <= 0:
+        return leaders
+    looks = [look(region) for region in regions]
+    groups: dict[int, list[int]] = {}
+    for k, box in enumerate(boxes):
+        near = [
+            (distance(looks[k], looks[leader]), leader)
+            for leader, members in groups.items()
+            if any(_touch(box, boxes[member]) for member in members)
+        ]
+        best, leader = min(near, default=(2.0, k))
+        leaders[k] = leader if best <= threshold else k
+        groups.setdefault(leaders[k], []).append(k)
+    return leaders
+
+
+def look(region: Image.Image) -> np.ndarray:
+    """(4, GRID, GRID) in 0..1: the mean colour of every cell, and the spread of its brightness (times 2)."""
+    side = GRID * _CELL_PX
+    pixels = np.asarray(region.convert("RGB").resize((side, side), Image.Resampling.BOX), np.float32) / 255
+    cells = (
+        pixels.reshape(GRID, _CELL_PX, GRID, _CELL_PX, 3).transpose(0, 2, 4, 1, 3).reshape(GRID, GRID, 3, -1)
+    )
+    spread = cells.mean(2).std(-1) * 2
+    return np.concatenate((cells.mean(-1).transpose(2, 0, 1), spread[None]))
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference of one cell, so that a bird in the sky keeps its region apart."""
+    return float(np.abs(a - b).max())
+
+
+def _touch(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
