@@ -23,8 +23,12 @@ SHARD = "9MB"
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="Write the averaged weights of a training run as an SDXL folder.")
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="folder that training.train wrote")
+    parser = argparse.ArgumentParser(
+        description="Write the averaged weights of a training run as an SDXL folder."
+    )
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/tiny"), help="folder that training.train wrote"
+    )
     parser.add_argument("--out", type=Path, default=Path("assets/tiny"), help="folder to write")
     arguments = parser.parse_args()
     state = torch.load(arguments.run / "checkpoint.pt", map_location="cpu", weights_only=True)

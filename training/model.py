@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-CHANNELS = (64, 96, 128, 160)
+CHANNELS = (48, 96, 128, 160)
 TEXT_WIDTH = 128
 TEXT_LAYERS = 3
 VOCABULARY = 2048
@@ -46,7 +46,7 @@ skin smile cloth clothes fabric wool leather metal steel iron gold silver plasti
 black white grey red green blue yellow brown pink purple violet golden pale deep soft rough smooth wet dry old new
 small large tall round square long short many two three one with without before behind above below under over among
 near beside against between through front left right top bottom middle background texture pattern grain
-""".split()
+"""
 
 
 def make_tokenizer(captions: list[str]) -> CLIPTokenizer:
@@ -67,7 +67,9 @@ def make_tokenizer(captions: list[str]) -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    tokenizer.train_from_iterator([*captions, *(" ".join([word] * 3) for word in COMMON_WORDS)], trainer)
+    tokenizer.train_from_iterator(
+        [*captions, *(" ".join([word] * 3) for word in COMMON_WORDS.split())], trainer
+    )
     learned = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in learned["merges"]]
     pieces = [*alphabet, *(letter + "</w>" for letter in alphabet)]
@@ -113,7 +115,7 @@ def make_unet() -> UNet2DConditionModel:
         layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        norm_num_groups=8,
+        norm_num_groups=16,
         cross_attention_dim=2 * TEXT_WIDTH,
         attention_head_dim=[
             channels // 32 for channels in CHANNELS

@@ -1,0 +1,172 @@
+"""The bundled model's measures, training parts and files, each with an answer that is known beforehand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cupscale.codec import PixelCodec
+from training import metrics, model
+from training.dataset import describe, size_condition
+from training.train import learning_rate, orthogonal
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "assets" / "tiny"
+
+
+def picture(height: int = 64, width: int = 96, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width, 3)).astype(np.float32)
+
+
+def pink(slope: float, side: int = 256, seed: int = 0) -> np.ndarray:
+    """A grey picture whose power falls as frequency to the power of `slope`."""
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None, :])
+    frequency[0, 0] = 1
+    spectrum = np.fft.fft2(random.standard_normal((side, side))) * frequency ** (slope / 2)
+    return np.repeat(np.fft.ifft2(spectrum).real[..., None], 3, axis=2)
+
+
+class TestMetrics:
+    def test_psnr(self) -> None:
+        grey = np.full((8, 8, 3), 0.5, np.float32)
+        assert metrics.psnr(grey, grey) == float("inf")
+        assert metrics.psnr(grey, grey + 0.1) == pytest.approx(20, abs=1e-4)
+
+    def test_noise_has_the_named_strength(self) -> None:
+        grey = np.full((256, 256, 3), 0.5, np.float32)
+        assert (metrics.add_noise(grey, 25) - grey).std() * 255 == pytest.approx(25, rel=0.01)
+
+    def test_timestep_matches_the_noise(self) -> None:
+        alphas = model.make_scheduler().alphas_cumprod
+        for t in (20, 100, 400):
+            sigma = 255 / 2 * float(((1 - alphas[t]) / alphas[t]).sqrt())
+            assert metrics.timestep_of(sigma, alphas) == pytest.approx(t, abs=0.01)
+
+    def test_laplacian_of_a_constant_is_nothing(self) -> None:
+        assert metrics.finest_laplacian(torch.full((1, 3, 32, 32), 0.7)).abs().max() < 1e-6
+
+    def test_wasserstein_of_a_shift(self) -> None:
+        # In one dimension a shift by d is d; along a random direction in D dimensions, d times its cosine.
+        rows = torch.randn(500, 1)
+        assert metrics.sliced_wasserstein(rows, rows + 0.3) == pytest.approx(0.3, abs=1e-5)
+        assert metrics.sliced_wasserstein(rows, rows) == 0
+
+    def test_patch_distance_sees_lost_energy(self) -> None:
+        same = metrics.patch_distance([picture(seed=1)], [picture(seed=2)])
+        faded = metrics.patch_distance([picture(seed=1)], [picture(seed=2) * 0.5])
+        assert faded > 3 * same
+
+    @pytest.mark.parametrize("slope", [-1.0, -2.0, -3.0])
+    def test_slope(self, slope: float) -> None:
+        assert metrics.spectrum_slope(pink(slope)) == pytest.approx(slope, abs=0.1)
+
+    def test_grain_is_measured_where_the_original_is_flat(self) -> None:
+        flat = np.full((160, 160, 3), 0.5)
+        flat[80:] = picture(80, 160)  # busy half
+        noise = np.random.default_rng(1).standard_normal((160, 160, 1)) * (4 / 255)
+        real, ours = metrics.flat_grain(flat, flat + noise)
+        assert real == pytest.approx(0, abs=1e-6)
+        assert ours == pytest.approx(4 * (8 / 9) ** 0.5, rel=0.05)  # what a 3 x 3 mean leaves of white noise
+
+    def test_border_energy(self) -> None:
+        ramp = np.repeat(np.tile(np.linspace(0, 1, 128), (128, 1))[..., None], 3, axis=2)
+        assert metrics.border_energy(ramp, [64], []) == pytest.approx(1)
+        ramp[:, 64:] += 1 / 127  # one more step at the border
+        assert metrics.border_energy(ramp, [64], []) == pytest.approx(2, rel=1e-3)
+        assert metrics.border_energy(ramp, [40], []) == pytest.approx(1)
+
+    def test_interval(self) -> None:
+        mean, half = metrics.mean_and_interval([1.0, 2.0, 3.0])
+        assert mean == 2
+        assert half == pytest.approx(1.96 / 3**0.5)
+
+
+class TestTraining:
+    def test_orthogonal_keeps_directions_and_levels_sizes(self) -> None:
+        matrices = [torch.randn(16, 40), torch.randn(40, 16), torch.randn(24, 24)]
+        for before, after in zip(matrices, orthogonal(matrices), strict=True):
+            assert after.shape == before.shape
+            sizes = torch.linalg.svdvals(after)
+            assert sizes.max() < 1.3
+            assert sizes.median() > 0.6
+            assert (before * after).sum() > 0
+
+    def test_learning_rate_rises_stays_and_falls(self) -> None:
+        assert learning_rate(0, 1000) == pytest.approx(1 / 200)
+        assert learning_rate(500, 1000) == 1
+        assert learning_rate(1000, 1000) == 0
+
+    def test_captions_tell_of_the_crop(self) -> None:
+        boxes = [[0.0, 0.0, 1.0, 0.5, "sky"], [0.0, 0.5, 1.0, 1.0, "grass"]]
+        random = np.random.default_rng(3)
+        said = {describe("a field", boxes, (0.1, 0.1, 0.3, 0.3), random) for _ in range(50)}
+        assert said == {"a field", "sky"}
+
+    def test_size_condition_has_sdxl_order(self) -> None:
+        assert size_condition((400, 600), (10, 20), (200, 300)) == (400, 600, 10, 20, 200, 300)
+
+    def test_tokenizer_spells_what_it_does_not_know(self) -> None:
+        tokenizer = model.make_tokenizer(["a red fox in the snow"] * 3)
+        assert len(tokenizer("a red fox").input_ids) == 5
+        unknown = tokenizer("žluťoučký 🦊").input_ids
+        assert len(unknown) > 4
+        assert unknown.count(tokenizer.eos_token_id) == 1
+
+    def test_every_photograph_is_listed_with_its_source(self) -> None:
+        entries = json.loads((ROOT / "training" / "data.json").read_text())["photographs"]
+        assert len({entry["id"] for entry in entries}) == len(entries)
+        for entry in entries:
+            assert entry["split"] in {"train", "cutout", "validate", "test"}
+            assert all(entry[key] for key in ("package", "version", "file", "author", "license", "caption"))
+            assert len(entry["sha256"]) == 64
+            assert all(0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 for x0, y0, x1, y1, _ in entry["boxes"])
+        by_split = {
+            split: [e["sha256"] for e in entries if e["split"] == split] for split in ("train", "test")
+        }
+        assert len(by_split["test"]) >= 20
+        assert not set(by_split["train"]) & set(by_split["test"])
+
+
+class TestCodec:
+    def test_it_is_exact(self) -> None:
+        pixels = torch.rand(2, 3, 32, 48) * 2 - 1
+        codec = PixelCodec()
+        latents = codec.encode(pixels).latent_dist.sample()
+        assert latents.shape == (2, 12, 16, 24)
+        assert torch.equal(codec.decode(latents).sample, pixels)
+        assert torch.equal(codec.decode(latents, return_dict=False)[0], pixels)
+
+    def test_channels_must_fit_the_block(self) -> None:
+        with pytest.raises(ValueError, match="12 latent channels, not 4"):
+            PixelCodec(latent_channels=4)
+
+    def test_switches_change_nothing(self) -> None:
+        codec = PixelCodec()
+        codec.enable_tiling()
+        codec.enable_slicing()
+        codec.tile_sample_min_size = 64
+        pixels = torch.rand(1, 3, 64, 64)
+        assert torch.equal(codec(pixels).sample, pixels)
+
+
+class TestBundledModel:
+    def test_it_loads_as_sdxl(self) -> None:
+        from diffusers import StableDiffusionXLPipeline
+
+        pipe = StableDiffusionXLPipeline.from_pretrained(TINY)
+        assert pipe.vae_scale_factor == 2
+        assert pipe.unet.config.sample_size * pipe.vae_scale_factor == 256
+        assert pipe.scheduler.config.prediction_type == "v_prediction"
+        embeddings = pipe.encode_prompt("a fox in the snow", device="cpu", do_classifier_free_guidance=True)
+        assert embeddings[0].shape == (1, 77, pipe.unet.config.cross_attention_dim)
+        assert isinstance(pipe.vae, PixelCodec)
+
+    def test_files_are_small(self) -> None:
+        sizes = [file.stat().st_size for file in TINY.rglob("*") if file.is_file()]
+        assert max(sizes) < 10_000_000
+        assert sum(sizes) < 40_000_000
