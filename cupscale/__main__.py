@@ -266,7 +266,9 @@ def caption(
     target = check_target(out or image.with_name(f"{image.stem}-captions.json"))
     _quiet_libraries()
     known = models.KNOWN.get(settings.model)
-    geometry, counter = known.geometry if known else None, token_counter(settings.model)
+    geometry = known.geometry if known else None
+    counter = token_counter(settings.model)
+    count = counter.count if counter else None
     if geometry is None:  # its regions are known to the model only
         from cupscale.backbones import adapt
 
@@ -278,7 +280,7 @@ def caption(
     done = None
     events = caption_regions(
         writer, picture.rgb, work, prompt=settings.prompt, merge=merge, prepend=prepend_prompt, style=style,
-        count_tokens=counter and counter.count, text_limit=counter and counter.limit, cache=Cache(), fresh=fresh,
+        count_tokens=count, text_limit=counter.limit if counter else None, cache=Cache(), fresh=fresh,
     )  # fmt: skip
     with tqdm(total=calls, unit="call", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
         if counter is None:
@@ -296,7 +298,7 @@ def caption(
     assert done is not None
     if captioner != "none" and not any(one.caption for one in done.captions):
         raise CupscaleError(f"{writer.name} wrote no caption: {done.captions[0].source}")
-    data = captions_file(done.captions, work.output, done.prompt, counter and counter.count)
+    data = captions_file(done.captions, work.output, done.prompt, count)
     write_text(target, captions_text(data))
     click.echo(
         f"{target}  {len(done.captions)} regions  {done.calls} calls, {done.cached} of them known from before"
@@ -315,11 +317,15 @@ def list_models(as_json: bool) -> None:
         return
     width = max(map(len, rows))
     for name, row in rows.items():
+        note = f"  ({row['note']})" if row["note"] else ""
         click.echo(
-            f"{name:{width}}  {row['native']:>4} px  {row['memory_gb']:>2g} GB  start {row['start']:g} of {row['steps']:>2} "
-            f"steps, guidance {row['guidance']:g}  {row['licence']}  {row['source']}{'  (' + row['note'] + ')' if row['note'] else ''}"
+            f"{name:{width}}  {row['native']:>4} px  {row['memory_gb']:>2g} GB  "
+            f"start {row['start']:g} of {row['steps']:>2} steps, guidance {row['guidance']:g}  "
+            f"{row['licence']}  {row['source']}{note}"
         )
-    click.echo("\nGB: on an accelerator, for a 4096 px result with nothing offloaded. A hub id or a folder works too.")
+    click.echo(
+        "\nGB: on an accelerator, for a 4096 px result with nothing offloaded. A hub id or a folder works too."
+    )
 
 
 def _quiet_libraries() -> None:

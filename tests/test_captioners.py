@@ -316,7 +316,7 @@ def test_long_answers_end_after_a_sentence_a_clause_or_a_word():
 def test_no_answer_takes_long_to_clean(answer):
     began = time.perf_counter()
     clean(answer)
-    assert time.perf_counter() - began < 0.5
+    assert time.perf_counter() - began < 2
 
 
 # The cache
@@ -408,8 +408,11 @@ def test_a_flat_sky_takes_one_call_and_a_bird_in_it_its_own():
 
 
 def test_merging_is_a_threshold_on_looks_of_windows_that_touch():
-    grey, light = Image.new("RGB", (20, 20), (100,) * 3), Image.new("RGB", (20, 20), (115,) * 3)
+    grey, light = Image.new("RGB", (20, 20), (100,) * 3), Image.new("RGB", (20, 20), (145,) * 3)
     assert distance(look(grey), look(light)) == pytest.approx(15 / 255, abs=1e-4)
+    assert distance(look(grey), look(Image.new("RGB", (20, 20), (100, 100, 145)))) == pytest.approx(
+        20 / 255, abs=1e-4
+    )
     touching, apart = [(0, 0, 20, 20), (15, 0, 35, 20)], [(0, 0, 20, 20), (50, 0, 70, 20)]
     assert group([grey, light], touching, 0.08) == [0, 0]
     assert group([grey, light], touching, 0.05) == [0, 1]
@@ -532,7 +535,7 @@ def test_many_captions_are_matched_in_good_time():
     boxes = [(x * 10, y * 10, x * 10 + 20, y * 10 + 20) for y in range(50) for x in range(50)]
     began = time.perf_counter()
     assert match([caption(box, str(box)) for box in boxes], boxes, (600, 600)).texts == tuple(map(str, boxes))
-    assert time.perf_counter() - began < 3
+    assert time.perf_counter() - began < 8
 
 
 # A server
@@ -560,7 +563,7 @@ class Speaks(http.server.BaseHTTPRequestHandler):
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            for part in [parts] if isinstance(parts, bytes) else parts:
+            for part in parts if hasattr(parts, "__next__") else [parts]:
                 self.wfile.write(part)
                 self.wfile.flush()
 
@@ -609,14 +612,14 @@ def test_requests_go_out_together(server):
     server.behave = slow
     began = time.monotonic()
     assert len(ask(server, 8, model="m")) == 8
-    assert time.monotonic() - began < 8 * 0.4 / 2
+    assert time.monotonic() - began < 8 * 0.4 * 0.8
 
 
 BAD_RESPONSES = {
-    "too slow": (lambda n, body: time.sleep(1.5) or says("late"), "no answer within 0.5 s"),
+    "too slow": (lambda n, body: time.sleep(4) or says("late"), "no answer within 1.5 s"),
     "drips": (
         lambda n, body: (200, {}, (time.sleep(0.2) or b" " for _ in range(50))),
-        "no answer within 0.5 s",
+        "no answer within 1.5 s",
     ),
     "huge": (lambda n, body: (200, {}, (b"x" * 2**16 for _ in range(100))), "over 1 MiB"),
     "not JSON": (lambda n, body: (200, {}, b"<html>"), "not JSON"),
@@ -637,11 +640,22 @@ def test_one_bad_response_costs_one_region(server, kind):
     server.behave = lambda n, body: (
         bad(n, body) if "Describe 1." in body["messages"][0]["content"][2]["text"] else says("ok")
     )
-    answers = ask(server, seconds=0.5)
+    answers = ask(server, seconds=1.5)
     assert [answer.text for answer in answers] == ["ok", None, "ok"]
     import re
 
     assert re.search(words, answers[1].error), answers[1].error
+
+
+def test_a_notebook_with_its_own_event_loop_can_ask(server):
+    import asyncio
+
+    async def cell():
+        captioner = Server(server.url, retries=0)
+        assert captioner.identity.endswith("small-vlm")
+        return [answer.text for answer in captioner.ask([Request((noise(32, 32),), "x")]) if answer]
+
+    assert asyncio.run(cell()) == ["The image shows a red barn."]
 
 
 def test_parts_are_an_answer_too(server):
@@ -681,7 +695,7 @@ def test_a_server_without_models_asks_for_a_name(server):
 
 def test_cancel_ends_a_request_that_is_under_way(server):
     hold = threading.Event()
-    server.behave = lambda n, body: hold.wait(10) or says("late")
+    server.behave = lambda n, body: (hold.wait(10), says("late"))[1]
     events = caption_regions(
         Server(server.url, "m", seconds=30), noise(), work_for(noise()), prompt="x", merge=0
     )
@@ -689,7 +703,7 @@ def test_cancel_ends_a_request_that_is_under_way(server):
     began = time.monotonic()
     events.close()
     hold.set()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_names_and_reports_hold_no_password():

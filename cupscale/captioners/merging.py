@@ -38,14 +38,16 @@ def group(
 
 
 def look(region: Image.Image) -> np.ndarray:
-    """(4, GRID, GRID) in 0..1: the mean colour of every cell, and the spread of its brightness (times 2)."""
+    """(5, GRID, GRID): of every cell the mean brightness (a third of it), its colour (R, G, B over the brightness, two
+    thirds), and the spread of brightness within it (twice). So a sky may grow lighter towards the horizon, but not be
+    of another colour or hold a thing."""
     side = GRID * _CELL_PX
     pixels = np.asarray(region.convert("RGB").resize((side, side), Image.Resampling.BOX), np.float32) / 255
     cells = (
-        pixels.reshape(GRID, _CELL_PX, GRID, _CELL_PX, 3).transpose(0, 2, 4, 1, 3).reshape(GRID, GRID, 3, -1)
+        pixels.reshape(GRID, _CELL_PX, GRID, _CELL_PX, 3).transpose(4, 0, 2, 1, 3).reshape(3, GRID, GRID, -1)
     )
-    spread = cells.mean(2).std(-1) * 2
-    return np.concatenate((cells.mean(-1).transpose(2, 0, 1), spread[None]))
+    colour, light = cells.mean(-1), cells.mean((0, -1))
+    return np.concatenate((light[None] / 3, (colour - light) / 1.5, cells.mean(0).std(-1)[None] * 2))
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

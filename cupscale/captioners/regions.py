@@ -249,7 +249,7 @@ def _no_use(answer: str | None) -> str:
 
 def _one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    text = lines[0][:160] if lines else type(error).__name__
+    text = lines[0][:300] if lines else type(error).__name__
     return (
         text
         if isinstance(error, CaptionerError)

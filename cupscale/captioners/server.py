@@ -89,8 +89,13 @@ class Server:
     @property
     def identity(self) -> str:
         if self.model is None:  # its first model decides the answers
-            with contextlib.suppress(CaptionerError):
-                asyncio.run(self._listed())
+
+            def work(emit: Callable[[None], None], stop: threading.Event) -> None:
+                asyncio.run(self._until(stop, self._listed()))
+
+            with contextlib.suppress(CaptionerError):  # `ask` will say so
+                for _ in background.run(work):
+                    pass
         return f"{self._host} {self.model}"
 
     def load(self) -> None:

@@ -1,7 +1,8 @@
-"""The bundled tagger: words for a region from its colours and textures, on any machine. Not a captioner: it writes no sentence.
+"""The bundled tagger: a few words for a region, on any machine. Not a captioner: it writes no sentence.
 
-Logistic regressions, one per word, on hand-made features; trained by `training/tagger.py` on the captions of the bundled
-model's training photographs. Its card, `assets/tagger/README.md`, says what it was measured to know.
+Colours are measured. Things ("leaf", "water") come from logistic regressions, one per word, on hand-made features of colour
+and texture, trained by `training/tagger.py` on the captions of the bundled model's training photographs. Its card,
+`assets/tagger/README.md`, says how often they are right.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from cupscale.models import ASSETS
 
 WEIGHTS = ASSETS / "tagger" / "tagger.safetensors"
 SIDE_PX = 96
-MOST_WORDS = 5
+MOST_WORDS = 3  # of things, next to the colours
+MOST_COLOURS = 2
+COLOUR_SHARE = 0.2
+# name, the hue in degrees where it ends
+HUES = (
+    ("red", 15), ("orange", 42), ("yellow", 68), ("green", 165), ("blue", 260), ("violet", 300), ("pink", 340), ("red", 360),
+)  # fmt: skip
 
 
 def features(image: Image.Image) -> np.ndarray:
@@ -45,6 +52,23 @@ def features(image: Image.Image) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
+def colours(image: Image.Image) -> list[str]:
+    """The names of the colours that cover a fifth of the image each, the largest first, at most two. Measured, not learned."""
+    small = image.convert("RGB").resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX).convert("HSV")
+    hue, saturation, value = (plane.ravel() for plane in np.moveaxis(np.asarray(small, np.int32), -1, 0))
+    degrees = hue * 360 // 256
+    names = np.array([name for name, _ in HUES])[np.digitize(degrees, [limit for _, limit in HUES[:-1]])]
+    dull = (saturation < 40) | (saturation * value < 40 * 160)
+    names = np.where(
+        np.isin(names, ("red", "orange", "yellow")) & (value < 150) & (saturation < 200), "brown", names
+    )
+    names = np.where(dull, np.where(value > 200, "white", np.where(value > 70, "grey", "black")), names)
+    names = np.where(value < 40, "black", names)
+    found, counts = np.unique(names, return_counts=True)
+    order = np.argsort(-counts)[:MOST_COLOURS]
+    return [str(found[k]) for k in order if counts[k] >= COLOUR_SHARE * len(names)]
+
+
 class Tagger:
     """See the head of this file. It looks at a request's last image only, and reads no instruction."""
 
@@ -62,16 +86,16 @@ class Tagger:
         _read.cache_clear()
 
     def words(self, image: Image.Image) -> list[str]:
-        """The words that are likelier than their thresholds, most certain first, at most five."""
+        """Its colours, then the things that are likely enough, most certain first."""
         words, matrix, bias, threshold, mean, spread = _read(self._weights)
-        logits = matrix @ ((features(image) - mean) / spread) + bias
-        margin = logits - threshold
-        return [words[k] for k in np.argsort(-margin)[:MOST_WORDS] if margin[k] > 0]
+        margin = matrix @ ((features(image) - mean) / spread) + bias - threshold
+        things = [words[k] for k in np.argsort(-margin)[:MOST_WORDS] if margin[k] > 0]
+        return [*colours(image), *things]
 
     def ask(self, requests: Sequence[Request]) -> Generator[Answer | None, None, None]:
         for index, request in enumerate(requests):
             words = self.words(request.images[-1])
-            yield Answer(index, ", ".join(words), None if words else "no word is certain enough")
+            yield Answer(index, ", ".join(words) or None, None if words else "no word is certain enough")
 
 
 @lru_cache(maxsize=2)

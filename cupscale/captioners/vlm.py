@@ -223,11 +223,13 @@ def _load(name: str, dtype: str | torch.dtype) -> _Loaded:
             )
         processor = _processor(name, config)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except CaptionerError:
+        raise
+    except Exception as error:  # a broken checkpoint fails in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise CaptionerError(
-            f"cannot load captioner '{name}': {reason}; check the name and the network, or use captioner tagger, "
-            "which needs none"
+            f"cannot load captioner '{name}': check the name and the network, or use captioner tagger, which needs "
+            f"none ({reason})"
         ) from error
     return _Loaded(model.eval(), processor)
 
