@@ -63,7 +63,11 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
         tokenizer_2=tokenizer,
         unet=UNet2DConditionModel(**UNET),
         scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="leading",
+            steps_offset=1,
         ),
     )
     torch.set_default_dtype(torch.float32)
@@ -71,7 +75,9 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--guidance", type=float, default=1.0)
     arguments = parser.parse_args()
@@ -95,7 +101,9 @@ def main() -> int:
                 flush=True,
             )
         elif isinstance(event, cupscale.Finished):
-            print(f"{event.result.image.size} in {now - began:.0f} s, peak {peak_gb():.1f} GB (limit {LIMIT_GB})")
+            print(
+                f"{event.result.image.size} in {now - began:.0f} s, peak {peak_gb():.1f} GB (limit {LIMIT_GB})"
+            )
         last = now
     return int(peak_gb() > LIMIT_GB)
 

@@ -11,7 +11,7 @@ In joint attention (SD3, Z-Image) image queries attend to image and text keys in
 
     softmax over both = p T + (1 - p) I,    p = exp(lse_text - lse_both)
 
-T, I are the attention to the text's keys alone and to the image's alone, lse the log-sum-exp of their scores. RAP replaces T within
+T, I are the attention to the text's keys alone and to the image's alone, lse the log-sum-exp of the scores. RAP replaces T in
 O_g and puts it back with its mass p. O_r, the region's own joint attention, has its own T and p, so that lambda = 1, mu = 0
 is exactly the network with the region's prompt. Text queries are left as they are: either text reads the image and itself.
 """

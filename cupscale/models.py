@@ -17,8 +17,13 @@ from cupscale.settings import Settings
 
 Offload = Literal["none", "model", "group", "sequential"]
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-SDXL_DEFAULTS: Mapping[str, Any] = {"start": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
-FEW_STEPS: Mapping[str, Any] = {"start": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}  # of distilled models
+SDXL_DEFAULTS: dict[str, Any] = {"start": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
+FEW_STEPS: dict[str, Any] = {
+    "start": 0.45,
+    "steps": 8,
+    "guidance": 1.0,
+    "overlap": 0.5,
+}  # of distilled models
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,14 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<|end|>", eos_token="<|end|>", additional_special_tokens=["<|start|>"]
+        tokenizer_object=words,
+        pad_token="<|end|>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|start|>"],
     )
     tokenizer.chat_template = (
-        "{% for message in messages %}<|start|>{{ message.role }} {{ message.content }}<|end|>{% endfor %}<|start|>"
+        "{% for message in messages %}<|start|>{{ message.role }} {{ message.content }}<|end|>{% endfor %}"
+        "<|start|>"
     )
     return tokenizer
 
@@ -117,7 +121,9 @@ def make_sdxl(folder: Path, **unet: Any) -> Path:
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=UNet2DConditionModel(**config | unet),
-        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
@@ -139,7 +145,11 @@ def make_sd15(folder: Path, **unet: Any) -> Path:
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**config | unet),
         scheduler=PNDMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            skip_prk_steps=True,
+            steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -170,7 +180,9 @@ def make_pixart(folder: Path, sigma: bool = False, **transformer: Any) -> Path:
     return folder
 
 
-def make_sd3(folder: Path, t5: bool = True, scheduler: dict[str, Any] | None = None, **transformer: Any) -> Path:
+def make_sd3(
+    folder: Path, t5: bool = True, scheduler: dict[str, Any] | None = None, **transformer: Any
+) -> Path:
     """Stable Diffusion 3, with or without its T5."""
     torch.manual_seed(3)
     words, tokenizer = clip_tokenizer(folder / "words"), t5_tokenizer()
@@ -200,7 +212,7 @@ def make_zimage(folder: Path, **transformer: Any) -> Path:
     tokenizer = qwen_tokenizer()
     config: dict[str, Any] = {
         "in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
-        "cap_feat_dim": 16, "axes_dims": [4, 6, 6], "axes_lens": [512, 8, 8],
+        "cap_feat_dim": 16, "axes_dims": [4, 6, 6], "axes_lens": [1024, 8, 8],
     }  # fmt: skip
     text = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,

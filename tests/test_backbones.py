@@ -1,16 +1,21 @@
 """Every architecture through the same core: small random checkpoints of the real classes, loaded the real way."""
 
 import contextlib
+import dataclasses
+import json
+from itertools import pairwise
 
 import diffusers
 import numpy as np
 import pytest
 import torch
 from checkpoints import make_pixart, make_sd3, make_sd15, make_sdxl, make_zimage
+from click.testing import CliRunner
 from PIL import Image
 
 import cupscale
 from cupscale import models
+from cupscale.__main__ import main
 from cupscale.backbones import adapt
 from cupscale.backbones.base import Text, parked
 from cupscale.backbones.schedules import FlowSchedule, is_flow
@@ -32,7 +37,15 @@ MAKE = {
 }
 FLOW = ["sd3", "z-image"]
 NEW = [name for name in MAKE if name != "sdxl"]
-FAST = {"scale": 3, "seed": 2, "start": 0.5, "steps": 4, "guidance": 3.0, "initial": "lanczos", "overlap": 0.25}
+FAST = {
+    "scale": 3,
+    "seed": 2,
+    "start": 0.5,
+    "steps": 4,
+    "guidance": 3.0,
+    "initial": "lanczos",
+    "overlap": 0.25,
+}
 CAPTION = {"box": (0, 0, 64, 64), "caption": "a blue boat on a lake"}
 CELLS = Size(16, 16)
 
@@ -61,7 +74,15 @@ def photo(width=40, height=24):
 
 
 def settings(**fields):
-    values = {"attention": 0, "detail": 0, "structure": 0, "start": 0.5, "steps": 6, "seed": 3, "prompt": "a red fox"}
+    values = {
+        "attention": 0,
+        "detail": 0,
+        "structure": 0,
+        "start": 0.5,
+        "steps": 6,
+        "seed": 3,
+        "prompt": "a red fox",
+    }
     return cupscale.Settings.build(values | fields)
 
 
@@ -94,16 +115,22 @@ def test_the_four_rows_of_the_ablation(load, name):
     latents = []
     decode = type(adapt(pipe)).decode
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(adapt(pipe)), "decode", lambda self, z, tiles: latents.append(z) or decode(self, z, tiles))
+        patch.setattr(
+            type(adapt(pipe)), "decode", lambda self, z, tiles: latents.append(z) or decode(self, z, tiles)
+        )
         for row in rows:
             calls.clear()
             result = cupscale.upscale(pipe, photo(), prompt="a red fox", captions=[CAPTION], **FAST | row)
             assert result.image.size == (120, 72)
-            assert len(calls) == result.plan.evaluations == 2 * (len(result.plan.regions) + (row["attention"] > 0))
+            assert (
+                len(calls)
+                == result.plan.evaluations
+                == 2 * (len(result.plan.regions) + (row["attention"] > 0))
+            )
         again = cupscale.upscale(pipe, photo(), prompt="a red fox", captions=[CAPTION], **FAST | rows[-1])
         without = cupscale.upscale(pipe, photo(), prompt="a red fox", **FAST | rows[0])
     handle.remove()
-    for before, after in zip(latents[:3], latents[1:4], strict=True):
+    for before, after in pairwise(latents[:4]):
         assert (before - after).abs().max() > 1e-4
     assert result.image.tobytes() == again.image.tobytes()
     assert torch.equal(latents[0], latents[5]) and without.image.size == (120, 72)
@@ -168,7 +195,9 @@ def test_one_region_with_all_priors_off_is_the_pipelines_img2img(load, name, gui
     with pytest.MonkeyPatch.context() as patch:
         if name == "z-image":  # it takes no latents as its image: hand it ours, noised by its own scheduler
             patch.setattr(
-                img2img, "prepare_latents", lambda image, t, *rest, **kw: img2img.scheduler.scale_noise(z, t, noise)
+                img2img,
+                "prepare_latents",
+                lambda image, t, *rest, **kw: img2img.scheduler.scale_noise(z, t, noise),
             )
         theirs = img2img(
             "a red fox", image=photo(side, side) if name == "z-image" else z, strength=0.5, num_inference_steps=6,
@@ -201,7 +230,13 @@ def test_one_region_with_all_priors_off_is_pixarts_own_run(load, name, guidance)
 
 def test_pixart_is_told_the_size_of_a_window(tmp_path):
     """The 1024 px model takes the size and the aspect; its windows are 128 cells."""
-    pipe = cupscale.load(str(make_pixart(tmp_path, sample_size=128, use_additional_conditions=True)), device="cpu")
+    size = {
+        "sample_size": 128,
+        "use_additional_conditions": True,
+        "attention_head_dim": 12,
+        "cross_attention_dim": 24,
+    }
+    pipe = cupscale.load(str(make_pixart(tmp_path, **size)), device="cpu")
     seen = []
     handle = pipe.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
@@ -262,7 +297,9 @@ def test_a_windows_output_does_not_depend_on_where_it_lies(load, name):
     t = torch.tensor(500.0 if name in FLOW else 500)
     with backbone.denoiser(settings(guidance=2.0), [None] * 2, canvas, CELLS) as denoiser:
         corner, middle = (denoiser.predict(z, t, [Region(y, x, *CELLS)], [0]) for y, x in ((0, 0), (16, 20)))
-        both = denoiser.predict(z.repeat(2, 1, 1, 1), t, [Region(0, 0, *CELLS), Region(16, 32, *CELLS)], [0, 1])
+        both = denoiser.predict(
+            z.repeat(2, 1, 1, 1), t, [Region(0, 0, *CELLS), Region(16, 32, *CELLS)], [0, 1]
+        )
     assert torch.equal(corner, middle)
     assert torch.allclose(both, corner.repeat(2, 1, 1, 1), atol=1e-5)
 
@@ -313,12 +350,12 @@ def test_joint_attention_at_weights_0_is_the_plain_one(mask):
         assert torch.allclose(out, plain[0], atol=1e-5)
         assert torch.allclose(words[:, :7], plain[1], atol=1e-5)
     # padding of the image is left as it is, and the unconditional half too
-    composer.boxes, composer.mu, composer.cells = [Box(0, 0, 1, 1)], 1.0, Size(8, 8)
-    composer.picture.keep("layer", torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(4)))
-    composer.picture._cells = Size(8, 8)
+    composer = Composer(1.0, 0.0, GlobalAttention(Size(8, 8)), "compose", [Box(0, 0, 1, 1)], Size(8, 8))
     composer.picture.keep("layer", torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(4)))
     out, words = composer.joint("layer", image, text, own, tokens=16)
-    assert torch.allclose(out[0], plain[0][0], atol=1e-5) and torch.allclose(words[0, :7], plain[1][0], atol=1e-5)
+    assert torch.allclose(out[0], plain[0][0], atol=1e-5) and torch.allclose(
+        words[0, :7], plain[1][0], atol=1e-5
+    )
     assert torch.allclose(out[1, 16:], plain[0][1, 16:], atol=1e-5)
     assert not torch.allclose(out[1, :16], plain[0][1, :16], atol=1e-2)
 
@@ -369,12 +406,16 @@ def test_the_flow_start_is_the_same_fraction_of_the_schedule(load):
     schedule = FlowSchedule(scheduler, *args)
     assert len(schedule.timesteps) == 45
     assert schedule._noise[0] == pytest.approx(3 * 0.45 / 1.9, abs=0.01)
-    assert FlowSchedule(diffusers.FlowMatchEulerDiscreteScheduler(), *args)._noise[0] == pytest.approx(0.45, abs=0.01)
+    assert FlowSchedule(diffusers.FlowMatchEulerDiscreteScheduler(), *args)._noise[0] == pytest.approx(
+        0.45, abs=0.01
+    )
 
 
 def test_a_dynamic_shift_looks_at_a_window_and_not_at_the_canvas(folders, tmp_path):
     """As SD3's own pipeline at native size, to 1e-4."""
-    folder = make_sd3(tmp_path, scheduler={"use_dynamic_shifting": True, "shift": 1.0, "max_image_seq_len": 300})
+    folder = make_sd3(
+        tmp_path, scheduler={"use_dynamic_shifting": True, "shift": 1.0, "max_image_seq_len": 300}
+    )
     pipe = cupscale.load(str(folder), device="cpu")
     chosen, z = settings(guidance=1.0), draw_noise((1, 4, *CELLS), 11)
     backbone = adapt(pipe)
@@ -411,7 +452,9 @@ def test_few_steps_without_guidance(load, name, scheduler, options):
     fields = FAST | {"steps": 8, "start": 0.45, "guidance": 1.0}
     work = cupscale.CUpscalePipeline(pipe).plan((40, 24), cupscale.Settings.build(fields))
     assert work.steps == 4 and not work.guided and "the last 4 of 8 steps" in work.line()
-    results = [cupscale.upscale(pipe, photo(), prompt="a fox", captions=[CAPTION], **fields) for _ in range(2)]
+    results = [
+        cupscale.upscale(pipe, photo(), prompt="a fox", captions=[CAPTION], **fields) for _ in range(2)
+    ]
     assert results[0].plan.steps == 4
     assert results[0].image.tobytes() == results[1].image.tobytes()
     assert is_flow(pipe.scheduler) == (name in FLOW)
@@ -432,13 +475,15 @@ def test_the_schedulers_of_few_steps_are_known_for_what_they_are(load):
 def test_what_the_text_encoder_does_not_read_is_cut_and_shown(load, name):
     pipe = load(name)
     limit = adapt(pipe).text_limit
-    words = " ".join(["boat"] * 400) + " lastword"
-    fields = FAST | {"steps": 2, "guidance": 1.0, "prompt": words, "captions": [CAPTION | {"caption": words[:1990]}]}
+    words = " ".join(["boat"] * 380) + " lastword"
+    fields = FAST | {"steps": 2, "guidance": 1.0, "prompt": words, "captions": [CAPTION | {"caption": words}]}
     events = list(cupscale.stream(pipe, photo(), **fields))
     notices = [event.message for event in events if isinstance(event, cupscale.Notice)]
     about = [message for message in notices if f"reads {limit} tokens" in message]
     assert any("prompt was cut" in message and "lastword" in message for message in about), notices
-    assert any("caption" in message and "region 1" in message and "boat" in message for message in about), notices
+    assert any("caption" in message and "region 1" in message and "boat" in message for message in about), (
+        notices
+    )
     fits = "boat"
     while adapt(pipe).count_tokens(f"{fits} boat") <= limit:
         fits += " boat"
@@ -447,7 +492,9 @@ def test_what_the_text_encoder_does_not_read_is_cut_and_shown(load, name):
     assert quiet[-1].result.image.tobytes() != b""
 
 
-@pytest.mark.parametrize(("name", "limit"), [("sd15", 75), ("pixart-alpha", 119), ("pixart-sigma", 299), ("sd3", 255)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("sd15", 75), ("pixart-alpha", 119), ("pixart-sigma", 299), ("sd3", 255)]
+)
 def test_the_text_limit_is_the_encoders(load, name, limit):
     assert adapt(load(name)).text_limit == limit
 
@@ -456,19 +503,20 @@ def test_a_large_text_encoder_waits_in_main_memory_and_comes_back(load, monkeypa
     pipe = load("sd3")
     monkeypatch.setattr("cupscale.backbones.base.PARK_BYTES", 0)
     moves = []
-    for name in ("text_encoder", "text_encoder_3"):
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    for name in names:
         part = getattr(pipe, name)
         monkeypatch.setattr(part, "to", lambda device, name=name: moves.append((name, str(device))))
     with contextlib.suppress(KeyError), parked(pipe, torch.device("cuda")):
-        assert moves == [("text_encoder", "cpu"), ("text_encoder_3", "cpu")]
+        assert sorted(moves) == [(name, "cpu") for name in names]
         raise KeyError
-    assert moves[2:] == [("text_encoder", "cuda"), ("text_encoder_3", "cuda")]
+    assert sorted(moves[3:]) == [(name, "cuda") for name in names]
     moves.clear()
     with parked(pipe, torch.device("cpu")):
         assert not moves
     pipe.text_encoder_3._hf_hook = object()  # offloaded by diffusers: not ours to move
     with parked(pipe, torch.device("cuda")):
-        assert moves == [("text_encoder", "cpu")]
+        assert sorted(moves) == [(name, "cpu") for name in names[:2]]
 
 
 def test_sd3_runs_without_its_t5(tmp_path):
@@ -511,46 +559,36 @@ def test_a_folder_saved_without_its_vae_says_so(load, tmp_path):
 
 
 def test_the_registry_knows_every_architecture():
-    for name in ("tiny", "sd15", "sdxl", "dreamshaper-xl", "pixart-alpha", "pixart-sigma", "sd3", "z-image-turbo"):
-        known = models.KNOWN[name]
-        assert known.licence and known.memory and known.geometry.native >= 256 and hasattr(diffusers, known.pipeline)
+    assert {"tiny", *MAKE, "dreamshaper-xl", "z-image-turbo"} <= set(models.KNOWN)
+    for name, known in models.KNOWN.items():
+        assert known.licence and known.geometry.native >= 256 and hasattr(diffusers, known.pipeline)
         chosen = cupscale.Settings.build(models.defaults(name), scale=4)
         assert chosen.model == name
         work = plan((1024, 1024), chosen, known.geometry)
         assert work.output == (4096, 4096)
         assert known.memory * 1e9 > known.geometry.weights
-    turbo = plan((1024, 1024), cupscale.Settings.build(models.defaults("z-image-turbo")), models.KNOWN["z-image-turbo"].geometry)
+    usual = cupscale.Settings.build(models.defaults("z-image-turbo"))
+    turbo = plan((1024, 1024), usual, models.KNOWN["z-image-turbo"].geometry)
     assert turbo.steps == 4 and not turbo.guided
-
-
-def test_a_models_geometry_is_what_its_pipeline_says(load):
-    """`--plan` reads the registry and loads nothing; the real pipelines have 8 px to a cell."""
-    for name in MAKE:
-        known, found = models.KNOWN["z-image" if name == "z-image" else name].geometry, adapt(load(name)).geometry
-        assert known.align // known.cell in (found.align // found.cell, 8, 4)  # U-Nets: by their depth
 
 
 def test_a_few_step_name_loads_its_lora_and_scheduler_and_is_remembered(folders, monkeypatch):
     entry = models.KNOWN["sdxl-lightning"]
-    import dataclasses
-
     monkeypatch.setitem(models.KNOWN, "sdxl-lightning", dataclasses.replace(entry, source=folders("sdxl")))
     asked = []
     monkeypatch.setattr(
         diffusers.StableDiffusionXLPipeline, "load_lora_weights", lambda self, *a, **k: asked.append((a, k))
     )
     pipe = cupscale.load("sdxl-lightning", device="cpu")
-    assert asked == [(("ByteDance/SDXL-Lightning",), {"weight_name": "sdxl_lightning_8step_lora.safetensors"})]
+    assert asked == [
+        (("ByteDance/SDXL-Lightning",), {"weight_name": "sdxl_lightning_8step_lora.safetensors"})
+    ]
     assert pipe.scheduler.config.timestep_spacing == "trailing"
     chosen = cupscale.CUpscalePipeline(pipe).settings()
     assert (chosen.model, chosen.steps, chosen.guidance) == ("sdxl-lightning", 8, 1.0)
 
 
 def test_the_models_command_lists_them():
-    from click.testing import CliRunner
-
-    from cupscale.__main__ import main
-
     found = CliRunner().invoke(main, ["models"])
     assert found.exit_code == 0
     for name, known in models.KNOWN.items():
@@ -558,6 +596,4 @@ def test_the_models_command_lists_them():
         assert known.licence in line and f"{known.memory:g} GB" in line
         assert name == "tiny" or known.source in line
     data = CliRunner().invoke(main, ["models", "--json"])
-    import json
-
     assert json.loads(data.output)["sd3"]["native"] == 1024

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +41,8 @@ class DiffusersBackbone(ABC):
     """
 
     NETWORK = "transformer"
-    PARTS: Mapping[str, str] = {}
-    DEFAULTS: Mapping[str, Any] = {"start": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
+    PARTS: ClassVar[Mapping[str, str]] = {}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"start": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
         for part, kind in self.PARTS.items():
@@ -193,9 +193,7 @@ class RegionDenoiser(ABC):
         # One text per region; equal captions share theirs.
         self.captions: list[Text] | None = None
         if settings.detail > 0 and any(captions):
-            known = {
-                caption: backbone.prompts(caption, "", False)[0] for caption in {*captions} if caption
-            }
+            known = {caption: backbone.prompts(caption, "", False)[0] for caption in {*captions} if caption}
             self.captions = [known[caption] if caption else self.prompt for caption in captions]
         self.composer = Composer(settings.attention, settings.detail, GlobalAttention(picture))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
@@ -22,14 +23,14 @@ from cupscale.settings import Settings
 class PixArtBackbone(DiffusersBackbone):
     """`PixArtAlphaPipeline`, `PixArtSigmaPipeline`."""
 
-    PARTS = {
+    PARTS: ClassVar = {
         "vae": "AutoencoderKL",
         "transformer": "PixArtTransformer2DModel",
         "scheduler": "DPMSolverMultistepScheduler",
         "text_encoder": "T5EncoderModel",
         "tokenizer": "T5Tokenizer",
     }
-    DEFAULTS = {"start": 0.45, "steps": 20, "guidance": 4.5, "overlap": 0.5}
+    DEFAULTS: ClassVar = {"start": 0.45, "steps": 20, "guidance": 4.5, "overlap": 0.5}
     _marks = 1
 
     def _tokens_read(self) -> int:

@@ -37,7 +37,9 @@ def is_flow(scheduler: Any) -> bool:
 class _Truncated:
     """The last ceil(start x steps) steps of a scheduler. The caller's own scheduler object is never touched."""
 
-    def __init__(self, scheduler: Any, start: float, steps: int, seed: int, device: torch.device, **options: Any):
+    def __init__(
+        self, scheduler: Any, start: float, steps: int, seed: int, device: torch.device, **options: Any
+    ):
         if scheduler.order != 1:
             raise CupscaleError(
                 f"{type(scheduler).__name__} evaluates the network twice a step, which is not supported: "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.attention_processor import JointAttnProcessor2_0
@@ -26,7 +26,7 @@ T5_TOKENS = 256
 class SD3Backbone(DiffusersBackbone):
     """`StableDiffusion3Pipeline`, with or without its T5 (text_encoder_3)."""
 
-    PARTS = {
+    PARTS: ClassVar = {
         "vae": "AutoencoderKL",
         "transformer": "SD3Transformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
@@ -35,10 +35,13 @@ class SD3Backbone(DiffusersBackbone):
         "text_encoder_2": "CLIPTextModelWithProjection",
         "tokenizer_2": "CLIPTokenizer",
     }
-    DEFAULTS = {"start": 0.45, "steps": 28, "guidance": 5.0, "overlap": 0.5}
+    DEFAULTS: ClassVar = {"start": 0.45, "steps": 28, "guidance": 5.0, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
-        if getattr(pipe, "text_encoder_3", None) is not None and getattr(pipe, "tokenizer_3", None) is not None:
+        if (
+            getattr(pipe, "text_encoder_3", None) is not None
+            and getattr(pipe, "tokenizer_3", None) is not None
+        ):
             self._tokenizer, self._marks = "tokenizer_3", 1
         super().__init__(pipe)
 

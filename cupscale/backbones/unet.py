@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
@@ -20,7 +20,7 @@ class SDBackbone(DiffusersBackbone):
     """`StableDiffusionPipeline`, with every LoRA, fine-tune and scheduler of that class."""
 
     NETWORK = "unet"
-    PARTS = {
+    PARTS: ClassVar = {
         "vae": "AutoencoderKL",
         "unet": "UNet2DConditionModel",
         "scheduler": "DDIMScheduler",
@@ -53,7 +53,7 @@ class SDBackbone(DiffusersBackbone):
 class SDXLBackbone(SDBackbone):
     """`StableDiffusionXLPipeline`, with every LoRA, fine-tune and scheduler of that class."""
 
-    PARTS = {
+    PARTS: ClassVar = {
         "vae": "AutoencoderKL",
         "unet": "UNet2DConditionModel",
         "scheduler": "EulerDiscreteScheduler",

@@ -1,14 +1,14 @@
 """Z-Image and Z-Image-Turbo (Tongyi-MAI, 2025): a flow-matching transformer in which image and text are one sequence.
 
-The modern model of choice here, of Z-Image, Qwen-Image and FLUX: its licence is Apache-2.0; with its text encoder it takes 21 GB in
-bf16, where Qwen-Image (20B and a 7B encoder) does not fit a 48 GB card and FLUX.1-schnell just fits; diffusers 0.42 has an
-img2img pipeline of it to compare with; its autoencoder is the `AutoencoderKL` that everything here already tiles; its attention is a
-processor that can be exchanged, on a few lines of projections; and its Turbo runs in 8 steps without guidance.
+The modern model of choice here, of Z-Image, Qwen-Image and FLUX. Its licence is Apache-2.0. With its text encoder it takes
+21 GB in bf16, where Qwen-Image (20 B and an encoder of 7 B) does not fit a 48 GB card. diffusers 0.42 has an img2img pipeline
+of it to compare with; its autoencoder is the `AutoencoderKL` that is tiled here already; its attention is a processor that can
+be exchanged; and its Turbo runs in 8 steps without guidance.
 
-A window is cut into patches of 2 x 2 cells, whose rotary positions count from the window's own corner, behind the text's on the
-first axis. A region's caption goes through the layers behind the global prompt and is placed so that it ends where the prompt ends:
-seen from the image it lies where it would lie alone. Guidance here is 1 + the `guidance_scale` of diffusers' pipeline, whose
-0 is off.
+A window is cut into patches of 2 x 2 cells, whose rotary positions count from the window's own corner, behind the text's on
+the first axis. A region's caption goes through the layers behind the global prompt and is placed so that it ends where the
+prompt ends: seen from the image it lies where it would lie alone. Guidance here is 1 + the `guidance_scale` of diffusers'
+pipeline, for whom 0 is off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_z_image import ZSingleStreamAttnProcessor
@@ -36,14 +36,14 @@ NATIVE_TOKENS = 64  # a side: 1024 px
 class ZImageBackbone(DiffusersBackbone):
     """`ZImagePipeline`."""
 
-    PARTS = {
+    PARTS: ClassVar = {
         "vae": "AutoencoderKL",
         "transformer": "ZImageTransformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
         "text_encoder": "AutoModel",
         "tokenizer": "AutoTokenizer",
     }
-    DEFAULTS = {"start": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
+    DEFAULTS: ClassVar = {"start": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
 
     def _native_cells(self) -> int:
         """1024 px, or as far as the table of positions reaches."""
@@ -89,8 +89,7 @@ class ZImageBackbone(DiffusersBackbone):
     @contextmanager
     def _composed(self, denoiser: ZImageDenoiser) -> Iterator[None]:
         network = self.network
-        layers = {id(layer.attention) for layer in network.layers}
-        names = {name for name, module in network.named_modules() if id(module) in layers}
+        names = {f"layers.{k}.attention" for k in range(len(network.layers))}
         hooks = composed(
             network,
             denoiser.composer,
@@ -149,14 +148,18 @@ class ComposedSingle:
         if freqs_cis is not None:
             query, key = _rotated(query, freqs_cis), _rotated(key, freqs_cis)
         n, end = self._layout.image, self._layout.image + self._layout.words
-        parts = [x.transpose(1, 2) for x in (query, key, value)]
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+
+        def stream(of: slice, mask: Tensor | None = None) -> Stream:
+            return Stream(query[:, :, of], key[:, :, of], value[:, :, of], mask)
+
         mask = None if attention_mask is None else attention_mask[:, n:end]
         own = self._layout.own
         image, text = self._composer.joint(
             self._layer,
-            Stream(*(x[:, :, :n] for x in parts)),
-            Stream(*(x[:, :, n:end] for x in parts), mask),
-            None if own is None else Stream(*(x[:, :, end:] for x in parts), own),
+            stream(slice(n)),
+            stream(slice(n, end), mask),
+            None if own is None else stream(slice(end, None), own),
             self._layout.tokens,
         )
         out = attn.to_out[0](torch.cat((image, text), dim=1))
@@ -219,7 +222,9 @@ class ZImageDenoiser(RegionDenoiser):
             network = self.backbone.network
             embeds = text.embeds[0]
             length = len(embeds) + -len(embeds) % 32
-            padded, ids, pad_mask, _, _ = network._pad_with_ids(embeds, (length, 1, 1), (1, 0, 0), embeds.device)
+            padded, ids, pad_mask, _, _ = network._pad_with_ids(
+                embeds, (length, 1, 1), (1, 0, 0), embeds.device
+            )
             out, freqs, mask, _, _ = network._prepare_sequence(
                 [network.cap_embedder(padded)], [ids], [pad_mask], network.cap_pad_token, None, embeds.device
             )
