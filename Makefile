@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-PHOTO ?= assets/examples/demo.jpg
+PHOTO ?= assets/examples/raccoon.png
 
 .PHONY: demo upscale page test lint clean
 

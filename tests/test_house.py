@@ -38,7 +38,9 @@ def test_only_the_page_knows_gradio():
 
 
 def tracked():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     return [ROOT / name for name in listed.split("\0") if name]
 
 
@@ -61,7 +63,15 @@ def test_the_bundled_model_is_small_safe_and_half_precision():
 
 def test_a_space_finds_what_it_needs():
     front = (ROOT / "README.md").read_text().split("---")[1]
-    for key in ("title", "sdk: gradio", "sdk_version", "python_version", "app_file: app.py", "license", "thumbnail"):
+    for key in (
+        "title",
+        "sdk: gradio",
+        "sdk_version",
+        "python_version",
+        "app_file: app.py",
+        "license",
+        "thumbnail",
+    ):
         assert key in front
     requirements = (ROOT / "requirements.txt").read_text()
     assert "torch>=" in requirements and "torch==" not in requirements

@@ -1,0 +1,209 @@
+"""The same functions by name: for `gradio_client`, for plain HTTP, and as MCP tools.
+
+Each takes and returns files and plain values; nothing of one caller is kept for another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Generator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from cupscale import images
+from cupscale.errors import CupscaleError
+from cupscale.page import captions as captions_module, engine, regions, run, source
+from cupscale.page.limits import Limits
+from cupscale.page.session import GPU, refusal
+from cupscale.page.source import SourceImage
+from cupscale.settings import PRESETS, Settings, parse_object, preset as preset_fields
+
+FORMATS = ["png", "webp", "jpg"]
+
+
+def mcp_installed() -> bool:
+    """Whether the extra that serves MCP tools is there."""
+    return find_spec("mcp") is not None
+
+
+def build(limits: Limits) -> None:
+    """The endpoints: /upscale, /plan, /caption, /read_settings, /models."""
+
+    def settings_of(
+        prompt: str, negative_prompt: str, scale: float, seed: float, model: str, preset: str, more: str
+    ) -> Settings:
+        given = parse_object(more or "{}", "settings")
+        model = engine.check_model(str(given.pop("model", None) or model or engine.default_model()))
+        fields = {"prompt": prompt, "negative_prompt": negative_prompt, "scale": scale, "seed": int(seed)}
+        chosen = preset_fields(None if preset in ("", "none", None) else preset)
+        settings = Settings.build(engine.defaults(model), chosen, fields, given, model=model)
+        if len(settings.captions) > limits.captions:
+            raise CupscaleError(f"{len(settings.captions)} captions: the limit is {limits.captions}")
+        if any(len(caption.caption) > limits.caption_chars for caption in settings.captions):
+            raise CupscaleError(f"a caption is too long: the limit is {limits.caption_chars} characters")
+        return settings
+
+    def upscale(
+        image: str, prompt: str = "", negative_prompt: str = "", scale: float = 2.0, seed: float = 0, model: str = "",
+        preset: str = "none", settings: str = "{}", format: str = "png",
+    ) -> Generator[tuple[Any, Any], None, None]:  # fmt: skip
+        """Enlarge a picture with a text-to-image model that adds detail and keeps the picture what it is.
+
+        Args:
+            image: The picture to enlarge, at least 16 px a side. It is never cropped, padded or resized silently.
+            prompt: What the whole picture shows, in plain words. May be empty.
+            negative_prompt: What the picture should not show. Needs a guidance above 1.
+            scale: Output size over input size, each side, from 1 to 16. The output is exactly round(scale * input).
+            seed: Seed of the noise, a whole number from 0. The same seed and settings give the same picture.
+            model: Name of the model; empty for this server's default. See the endpoint "models".
+            preset: "none" for the model's own defaults, "quick" or "paper".
+            settings: A JSON object with any further settings: cutoff, structure, attention, detail, start, steps,
+                guidance, overlap, initial, scheduler, captions (a list of {"box": [l, t, r, b], "caption": text}).
+            format: "png", "webp" or "jpg". The settings are written inside the file.
+
+        Returns:
+            The enlarged picture, and a JSON report: settings as used, plan, seconds; while it runs, the status.
+        """
+        try:
+            if format not in FORMATS:
+                raise CupscaleError(
+                    f"unknown format '{str(format)[:20]}': choose one of {', '.join(FORMATS)}"
+                )
+            chosen = settings_of(prompt, negative_prompt, scale, seed, model, preset, settings)
+            picture = source.read(image, limits)
+            with contextlib.closing(run.watch(picture, chosen, limits, source.name(image))) as sights:
+                for sight in sights:
+                    if sight.shot is None:
+                        yield None, {"status": sight.status, "fraction": round(sight.fraction, 3)}
+                        continue
+                    shot = sight.shot
+                    path = shot.png if format == "png" else run.encode(shot, format)
+                    plan = engine.planned(picture.size, shot.settings)
+                    report = {"status": "done", "settings": shot.settings.model_dump(mode="json"),
+                              "plan": plan.to_dict(), "note": shot.note}  # fmt: skip
+                    yield path, report
+        except CupscaleError as error:
+            raise refusal(error) from None
+
+    def plan(
+        image: str, scale: float = 2.0, model: str = "", preset: str = "none", settings: str = "{}"
+    ) -> Any:
+        """What a run would do and cost, with nothing run: output size, regions, network evaluations, bytes, seconds.
+
+        Args:
+            image: The picture to enlarge.
+            scale: Output size over input size, each side, from 1 to 16.
+            model: Name of the model; empty for this server's default.
+            preset: "none", "quick" or "paper".
+            settings: A JSON object with any further settings, as for "upscale".
+
+        Returns:
+            The plan as JSON. `seconds` is null where this model never ran here.
+        """
+        try:
+            chosen = settings_of("", "", scale, 0, model, preset, settings)
+            work = engine.planned(source.read(image, limits).size, chosen)
+            limits.check_output(work)
+        except CupscaleError as error:
+            raise refusal(error) from None
+        return {**work.to_dict(), "line": work.line()}
+
+    def caption(
+        image: str,
+        scale: float = 2.0,
+        prompt: str = "",
+        captioner: str = "",
+        model: str = "",
+        settings: str = "{}",
+    ) -> Generator[Any, None, None]:
+        """Write a caption for every region of a run, to be read, edited and given to "upscale" among its settings.
+
+        Args:
+            image: The picture.
+            scale: Output size over input size, each side: it decides the regions.
+            prompt: What the whole picture shows. Empty, the captioner writes it.
+            captioner: Name of the captioner; empty for this server's default. See the endpoint "models".
+            model: Name of the model whose regions are meant; empty for this server's default.
+            settings: A JSON object with any further settings, as for "upscale".
+
+        Returns:
+            A captions file as JSON: {"size", "prompt", "regions": [{"box", "caption", "source"}], "notes"}.
+        """
+        try:
+            chosen = settings_of(prompt, "", scale, 0, model, "none", settings)
+            picture = source.read(image, limits)
+            work = engine.planned(picture.size, chosen)
+            limits.check_output(work)
+            kind = captioner or captions_module.kinds()[0]
+            notes = []
+            found: tuple[Any, ...] = ()
+            text = prompt
+            with contextlib.closing(captions_module.write(kind, picture, work, chosen)) as steps:
+                for step in steps:
+                    if step.warning:
+                        notes.append(step.warning)
+                    if step.captions is not None:
+                        found, text = step.captions, step.prompt or prompt
+                    yield {"status": "writing"}
+            yield {**regions.captions_file(found, work.output, text), "notes": notes}
+        except CupscaleError as error:
+            raise refusal(error) from None
+
+    def read_settings(result: str) -> Any:
+        """The settings inside a picture that was made here or by the command line.
+
+        Args:
+            result: A PNG, WebP or JPEG file as it was downloaded.
+
+        Returns:
+            The settings as JSON, or null where the file holds none.
+        """
+        try:
+            if not result:
+                raise CupscaleError("no file was given")
+            return images.read_settings(Path(result).read_bytes())
+        except CupscaleError as error:
+            raise refusal(error) from None
+
+    def list_models() -> Any:
+        """The models, presets, captioners and limits of this server, and the default settings of each model.
+
+        Returns:
+            JSON: {"default", "models": {name: settings}, "presets", "captioners", "limits"}.
+        """
+        every = {name: json.loads(Settings.build(engine.defaults(name)).to_json()) for name in engine.names()}
+        return {"default": engine.default_model(), "models": every, "presets": PRESETS,
+                "captioners": captions_module.kinds(), "limits": vars(limits)}  # fmt: skip
+
+    with gr.Row(visible=False):
+        image = SourceImage(type="filepath", image_mode=None, label="image")
+        prompt = gr.Textbox("", label="prompt", max_length=2000)
+        negative = gr.Textbox("", label="negative_prompt", max_length=2000)
+        scale = gr.Number(2.0, label="scale", minimum=1, maximum=16)
+        seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**32 - 1)
+        model = gr.Textbox("", label="model", max_length=200)
+        preset = gr.Textbox("none", label="preset", max_length=40)
+        more = gr.Textbox("{}", label="settings")
+        kind = gr.Textbox("png", label="format", max_length=20)
+        captioner = gr.Textbox("", label="captioner", max_length=200)
+        picture = gr.Image(label="result", type="filepath", format="png")
+        report = gr.JSON(label="report")
+        dropped = gr.File(label="result file", type="filepath")
+        trigger = gr.Button("call")
+    gr.on([trigger.click], upscale, [image, prompt, negative, scale, seed, model, preset, more, kind], [picture, report],
+          api_name="upscale", **GPU)  # fmt: skip
+    gr.on([trigger.click], plan, [image, scale, model, preset, more], report, api_name="plan")
+    gr.on(
+        [trigger.click],
+        caption,
+        [image, scale, prompt, captioner, model, more],
+        report,
+        api_name="caption",
+        **GPU,
+    )
+    gr.on([trigger.click], read_settings, dropped, report, api_name="read_settings")
+    gr.on([trigger.click], list_models, None, report, api_name="models")

@@ -1,0 +1,113 @@
+"""Captions written by a captioner, for the Regions tab and the API. Which captioners there are is the operator's choice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import spaces
+
+from cupscale import models
+from cupscale.captioners import (
+    Captioned,
+    Captioner,
+    CaptionerError,
+    CaptionProgress,
+    caption_calls,
+    open_captioner,
+)
+from cupscale.errors import CupscaleError
+from cupscale.images import Picture
+from cupscale.page import engine
+from cupscale.page.limits import on_space
+from cupscale.page.run import status_html
+from cupscale.planning import Plan, duration
+from cupscale.sampler import Notice
+from cupscale.settings import Caption, Settings
+
+
+@dataclass(frozen=True)
+class Step:
+    """html: the status. captions: at the end, one per region; the empty ones leave the region to the prompt."""
+
+    html: str
+    warning: str | None = None
+    captions: tuple[Caption, ...] | None = None
+    prompt: str = ""
+
+
+def _sources() -> dict[str, str]:
+    """name -> what `open_captioner` takes. CUPSCALE_CAPTIONERS adds to them: "name=hub/id, name=http://server/v1"."""
+    large = {"qwen": "qwen", "smolvlm": "smolvlm"}
+    tagger = {"tagger": "tagger"} if find_spec("cupscale.captioners.tagger") else {}
+    if engine.ZERO or models.best_device() != "cpu":
+        named = large | tagger
+    else:
+        named = tagger if on_space() else tagger | {"smolvlm": "smolvlm"}
+    for entry in filter(
+        None, (part.strip() for part in os.environ.get("CUPSCALE_CAPTIONERS", "").split(","))
+    ):
+        name, _, source = entry.partition("=")
+        named[name.strip()] = (source or name).strip()
+    return named or {"none": "none"}
+
+
+def kinds() -> list[str]:
+    """The captioners a visitor may choose, the first by default."""
+    return list(_sources())
+
+
+@lru_cache(maxsize=2)
+def _opened(name: str) -> Captioner:
+    return open_captioner(_sources()[name])
+
+
+def _duration(name: str, picture: Picture, settings: Settings) -> int:
+    work = engine.planned(picture.size, settings)
+    return int(min(180, 20 + 1.5 * caption_calls(picture.rgb, work, prompt=settings.prompt)))
+
+
+@spaces.GPU(duration=_duration)
+def _events(name: str, picture: Picture, settings: Settings) -> Generator[Any, None, None]:
+    """Failures travel as Notices: a captioner that cannot work leaves every region to the prompt."""
+    try:
+        captioner = _opened(name)
+        pipe = engine.pipeline(settings.model)
+        with (
+            engine.one_run,
+            contextlib.closing(pipe.caption(picture, captioner, settings=settings)) as events,
+        ):
+            yield from events
+        if not engine.ZERO:
+            captioner.release()
+    except (CupscaleError, CaptionerError) as error:
+        yield Notice(f"the captioner failed, and every region uses the prompt: {error}")
+
+
+def write(name: str, picture: Picture, work: Plan, settings: Settings) -> Generator[Step, None, None]:
+    """Caption the regions of a plan. Raises CupscaleError for a captioner that is not on the list."""
+    if name not in _sources():
+        raise CupscaleError(
+            f"captioner '{str(name)[:80]}' is not on this page's list: choose one of {', '.join(kinds())}"
+        )
+    yield Step(status_html("opening the captioner", 0.0))
+    done = 0
+    with contextlib.closing(_events(name, picture, settings)) as events:
+        for event in events:
+            if isinstance(event, CaptionProgress):
+                line = f"caption {event.done} of {event.calls}"
+                if event.left is not None:
+                    line += f", about {duration(event.left)} left"
+                yield Step(status_html(line, event.done / max(1, event.calls)))
+            elif isinstance(event, Notice):
+                yield Step(status_html(event.message), warning=event.message)
+            elif isinstance(event, Captioned):
+                done = sum(bool(caption.caption) for caption in event.captions)
+                kept = tuple(caption for caption in event.captions if caption.caption)
+                line = f"{done} of {len(work.boxes)} regions have a caption; the others use the prompt."
+                yield Step(status_html(line), captions=kept, prompt=event.prompt)

@@ -1,0 +1,122 @@
+"""The controls: one for every setting, built from `Settings`, and the way from their values to `Settings` and back."""
+
+from __future__ import annotations
+
+import random
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from cupscale.page import engine
+from cupscale.page.limits import Limits
+from cupscale.settings import Caption, Settings
+
+LABELS = {
+    "scale": "Scale",
+    "seed": "Seed",
+    "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
+    "cutoff": "Frequency cutoff",
+    "structure": "Structure strength",
+    "attention": "Attention prior",
+    "detail": "Regional detail",
+    "start": "Start step",
+    "steps": "Steps",
+    "guidance": "Guidance",
+    "overlap": "Overlap",
+    "initial": "Initial image",
+    "scheduler": "Scheduler",
+    "model": "Model",
+}
+# What each knob does to the picture, in one line.
+EFFECTS = {
+    "cutoff": "How fine the part of your image is that stays put. Higher holds more, lower leaves more to be invented.",
+    "structure": "How firmly that part is held. 0 lets the layout drift.",
+    "attention": "How much each region listens to the whole picture. Higher stops objects from repeating.",
+    "detail": "How much each region follows its own caption. 0 ignores the captions.",
+    "start": "How much noise the run starts from. Higher invents more and keeps less.",
+    "steps": "Steps of the full schedule; start x steps of them run. More is slower and a little finer.",
+    "guidance": "How literally the prompt is taken. 1 turns it off and halves the time.",
+    "overlap": "How much neighbouring regions share. Higher hides seams better and takes longer.",
+    "initial": "How your image is enlarged before the run. Real-ESRGAN is sharper, and has its own taste.",
+    "scheduler": "The sampler. 'model' is the one the model came with.",
+    "model": "The network that paints.",
+}
+_STEP = {"scale": 0.1, "cutoff": 0.01, "start": 0.01, "structure": 0.05, "attention": 0.05, "detail": 0.05,
+         "overlap": 0.05, "guidance": 0.1}  # fmt: skip
+_LOWEST = {"cutoff": 0.01, "start": 0.01}  # the settings want more than 0
+BASIC = ("prompt", "negative_prompt", "scale", "seed")
+KNOBS = tuple(name for name in LABELS if name not in BASIC)
+
+
+def _range(name: str) -> tuple[float, float]:
+    """From the constraints of `Settings`."""
+    low, high = 0.0, 1.0
+    for rule in Settings.model_fields[name].metadata:
+        low = getattr(rule, "ge", low)
+        high = getattr(rule, "le", high)
+    return _LOWEST.get(name, low), high
+
+
+class Controls:
+    """The components, by the setting's name. Build them inside `gr.Blocks`, in the order of the calls."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.model = engine.default_model()
+        self.first = Settings.build(engine.defaults(self.model))
+        self.limits = limits
+        self.by_name: dict[str, gr.components.Component] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.by_name[name]
+
+    def text(self, name: str, placeholder: str, lines: int = 2) -> None:
+        self.by_name[name] = gr.Textbox(
+            label=LABELS[name], placeholder=placeholder, lines=lines, max_length=2000, elem_id=f"set-{name}"
+        )
+
+    def slider(self, name: str) -> None:
+        low, high = _range(name)
+        self.by_name[name] = gr.Slider(
+            low, high, value=getattr(self.first, name), step=_STEP[name], label=LABELS[name], info=EFFECTS.get(name),
+            elem_id=f"set-{name}",
+        )  # fmt: skip
+
+    def number(self, name: str, low: int, high: int) -> None:
+        self.by_name[name] = gr.Number(
+            getattr(self.first, name), label=LABELS[name], info=EFFECTS.get(name), precision=0, minimum=low, maximum=high,
+            elem_id=f"set-{name}",
+        )  # fmt: skip
+
+    def choice(self, name: str) -> None:
+        field: Any = Settings.model_fields[name].annotation
+        options = engine.names() if name == "model" else list(typing.get_args(field))
+        self.by_name[name] = gr.Dropdown(
+            options,
+            value=getattr(self.first, name),
+            label=LABELS[name],
+            info=EFFECTS[name],
+            elem_id=f"set-{name}",
+        )
+
+    @property
+    def all(self) -> list[Any]:
+        """In the order of `LABELS`, for inputs and outputs."""
+        return [self.by_name[name] for name in LABELS]
+
+    def settings(
+        self, values: Mapping[Any, Any], captions: Sequence[Caption] = (), *, randomize: bool = False
+    ) -> Settings:
+        """The settings from a handler's values. Raises CupscaleError naming the field, its range and the value."""
+        fields = {name: values[component] for name, component in self.by_name.items()}
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if randomize:
+            fields["seed"] = random.randrange(2**32)
+        engine.check_model(str(fields.get("model", "")))
+        return Settings.build(fields, captions=tuple(captions))
+
+    def show(self, fields: Mapping[str, Any]) -> dict[Any, Any]:
+        """Updates that put some settings into the controls."""
+        return {self.by_name[name]: value for name, value in fields.items() if name in self.by_name}

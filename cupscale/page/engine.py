@@ -1,0 +1,157 @@
+"""Models and runs behind the page. The one place that knows of a GPU that comes and goes (`spaces`).
+
+A model is loaded once and shared; a lock keeps two runs from using it at the same time. On a GPU the default model
+is loaded when the page starts, as ZeroGPU wants it. Names of models come from an allow-list: the known ones, and what
+the operator adds with CUPSCALE_MODELS ("name=hub/id, name=/folder"). A visitor's text never becomes a path or a hub id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import spaces
+
+from cupscale import models
+from cupscale.errors import CupscaleError
+from cupscale.images import Picture
+from cupscale.page.limits import on_space
+from cupscale.pipeline import CUpscalePipeline, Event
+from cupscale.planning import Geometry, Plan, plan
+from cupscale.settings import Settings
+
+ZERO = bool(os.environ.get("SPACES_ZERO_GPU"))
+_LONGEST_GPU_SECONDS = 300
+one_run = threading.Lock()
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A run that could not be done: the line for the person. An event, so that it crosses to and from a GPU worker."""
+
+    message: str
+
+
+def sources() -> dict[str, str]:
+    """name -> what `models.load` takes."""
+    named = {name: name for name in models.KNOWN}
+    for entry in filter(None, (part.strip() for part in os.environ.get("CUPSCALE_MODELS", "").split(","))):
+        name, _, source = entry.partition("=")
+        named[name.strip()] = (source or name).strip()
+    return named
+
+
+def names() -> list[str]:
+    """Models a visitor may choose. On a CPU the ones of a GPU's size stay away unless the operator names them."""
+    if models.best_device() == "cpu" and not ZERO:
+        small = [name for name, known in models.KNOWN.items() if known.geometry.weights < 2**30]
+        return [name for name in sources() if name in small or name not in models.KNOWN]
+    return list(sources())
+
+
+def default_model() -> str:
+    """CUPSCALE_MODEL; else SDXL where there is a GPU, else the bundled one."""
+    wanted = os.environ.get("CUPSCALE_MODEL")
+    return check_model(wanted or ("sdxl" if ZERO or models.best_device() != "cpu" else "tiny"))
+
+
+def check_model(name: str) -> str:
+    """Raises CupscaleError for a model that is not on the list."""
+    if name not in names():
+        raise CupscaleError(
+            f"model '{name[:80]}' is not on this page's list: choose one of {', '.join(names())}"
+        )
+    return name
+
+
+def defaults(name: str) -> dict[str, object]:
+    """The settings a model works best with."""
+    return models.defaults(name)
+
+
+def pipeline(name: str) -> CUpscalePipeline:
+    """The model, loaded once."""
+    with _loading:
+        return _loaded(check_model(name))
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str) -> CUpscalePipeline:
+    return CUpscalePipeline(models.load(sources()[name]), preview_px=448)
+
+
+def preload() -> None:
+    """Load the default model at start-up where a GPU wants it there. Elsewhere the first run loads it."""
+    if ZERO or models.best_device() == "cuda":
+        pipeline(default_model())
+
+
+def geometry(name: str) -> Geometry:
+    """What a plan must know of a model, without loading it where it is a known one."""
+    known = models.KNOWN.get(check_model(name))
+    return known.geometry if known else pipeline(name).backbone.geometry
+
+
+def planned(size: tuple[int, int], settings: Settings) -> Plan:
+    """The plan of a run of this page."""
+    known = settings.model in models.KNOWN
+    speed_name = settings.model if known else pipeline(settings.model).model
+    device = "cuda" if ZERO else models.best_device()
+    return plan(size, settings, geometry(settings.model), models.known_speed(speed_name, device))
+
+
+def gpu_seconds(size: tuple[int, int], settings: Settings) -> int:
+    """The duration to declare to ZeroGPU, which counts against a visitor's quota."""
+    work = planned(size, settings)
+    window = work.window.h * work.window.w
+    # Before the first measured run: 0.11 s a sample of 128 x 128 cells, 0.6 s a megapixel for the rest.
+    guess = work.samples * 0.11 * window / 128**2 + work.output[0] * work.output[1] / 1e6 * 0.6
+    return int(min(_LONGEST_GPU_SECONDS, max(15, 1.25 * (work.seconds or guess) + 8)))
+
+
+def _duration(picture: Picture, settings: Settings) -> int:
+    return gpu_seconds(picture.size, settings)
+
+
+@spaces.GPU(duration=_duration)
+def _events(picture: Picture, settings: Settings) -> Generator[Event | Refused, None, None]:
+    try:
+        with one_run, contextlib.closing(pipeline(settings.model).stream(picture, settings=settings)) as run:
+            yield from run
+    except CupscaleError as error:
+        yield Refused(str(error))
+
+
+def stream(picture: Picture, settings: Settings) -> Generator[Event, None, None]:
+    """The events of a run. Closing it stops the run within one network call. Raises CupscaleError."""
+    check_model(settings.model)
+    with contextlib.closing(_events(picture, settings)) as events:
+        for event in events:
+            if isinstance(event, Refused):
+                raise CupscaleError(event.message)
+            yield event
+
+
+def quota_line(size: tuple[int, int], settings: Settings) -> str:
+    """What a run takes of a visitor's daily GPU time; empty where that is not counted."""
+    if not ZERO:
+        return ""
+    seconds = gpu_seconds(size, settings)
+    return f"{seconds} s of GPU quota" + (
+        " (a visitor has 120 s a day, a free account 300)" if seconds > 60 else ""
+    )
+
+
+def where() -> str:
+    """For the page's head: which machine runs."""
+    if ZERO:
+        return "ZeroGPU"
+    device = models.best_device()
+    return {"cpu": "this machine's CPU", "cuda": "a GPU", "mps": "the Apple GPU"}.get(device, device) + (
+        " (Space)" if on_space() else ""
+    )

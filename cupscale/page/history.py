@@ -1,0 +1,28 @@
+"""The results of this browser. They are kept in the browser itself (IndexedDB): the server holds nothing of them, and
+they outlast its restarts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from cupscale.page.run import Shot
+from cupscale.page.viewer import STATIC
+
+
+class History(gr.HTML):
+    """Shows what the slider's script stored. Triggers `select` with the settings of the entry a person wants back."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            {},
+            html_template=(STATIC / "history.html").read_text("utf-8"),
+            js_on_load=(STATIC / "history.js").read_text("utf-8"),
+            **options,
+        )
+
+
+def entry(shot: Shot) -> dict[str, str]:
+    """What the browser keeps of a result, next to the file."""
+    return {"name": f"{shot.stem}.png", "note": shot.note, "settings": shot.settings.to_json()}

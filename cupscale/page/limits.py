@@ -1,0 +1,57 @@
+"""What a public page allows. A machine of one's own allows more; the environment can say otherwise."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+from cupscale.errors import CupscaleError
+from cupscale.planning import Plan
+
+
+@dataclass(frozen=True)
+class Limits:
+    """upload_bytes, input_px, output_px: of one image. queue: runs that may wait. captions, caption_chars: of one run.
+
+    kept_seconds: how long a file stays on the server. link_chars: of a query that every proxy passes on.
+    """
+
+    upload_bytes: int = 64 * 2**20
+    input_px: int = 2**26
+    output_px: int = 2**28
+    queue: int = 20
+    captions: int = 1024
+    caption_chars: int = 500
+    captions_bytes: int = 2**20
+    kept_seconds: int = 3600
+    link_chars: int = 6000
+
+    def check_output(self, plan: Plan) -> None:
+        """Raises CupscaleError where the output has more pixels than the page makes."""
+        width, height = plan.output
+        if width * height > self.output_px:
+            scale = plan.output[0] / plan.input[0]
+            fits = int(scale * (self.output_px / (width * height)) ** 0.5 * 10) / 10
+            remedy = f"choose a scale of at most {fits:g}" if fits >= 1 else "give a smaller image"
+            raise CupscaleError(
+                f"the output would be {width} x {height} = {width * height / 2**20:.1f} megapixels: "
+                f"this page makes at most {self.output_px / 2**20:.3g}; {remedy}"
+            )
+
+
+SPACE = Limits(upload_bytes=20 * 2**20, input_px=2**24, output_px=2**25, queue=12)
+
+
+def on_space() -> bool:
+    """Whether this is a Hugging Face Space."""
+    return bool(os.environ.get("SPACE_ID"))
+
+
+def current() -> Limits:
+    """The limits here: of a Space or of one's own machine, each overridden by CUPSCALE_<NAME>, a whole number."""
+    base = SPACE if on_space() else Limits()
+    given = {f.name: os.environ.get(f"CUPSCALE_{f.name.upper()}") for f in fields(Limits)}
+    try:
+        return Limits(**{name: int(given[name] or getattr(base, name)) for name in given})
+    except ValueError as error:
+        raise CupscaleError(f"a limit in the environment is not a whole number: {error}") from None

@@ -1,0 +1,103 @@
+"""Settings as a link's query, as a command and as Python, and back. No state is kept on the server."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import shlex
+import zlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from cupscale import models
+from cupscale.errors import CupscaleError
+from cupscale.settings import Settings
+
+_LONGEST_JSON = 2**21
+
+
+def to_query(settings: Settings, example: str | None = None) -> str:
+    """Every setting, and the example's name: "example=fox&scale=4.0&seed=7...". Captions are packed JSON."""
+    fields = settings.model_dump(mode="json", exclude={"captions"})
+    pairs: dict[str, Any] = {"example": example} if example else {}
+    pairs |= {name: _text(value) for name, value in fields.items() if value != ""}
+    if settings.captions:
+        boxes = [[*caption.box, caption.caption, caption.source] for caption in settings.captions]
+        packed = zlib.compress(json.dumps(boxes, ensure_ascii=False, separators=(",", ":")).encode(), 9)
+        pairs["captions"] = base64.urlsafe_b64encode(packed).decode().rstrip("=")
+    return urlencode(pairs, quote_via=quote)
+
+
+def _text(value: Any) -> str:
+    """Exact and short: 4.0 -> "4"."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def from_query(query: Mapping[str, str]) -> tuple[dict[str, Any], str | None, list[str]]:
+    """(settings that are good, the example's name, one line for every part that is not)."""
+    good: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name, text in query.items():
+        if name not in Settings.model_fields:
+            continue
+        try:
+            value = unpack_captions(text) if name == "captions" else text
+            good[name] = getattr(Settings.build({name: value}), name)
+        except CupscaleError as error:
+            wrong.append(f"in the link, {error}")
+    return good, query.get("example"), wrong
+
+
+def unpack_captions(text: str) -> list[dict[str, Any]]:
+    """The `captions` of a query. Raises CupscaleError for damaged text."""
+    try:
+        inflate = zlib.decompressobj()
+        raw = inflate.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), _LONGEST_JSON)
+        if inflate.unconsumed_tail or not inflate.eof:
+            raise ValueError("too long or cut off")
+        return [{"box": row[:4], "caption": row[4], "source": row[5]} for row in json.loads(raw)]
+    except (ValueError, binascii.Error, zlib.error, TypeError, IndexError, KeyError, RecursionError):
+        raise CupscaleError(
+            "captions: damaged; copy the whole link, or load the captions from a file"
+        ) from None
+
+
+def _own(settings: Settings) -> dict[str, Any]:
+    """What differs from the model's own defaults; always the scale, the seed and the model."""
+    usual = Settings.build(models.defaults(settings.model), scale=settings.scale)
+    return {
+        name: value
+        for name, value in settings.model_dump(exclude={"captions"}).items()
+        if name in ("scale", "seed", "model") or value != getattr(usual, name)
+    }
+
+
+def to_command(settings: Settings, image: str = "photo.png") -> str:
+    """The same run in a shell. Captions go by file."""
+    parts = ["python", "-m", "cupscale", "upscale", image]
+    for name, value in _own(settings).items():
+        text = _text(value)
+        flag = f"--{name.replace('_', '-')}"
+        parts += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    if settings.captions:
+        parts += ["--captions", "captions.json"]
+    return shlex.join(parts)
+
+
+def to_python(settings: Settings, image: str = "photo.png") -> str:
+    """The same run in Python."""
+    own = _own(settings)
+    model = own.pop("model")
+    fields = "".join(f"    {name}={value!r},\n" for name, value in own.items())
+    lines = ["import cupscale", ""]
+    if settings.captions:
+        lines.insert(0, "import json\n")
+        lines += ['captions = json.load(open("captions.json"))["regions"]  # saved on the Regions tab']
+        fields += "    captions=captions,\n"
+    lines += [
+        f"pipe = cupscale.load({model!r})",
+        f"result = cupscale.upscale(\n    pipe,\n    {image!r},\n{fields})",
+    ]
+    return "\n".join([*lines, 'result.save("big.png")'])

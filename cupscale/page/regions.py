@@ -1,0 +1,133 @@
+"""The Regions tab: the grid over the image, and the captions in a table."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from cupscale import images
+from cupscale.errors import CupscaleError
+from cupscale.page.limits import Limits
+from cupscale.planning import Plan
+from cupscale.priors.semantics import captions_file, match, read_captions
+from cupscale.settings import Caption
+
+HEADERS = ["region", "left, top, right, bottom", "caption"]
+_VIEW_PX = 720
+Rows = list[list[Any]]
+
+
+def rows_of(work: Plan, captions: Sequence[Caption]) -> Rows:
+    """The table: a row per region of the plan, with the caption that fits it."""
+    inside = [c for c in captions if c.box[2] <= work.output[0] and c.box[3] <= work.output[1]]
+    texts = match(inside, work.boxes, work.output).texts
+    return [[k, ", ".join(map(str, box)), text or ""]
+            for k, (box, text) in enumerate(zip(work.boxes, texts, strict=True), 1)]  # fmt: skip
+
+
+def captions_of(rows: Any, limits: Limits) -> tuple[Caption, ...]:
+    """The captions in the table; rows without text fall to the prompt. Raises CupscaleError for too much of it."""
+    captions = []
+    for row in rows or []:
+        text = str(row[2] or "").strip()
+        if not text:
+            continue
+        if len(text) > limits.caption_chars:
+            raise CupscaleError(
+                f"the caption of region {row[0]} has {len(text)} characters: the limit is {limits.caption_chars}; "
+                "one sentence serves best"
+            )
+        try:
+            box = tuple(int(part) for part in str(row[1]).split(","))
+            captions.append(Caption(box=box, caption=text))  # type: ignore[arg-type]
+        except ValueError:
+            raise CupscaleError(
+                f"the box of region {row[0]} was changed to something that is no box: load the captions again, or reload"
+            ) from None
+    if len(captions) > limits.captions:
+        raise CupscaleError(
+            f"{len(captions)} captions: the limit is {limits.captions}; choose a smaller overlap"
+        )
+    return tuple(captions)
+
+
+def scaled(captions: Sequence[Caption], old: Sequence[int], new: Sequence[int]) -> tuple[Caption, ...]:
+    """The captions for another size of the output."""
+    sx, sy = new[0] / old[0], new[1] / old[1]
+    return tuple(
+        caption.model_copy(
+            update={"box": tuple(round(n * s) for n, s in zip(caption.box, (sx, sy, sx, sy), strict=True))}
+        )
+        for caption in captions
+    )
+
+
+def load(path: str, size: tuple[int, int], limits: Limits) -> tuple[Caption, ...]:
+    """Captions from an uploaded file. Raises CupscaleError; no path of the server is in its message."""
+    if Path(path).stat().st_size > limits.captions_bytes:
+        raise CupscaleError(
+            f"the captions file is larger than {limits.captions_bytes // 2**20} MB, the limit"
+        )
+    try:
+        captions = read_captions(path, size)
+    except CupscaleError as error:
+        raise CupscaleError(str(error).replace(f" '{path}'", "")) from None
+    if len(captions) > limits.captions:
+        raise CupscaleError(f"the file holds {len(captions)} captions: the limit is {limits.captions}")
+    return captions
+
+
+def save(captions: Sequence[Caption], size: tuple[int, int], prompt: str) -> str:
+    """A captions file for download, in a folder of its own."""
+    path = Path(tempfile.mkdtemp(prefix="cupscale-")) / "captions.json"
+    path.write_text(json.dumps(captions_file(captions, size, prompt), indent=1, ensure_ascii=False), "utf-8")
+    return str(path)
+
+
+def overlay(picture: Image.Image, work: Plan, chosen: int) -> Image.Image:
+    """The image with the grid on it; region `chosen` (from 0) stands out."""
+    share = _VIEW_PX / max(picture.size)
+    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    view = images.resize(picture, size, "lanczos")
+    sx, sy = view.width / work.output[0], view.height / work.output[1]
+    boxes = [(l * sx, t * sy, r * sx - 1, b * sy - 1) for l, t, r, b in work.boxes]  # noqa: E741
+    shade = Image.new("RGBA", view.size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(shade)
+    for box in boxes:
+        draw.rectangle(box, outline=(255, 255, 255, 110), width=1)
+    for left, top, right, bottom in boxes:
+        x, y = (left + right) / 2, (top + bottom) / 2
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=(255, 255, 255, 230), outline=(0, 0, 0, 160))
+    left, top, right, bottom = boxes[min(chosen, len(boxes) - 1)]
+    draw.rectangle((left, top, right, bottom), fill=(255, 122, 26, 56), outline=(255, 122, 26, 255), width=3)
+    return Image.alpha_composite(view.convert("RGBA"), shade).convert("RGB")
+
+
+def nearest_box(boxes: Sequence[Sequence[int]], output: Sequence[int], x: float, y: float) -> int:
+    """The region (from 0) whose middle is nearest to a point of the overlay."""
+    share = max(output) / _VIEW_PX
+    x, y = x * share, y * share
+
+    def distance(k: int) -> float:
+        left, top, right, bottom = boxes[k]
+        return ((left + right) / 2 - x) ** 2 + ((top + bottom) / 2 - y) ** 2
+
+    return min(range(len(boxes)), key=distance)
+
+
+def crop(picture: Image.Image, work: Plan, chosen: int) -> Image.Image:
+    """What region `chosen` (from 0) shows, cut from the input."""
+    sx, sy = picture.width / work.output[0], picture.height / work.output[1]
+    left, top, right, bottom = work.boxes[min(chosen, len(work.boxes) - 1)]
+    box = (
+        int(left * sx),
+        int(top * sy),
+        max(int(left * sx) + 1, round(right * sx)),
+        max(int(top * sy) + 1, round(bottom * sy)),
+    )
+    return picture.crop(box)

@@ -1,0 +1,157 @@
+"""One run of the page: events of the pipeline to what a person sees, and the files of its result."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cupscale import images
+from cupscale.images import Picture
+from cupscale.page import engine
+from cupscale.page.limits import Limits
+from cupscale.pipeline import Finished, Planned, Preview, Progress, Result
+from cupscale.planning import Plan, duration
+from cupscale.sampler import Notice
+from cupscale.settings import Settings
+
+_STAGES = {"enlarge": "enlarging", "encode": "encoding", "denoise": "painting", "decode": "decoding"}
+_SHARES = {"enlarge": (0.0, 0.1), "encode": (0.1, 0.12), "denoise": (0.12, 0.96), "decode": (0.96, 1.0)}
+_EVERY_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A finished result on the server: the files of one visitor, in a folder of their own."""
+
+    folder: str
+    png: str
+    before: str
+    stem: str
+    settings: Settings
+    size: tuple[int, int]
+    note: str
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What to show now. fraction: 0..1 of the run."""
+
+    status: str
+    fraction: float
+    preview: Image.Image | None = None
+    size: tuple[int, int] = (0, 0)
+    notice: str | None = None
+    shot: Shot | None = None
+
+
+def clock(seconds: float) -> str:
+    """As `duration`, and tenths below ten seconds."""
+    return f"{seconds:.1f} s" if seconds < 9.95 else duration(seconds)
+
+
+def status_html(text: str, fraction: float | None = None) -> str:
+    """The status line; its text is escaped."""
+    bar = (
+        ""
+        if fraction is None
+        else f'<progress max="1" value="{fraction:.3f}" aria-label="Progress"></progress>'
+    )
+    return f'<div class="cu-status" role="status" aria-live="polite">{bar}<span>{escape(text)}</span></div>'
+
+
+def plan_html(text: str, wrong: bool = False) -> str:
+    """The plan line, or why there is none; its text is escaped."""
+    role = 'role="alert" data-wrong="true"' if wrong else 'role="status"'
+    return f'<p class="cu-plan" {role}>{escape(text)}</p>'
+
+
+def plan_line(work: Plan, settings: Settings) -> str:
+    """Sizes, regions, evaluations, memory, time and quota, for a person."""
+    line = work.line().replace(" -> ", " → ").replace(" x ", " × ")
+    if work.seconds is None:
+        line += ", time not yet known for this model here"
+    if quota := engine.quota_line(work.input, settings):
+        line += f", {quota}"
+    return line
+
+
+def _line(event: Progress) -> str:
+    parts = [_STAGES.get(event.stage, event.stage)]
+    if event.stage == "denoise":
+        parts += [f"step {event.step} of {event.steps}", f"region {event.regions} of {event.total}"]
+    elif event.share:
+        parts.append(f"{event.share:.0%}")
+    if event.left is not None:
+        parts.append(f"about {duration(event.left)} left")
+    return ", ".join(parts)
+
+
+def watch(picture: Picture, settings: Settings, limits: Limits, stem: str) -> Generator[Sight, None, None]:
+    """Run, and say what to show. The last sight has the shot. Closing it stops the run within one network call."""
+    limits.check_output(engine.planned(picture.size, settings))
+    yield Sight("waiting for the model", 0.0)
+    shown = fraction = 0.0
+    line = ""
+    size = (0, 0)
+    result: Result | None = None
+    with contextlib.closing(engine.stream(picture, settings)) as events:
+        for event in events:
+            if isinstance(event, Planned):
+                size = event.plan.output
+            elif isinstance(event, Notice):
+                yield Sight(event.message, 0.0, notice=event.message)
+            elif isinstance(event, Preview):
+                yield Sight(line, fraction, preview=event.image, size=size)
+            elif isinstance(event, Progress):
+                now = time.monotonic()
+                low, high = _SHARES.get(event.stage, (0.0, 1.0))
+                line, fraction = _line(event), low + (high - low) * event.share
+                if now - shown >= _EVERY_SECONDS or event.stage != "denoise":
+                    shown = now
+                    yield Sight(line, fraction)
+            elif isinstance(event, Finished):
+                result = event.result
+    assert result is not None
+    yield Sight("writing the file", 1.0)
+    yield Sight("done", 1.0, shot=keep(picture, result, stem))
+
+
+def keep(picture: Picture, result: Result, stem: str) -> Shot:
+    """Write the result and the plain enlargement beside it. Outside of the GPU: encoding takes seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="cupscale-"))
+    used = result.settings
+    stem = f"{stem}-x{used.scale:g}-seed{used.seed}"
+    png = images.write(result.image, folder / f"{stem}.png", used.to_json())
+    plain = images.resize(picture, result.image.size, "lanczos")
+    suffix = ".png" if plain.alpha is not None else ".jpg"
+    before = images.write(images.finish(plain.rgb, plain.alpha), folder / f"before{suffix}", quality=90)
+    width, height = result.image.size
+    note = (
+        f"{picture.size[0]} × {picture.size[1]} → {width} × {height}, seed {used.seed}, "
+        f"model {used.model}, {clock(result.seconds)}"
+    )
+    return Shot(str(folder), str(png), str(before), stem, used, (width, height), note)
+
+
+def encode(shot: Shot, suffix: str) -> str:
+    """The result in another format, with the settings inside. Raises CupscaleError where the format cannot hold it."""
+    path = Path(shot.folder) / f"{shot.stem}.{suffix}"
+    if not path.exists():
+        with Image.open(shot.png) as image:
+            images.write(image, path, shot.settings.to_json())
+    return str(path)
+
+
+def forget(shot: Any) -> None:
+    """Delete a result's files."""
+    if isinstance(shot, Shot):
+        shutil.rmtree(shot.folder, ignore_errors=True)

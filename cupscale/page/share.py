@@ -1,0 +1,42 @@
+"""The link, the command and the Python of the present settings, each with a copy button."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from cupscale.page import links
+from cupscale.page.limits import Limits
+from cupscale.page.viewer import STATIC
+from cupscale.settings import Settings
+
+
+class Share(gr.HTML):
+    """Its value is made by `texts`. The browser puts its own address before the query."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            {},
+            html_template=(STATIC / "share.html").read_text("utf-8"),
+            js_on_load=(STATIC / "share.js").read_text("utf-8"),
+            **options,
+        )
+
+
+def texts(settings: Settings, example: str | None, stem: str, limits: Limits) -> dict[str, str]:
+    """What the three rows show."""
+    query = links.to_query(settings, example)
+    if len(query) > limits.link_chars:
+        query = ""
+        note = "The captions are too long for a link: save them on the Regions tab, or share a result, which holds them."
+    elif example:
+        note = "Whoever opens the link sees this example with these settings."
+    else:
+        note = "An uploaded image cannot be in a link: it opens with these settings, and the image has to be given again."
+    return {
+        "query": query,
+        "note": note,
+        "command": links.to_command(settings, f"{stem}.png"),
+        "python": links.to_python(settings, f"{stem}.png"),
+    }

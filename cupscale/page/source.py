@@ -1,0 +1,67 @@
+"""The input image: a component that hands over the file as it came, and the one way to read it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from cupscale import images
+from cupscale.errors import CupscaleError
+from cupscale.images import Picture
+from cupscale.page.limits import Limits
+
+
+class SourceImage(gr.Image):
+    """An upload, a paste, a webcam shot or an example. The value is the path gradio checked, undecoded: what cannot
+    be read is refused by `read`, in our words. Give it `type="filepath", image_mode=None`."""
+
+    def get_block_name(self) -> str:
+        return "image"
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        if payload is None:
+            return None
+        if payload.path is None and payload.url and payload.url.startswith("data:"):
+            path = super().preprocess(payload)
+            return path if isinstance(path, str) else None
+        return payload.path
+
+
+def read(path: str | None, limits: Limits) -> Picture:
+    """Decode an upload. Raises CupscaleError; no path of the server is in its message."""
+    if not path:
+        raise CupscaleError("no image yet: upload, paste or drop one, or click an example")
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limits.upload_bytes + 1)
+    except OSError:
+        raise CupscaleError("the image is no longer on the server, which keeps files for a while only: upload it again"
+                            ) from None  # fmt: skip
+    if len(data) > limits.upload_bytes:
+        raise CupscaleError(
+            f"the image has more than {limits.upload_bytes / 2**20:.0f} MB, the limit of this page; "
+            "save it as a JPEG or WebP, or make it smaller"
+        )
+    return images.read(data, max_pixels=limits.input_px)
+
+
+@lru_cache(maxsize=8)
+def _read(path: str, stamp: int, limits: Limits) -> Picture:
+    return read(path, limits)
+
+
+def look(path: str | None, limits: Limits) -> Picture:
+    """`read`, remembered for the moves of a slider. The name of an upload holds the hash of its bytes."""
+    if not path or not Path(path).is_file():
+        return read(path, limits)
+    return _read(path, Path(path).stat().st_mtime_ns, limits)
+
+
+def name(path: str | None) -> str:
+    """The upload's own name, for the names of downloads."""
+    stem = Path(path).stem if path else "image"
+    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-")
+    return kept[:48] or "image"

@@ -1,0 +1,86 @@
+"""Pictures a person can look into: the before / after slider with its 1:1 lens, and the grid with one zoom for all.
+
+Both are `gr.HTML` with a fixed template. Values reach the DOM through `textContent` and image addresses only, never
+as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+STATIC = Path(__file__).parent / "static"
+
+
+def file(path: str | Path) -> dict[str, Any]:
+    """A file for the browser: gradio copies it into its cache and adds the address."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+def data_url(image: Image.Image, quality: int = 80) -> str:
+    """A small picture as text."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getbuffer()).decode()
+
+
+class BeforeAfter(gr.HTML):
+    """The slider. Its value is made by `empty`, `preview` and `pair`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            empty(),
+            html_template=(STATIC / "viewer.html").read_text("utf-8"),
+            js_on_load=(STATIC / "viewer.js").read_text("utf-8"),
+            **options,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": "before and after, as files"}
+
+
+def empty(note: str = "") -> dict[str, Any]:
+    return {"state": "empty", "note": note}
+
+
+def preview(image: Image.Image, note: str, size: tuple[int, int]) -> dict[str, Any]:
+    """The estimate while a run goes on, shown at the size the result will have."""
+    return {"state": "preview", "image": data_url(image), "note": note, "width": size[0], "height": size[1]}
+
+
+def pair(
+    before: str | Path,
+    after: str | Path,
+    size: tuple[int, int],
+    note: str,
+    keep: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """before and after: files of one size, (width, height). keep: what the browser keeps of it in its history."""
+    return {"state": "pair", "before": file(before), "after": file(after), "note": note, "width": size[0],
+            "height": size[1], "keep": keep}  # fmt: skip
+
+
+class Grid(gr.HTML):
+    """Pictures side by side under one zoom. Its value is made by `grid`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            grid([], ""),
+            html_template=(STATIC / "grid.html").read_text("utf-8"),
+            js_on_load=(STATIC / "grid.js").read_text("utf-8"),
+            **options,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": "pictures with their titles"}
+
+
+def grid(cells: Sequence[tuple[str, str | Path, str]], note: str) -> dict[str, Any]:
+    """cells: (title, file, a line under it)."""
+    return {"cells": [{"title": t, "image": file(p), "line": line} for t, p, line in cells], "note": note}

@@ -1,0 +1,79 @@
+"""The page as its users meet it: a process of its own, on a small random checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from checkpoints import make_sdxl
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+FAST = "seed=3&steps=4&start=0.5&guidance=1&attention=0&overlap=0.25&initial=lanczos"  # 2 steps: for links
+FAST_SETTINGS = {
+    "steps": 4,
+    "start": 0.5,
+    "guidance": 1,
+    "attention": 0,
+    "overlap": 0.25,
+    "initial": "lanczos",
+}
+
+
+def photo(path: Path, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:
+    """A picture with broad shapes and some noise."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    noise = random.integers(-12, 13, (size[1], size[0], 3))
+    Image.fromarray(np.clip(np.asarray(coarse).astype(int) + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+@contextlib.contextmanager
+def serve(folder: Path, **environment: str) -> Iterator[str]:
+    """Start the page and give its address. `folder` takes the checkpoint, the caches and the temporary files."""
+    model = folder / "random"
+    if not model.exists():
+        make_sdxl(model)
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (folder / f"server-{port}.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "app.py")],
+        cwd=folder,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={
+            **os.environ, "PYTHONPATH": str(ROOT), "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1",
+            "GRADIO_ANALYTICS_ENABLED": "False", "CUPSCALE_MODELS": f"random={model}", "CUPSCALE_MODEL": "random",
+            "XDG_CACHE_HOME": str(folder / "cache"), "TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1", **environment,
+        },
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the page did not start:\n{Path(log.name).read_text()[-3000:]}")
+            time.sleep(0.25)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()

@@ -1,0 +1,504 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import time
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import pytest
+from page_server import FAST, photo, serve
+from PIL import Image
+
+from cupscale import images
+from cupscale.settings import Settings
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+WAIT = int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60")) * 1000
+
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ImportError:
+    sync_playwright = None  # type: ignore[assignment]
+
+if CHROMIUM is None or sync_playwright is None:
+    missing = (
+        "no chromium: apt-get install chromium"
+        if sync_playwright
+        else "no playwright: pip install playwright"
+    )
+    if os.environ.get("CUPSCALE_REQUIRE_BROWSER"):
+        raise RuntimeError(missing)
+    pytest.skip(missing, allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    with serve(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(WAIT)
+    expect.set_options(timeout=WAIT)
+    tab = context.new_page()
+    tab.problems = []
+    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+    yield tab
+    assert tab.problems == []
+    context.close()
+
+
+@pytest.fixture
+def small(tmp_path):
+    return photo(tmp_path / "small.png")
+
+
+def visit(page, url, query=FAST):
+    page.goto(f"{url}?{query}")
+    page.locator("#run").wait_for()
+    seed = dict(urllib.parse.parse_qsl(query))["seed"]
+    expect(page.locator("#set-seed input")).to_have_value(seed)  # the link was read
+
+
+def give(page, path, size="64"):
+    """Upload, and wait for the plan."""
+    page.locator("#image input[type=file]").set_input_files(str(path))
+    expect(page.locator("#plan")).to_contain_text(
+        re.compile(rf"{size}|limit|not an image|truncated", re.IGNORECASE)
+    )
+
+
+def upscale(page):
+    page.locator("#run").click()
+    expect(page.locator("#status")).to_contain_text("Done.")
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+
+
+def download(page, what):
+    with page.expect_download() as waiting:
+        page.locator(what).click()
+    return waiting.value
+
+
+def open_part(page, name):
+    """An accordion, opened."""
+    head = page.locator(f"#{name} button.label-wrap").first
+    if "open" not in (head.get_attribute("class") or "").split():
+        head.click()
+
+
+def test_upload_run_progress_slider_lens_downloads(page, url, small, tmp_path):
+    visit(page, url)
+    give(page, small)
+    plan = page.locator("#plan").inner_text()
+    assert "64 × 48 → 128 × 96" in plan and "regions" in plan and "evaluations" in plan
+
+    page.evaluate("""() => {
+      window.seen = [];
+      const [status, view] = ['#status', '#result .cu-view'].map((name) => document.querySelector(name));
+      const look = () => seen.push(status.innerText + '|' + view.dataset.state);
+      new MutationObserver(look).observe(document.body, {subtree: true, childList: true, characterData: true, attributes: true});
+    }""")
+    upscale(page)
+    seen = page.evaluate("window.seen.join('\\n')")
+    assert re.search(r"step 1 of 2", seen) and "|preview" in seen and "left" in seen
+
+    slider = page.locator("#result .cu-range")
+    slider.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    assert float(slider.input_value()) == 55
+    assert page.locator("#result .cu-stage").evaluate("e => e.style.getPropertyValue('--cut')") == "55%"
+    box = page.locator("#result .cu-stage").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.3)
+    assert 15 < float(slider.input_value()) < 25
+
+    page.locator("#result [data-do=lens]").click()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    lens = page.locator("#result .cu-lens")
+    assert lens.is_visible()
+    pane = lens.locator("span").nth(1)
+    assert pane.evaluate("e => e.style.backgroundSize") == "128px 96px"  # one pixel to one pixel
+
+    shown = [page.locator(f"#result .cu-{which}").evaluate("e => [e.naturalWidth, e.naturalHeight]")
+             for which in ("before", "after")]  # fmt: skip
+    assert shown == [[128, 96], [128, 96]]
+    for what, kind in (("#png", "PNG"), ("#webp", "WEBP"), ("#jpeg", "JPEG")):
+        file = tmp_path / download(page, what).suggested_filename
+        download(page, what).save_as(file)
+        with Image.open(file) as image:
+            assert (image.format, image.size) == (kind, (128, 96))
+        settings = Settings.build(images.read_settings(file))
+        assert (settings.scale, settings.steps, settings.model) == (2, 4, "random")
+
+
+def test_location_data_is_gone_and_orientation_applied(page, url, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "SecretCamera"
+    exif.get_ifd(0x8825)[1] = "N"
+    path = tmp_path / "turned.jpg"
+    with Image.open(photo(tmp_path / "plain.png")) as plain:
+        plain.save(path, exif=exif)
+    visit(page, url)
+    give(page, path, "48 × 64")
+    upscale(page)
+    file = tmp_path / "out.jpg"
+    download(page, "#jpeg").save_as(file)
+    with Image.open(file) as image:
+        assert image.size == (96, 128)
+        assert 0x8825 not in image.getexif() and 0x010F not in image.getexif()
+    assert b"SecretCamera" not in file.read_bytes()
+
+
+def test_cancel_frees_the_queue(page, url, tmp_path):
+    visit(page, url, "seed=3&steps=50&start=0.9&guidance=4&overlap=0.5&initial=lanczos")
+    give(page, photo(tmp_path / "wide.png", (200, 150)), "200")
+    page.locator("#run").click()
+    expect(page.locator("#status")).to_contain_text("step 1 of")
+    expect(page.locator("#cancel")).to_be_enabled()
+    page.locator("#cancel").click()
+    expect(page.locator("#status")).to_contain_text("Cancelled")
+    expect(page.locator("#run")).to_be_enabled()
+    began = time.monotonic()
+    visit(page, url)
+    give(page, photo(tmp_path / "next.png", seed=1))
+    upscale(page)
+    assert time.monotonic() - began < 30
+
+
+def test_the_plan_follows_the_controls(page, url, small):
+    visit(page, url)
+    give(page, small)
+    plan = page.locator("#plan")
+    first = plan.inner_text()
+    scale = page.locator("#set-scale input[type=number]")
+    scale.fill("3")
+    scale.press("Enter")
+    expect(plan).to_contain_text("192 × 144")
+    open_part(page, "advanced")
+    overlap = page.locator("#set-overlap input[type=number]")
+    overlap.fill("0.6")
+    overlap.press("Enter")
+    expect(plan).not_to_contain_text(first)
+    regions = int(re.search(r"(\d+) regions", plan.inner_text())[1])
+    assert regions > int(re.search(r"(\d+) regions", first)[1])
+    expect(page.locator("#kept img")).to_be_visible()
+    page.get_by_role("button", name="Quick", exact=True).click()
+    expect(page.locator("#set-steps input")).to_have_value("20")
+    page.get_by_role("button", name="Reset", exact=True).click()
+    expect(page.locator("#set-steps input")).to_have_value("50")
+    expect(scale).to_have_value("3")
+
+
+def test_an_edited_caption_is_used_and_travels(page, url, small, tmp_path):
+    visit(page, url)
+    give(page, small)
+    page.get_by_role("tab", name="Regions").click()
+    expect(page.locator("#overlay img")).to_be_visible()
+    number = page.locator("#chosen input")
+    expect(page.locator("#chosen")).to_contain_text("1 to ")
+    number.fill("2")
+    number.press("Enter")
+    page.wait_for_timeout(1500)  # the region's own caption comes first
+    text = "a <b>bold</b> red fox <img src=x onerror=window.hit=1>"
+    page.locator("#caption textarea").press_sequentially(text)
+    expect(page.locator("#captions")).to_contain_text("red fox")
+    expect(page.locator("#captions")).to_contain_text("<b>bold</b>")  # as text, not as markup
+    assert page.evaluate("window.hit") is None
+    saved = json.loads(Path(download(page, "#save").path()).read_text())
+    assert [region["caption"] for region in saved["regions"]] == [text]
+    page.get_by_role("tab", name="Upscale").click()
+    upscale(page)
+    file = tmp_path / "out.png"
+    download(page, "#png").save_as(file)
+    used = images.read_settings(file)["captions"]
+    assert [caption["caption"] for caption in used] == [text]
+
+    open_part(page, "share")
+    link = page.locator('[data-row="link"] textarea').input_value()
+    assert "captions=" in link
+    other = page.context.browser.new_context()
+    fresh = other.new_page()
+    fresh.goto(link)
+    fresh.locator("#image input[type=file]").set_input_files(str(small))
+    fresh.get_by_role("tab", name="Regions").click()
+    expect(fresh.locator("#captions")).to_contain_text("red fox")
+    assert fresh.evaluate("window.hit") is None
+    other.close()
+
+
+def test_a_click_on_the_grid_chooses_a_region(page, url, small):
+    visit(page, url)
+    give(page, small)
+    page.get_by_role("tab", name="Regions").click()
+    picture = page.locator("#overlay img")
+    expect(picture).to_be_visible()
+    box = picture.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.95)
+    last = int(re.search(r"1 to (\d+)", page.locator("#chosen").inner_text())[1])
+    expect(page.locator("#chosen input")).to_have_value(str(last))
+    expect(page.locator("#crop img")).to_be_visible()
+
+
+def test_captions_from_a_file(page, url, small, tmp_path):
+    visit(page, url)
+    give(page, small)
+    file = tmp_path / "captions.json"
+    file.write_text(
+        json.dumps({"size": [256, 192], "regions": [{"box": [0, 0, 128, 128], "caption": "a blue door"}]})
+    )
+    page.get_by_role("tab", name="Regions").click()
+    expect(page.locator("#overlay img")).to_be_visible()
+    page.locator("input[type=file][accept*='.json']").set_input_files(str(file))
+    expect(page.locator("#captions")).to_contain_text("a blue door")
+    bad = tmp_path / "bad.json"
+    bad.write_text("{")
+    page.locator("input[type=file][accept*='.json']").set_input_files(str(bad))
+    expect(page.locator(".toast-wrap")).to_contain_text("not JSON")
+    expect(page.locator("#captions")).to_contain_text("a blue door")
+
+
+def test_a_link_opens_in_a_fresh_browser(page, url):
+    query = FAST + "&prompt=" + urllib.parse.quote("a fox & <i>snow</i>") + "&scale=3.5&cutoff=0.31"
+    query = query.replace("seed=3", "seed=77")
+    visit(page, url, query)
+    expect(page.locator("#set-prompt textarea")).to_have_value("a fox & <i>snow</i>")
+    expect(page.locator("#set-seed input")).to_have_value("77")
+    expect(page.locator("#set-scale input[type=number]")).to_have_value("3.5")
+    open_part(page, "share")
+    expect(page.locator('[data-row="command"] textarea')).to_have_value(re.compile("--seed 77"))
+    link = page.locator('[data-row="link"] textarea').input_value()
+    assert link.startswith(url)
+    given = dict(urllib.parse.parse_qsl(link.partition("?")[2]))
+    assert (given["seed"], given["scale"], given["cutoff"], given["prompt"]) == (
+        "77",
+        "3.5",
+        "0.31",
+        "a fox & <i>snow</i>",
+    )
+    expect(page.locator("#share .cu-note")).to_contain_text("cannot be in a link")
+    open_part(page, "advanced")
+    expect(page.locator("#set-cutoff input[type=number]")).to_have_value("0.31")
+
+
+def test_a_bad_part_of_a_link_is_named_and_the_rest_kept(page, url):
+    page.goto(f"{url}?seed=5&scale=99&example=nowhere&captions=damaged&model=%2Fetc")
+    toasts = page.locator(".toast-wrap")
+    expect(toasts).to_contain_text("scale")
+    expect(toasts).to_contain_text("captions")
+    expect(toasts).to_contain_text("not on this page")
+    expect(page.locator("#set-seed input")).to_have_value("5")
+
+
+def test_a_result_gives_its_settings_back(page, url, small, tmp_path):
+    settings = Settings(prompt="an old door", seed=123, scale=2.5, steps=7, cutoff=0.27, model="random")
+    file = tmp_path / "made.webp"
+    images.write(Image.new("RGB", (80, 60), "teal"), file, settings.to_json())
+    visit(page, url)
+    open_part(page, "share")
+    page.locator("#restore input[type=file]").set_input_files(str(file))
+    expect(page.locator("#set-prompt textarea")).to_have_value("an old door")
+    expect(page.locator("#set-seed input")).to_have_value("123")
+    open_part(page, "advanced")
+    expect(page.locator("#set-steps input")).to_have_value("7")
+    page.locator("#restore button[aria-label*='emove'], #restore button[aria-label*='lear']").first.click()
+    page.locator("#restore input[type=file]").set_input_files(str(small))
+    expect(page.locator(".toast-wrap")).to_contain_text("no settings of ours")
+    expect(page.locator("#set-prompt textarea")).to_have_value("an old door")
+
+
+def test_history_is_kept_by_the_browser_and_can_be_deleted(page, url, small):
+    visit(page, url, FAST.replace("seed=3", "seed=41") + "&prompt=kept")
+    give(page, small)
+    upscale(page)
+    page.get_by_role("tab", name="History").click()
+    entries = page.locator("#history li")
+    expect(entries).to_have_count(1)
+    page.goto(url)
+    page.get_by_role("tab", name="History").click()
+    expect(entries).to_have_count(1)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=re.compile("^Download .*seed41")).click()
+    with Image.open(io.BytesIO(Path(waiting.value.path()).read_bytes())) as image:
+        assert image.size == (128, 96)
+    page.get_by_role("button", name=re.compile("^Use the settings")).click()
+    page.get_by_role("tab", name="Upscale").click()
+    expect(page.locator("#set-seed input")).to_have_value("41")
+    expect(page.locator("#set-prompt textarea")).to_have_value("kept")
+    page.get_by_role("tab", name="History").click()
+    page.get_by_role("button", name=re.compile("^Delete .*seed41")).click()
+    expect(entries).to_have_count(0)
+    page.reload()
+    page.get_by_role("tab", name="History").click()
+    expect(entries).to_have_count(0)
+
+
+def test_compare_shows_the_variants_under_one_zoom(page, url, small):
+    visit(page, url)
+    give(page, small)
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_label("+ captions (RSP)").uncheck()
+    page.locator("#compare-run").click()
+    expect(page.locator("#compare-status")).to_contain_text("Done.")
+    pictures = page.locator("#grid img")
+    expect(pictures).to_have_count(4)
+    page.locator("#grid .cu-cells").focus()
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    moves = pictures.evaluate_all("all => all.map((e) => e.style.transform)")
+    assert len(set(moves)) == 1 and "scale(1.25)" in moves[0] and "translate(-" in moves[0]
+
+
+BAD = {
+    "text.png": (b"this is no picture", "not an image"),
+    "cut.png": (None, "truncated"),
+    "dot.png": (None, "16"),
+    "large.png": (None, "megapixels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_images_are_refused_and_nothing_typed_is_lost(page, url, tmp_path, name):
+    data, words = BAD[name]
+    buffer = io.BytesIO()
+    if name == "cut.png":
+        with Image.open(photo(tmp_path / "whole.png", (200, 200))) as image:
+            image.save(buffer, "PNG")
+        data = buffer.getvalue()[: len(buffer.getvalue()) // 2]
+    elif name == "dot.png":
+        Image.new("RGB", (12, 40)).save(buffer, "PNG")
+        data = buffer.getvalue()
+    elif name == "large.png":
+        Image.new("1", (16000, 8000)).save(buffer, "PNG")
+        data = buffer.getvalue()
+    path = tmp_path / name
+    path.write_bytes(data)
+    visit(page, url)
+    page.locator("#set-prompt textarea").fill("keep me")
+    page.locator("#image input[type=file]").set_input_files(str(path))
+    plan = page.locator("#plan [data-wrong]")
+    expect(plan).to_contain_text(words)
+    assert "/tmp" not in plan.inner_text()
+    page.locator("#run").click()
+    expect(page.locator(".toast-wrap")).to_contain_text(words)
+    expect(page.locator("#run")).to_be_enabled()
+    expect(page.locator("#set-prompt textarea")).to_have_value("keep me")
+    open_part(page, "advanced")
+    expect(page.locator("#set-steps input")).to_have_value("4")
+
+
+def test_no_image_and_too_large_an_output_are_refused(page, url, tmp_path):
+    visit(page, url)
+    page.locator("#run").click()
+    expect(page.locator(".toast-wrap")).to_contain_text("upload, paste or drop")
+    visit(page, url, FAST + "&scale=16")
+    give(page, photo(tmp_path / "long.png", (1100, 20)), "1100")
+    expect(page.locator("#plan [data-wrong]")).to_contain_text("16384")
+
+
+def test_formats_a_browser_cannot_show_are_shown(page, url, tmp_path):
+    path = tmp_path / "deep.tiff"
+    Image.fromarray(np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)).save(path)
+    visit(page, url)
+    give(page, path)
+    expect(page.locator("#image img")).to_be_visible()
+    assert (
+        page.locator("#image img").evaluate("async (e) => { await e.decode(); return e.naturalWidth }") == 64
+    )
+
+
+def test_phone_width_has_no_sideways_scroll(chromium, url, small):
+    context = chromium.new_context(
+        viewport={"width": 375, "height": 740}, device_scale_factor=2, has_touch=True
+    )
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    for name in ("Upscale", "Regions", "Compare", "History"):
+        tab = page.get_by_role("tab", name=name)
+        if tab.count() and tab.first.is_visible():
+            tab.first.click()
+        else:
+            page.locator(".overflow-menu button").first.click()
+            page.locator(".overflow-dropdown button", has_text=name).click()
+        page.wait_for_timeout(150)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375, name
+    context.close()
+
+
+def test_dark_follows_the_system(chromium, url):
+    context = chromium.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(url)
+    page.locator("#run").wait_for()
+    expect(page.locator("body")).to_have_class(re.compile("dark"))
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(int(part) for part in re.findall(r"\d+", colour)[:3]) < 200
+    context.close()
+
+
+def test_keyboard_alone_and_labels(page, url, small):
+    visit(page, url)
+    give(page, small)
+    unnamed = page.evaluate("""() => {
+      const named = (e) => e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.title || e.innerText?.trim()
+        || e.closest('label')?.innerText.trim() || (e.id && document.querySelector(`label[for="${e.id}"]`))
+        || e.getAttribute('placeholder') || e.alt;
+      return [...document.querySelectorAll('button, input, textarea, select')]
+        .filter((e) => e.offsetParent && !named(e)).map((e) => e.outerHTML.slice(0, 200));
+    }""")
+    assert unnamed == []
+    page.locator("#set-prompt textarea").focus()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "run":
+            break
+    assert page.evaluate("document.activeElement.id") == "run"
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("Done.")
+
+
+def test_two_visitors_do_not_see_each_other(chromium, url, tmp_path):
+    pages = []
+    for k in range(2):
+        context = chromium.new_context()
+        context.set_default_timeout(WAIT)
+        page = context.new_page()
+        visit(page, url, FAST.replace("seed=3", f"seed={k + 1}"))
+        give(page, photo(tmp_path / f"visitor{k}.png", seed=k + 5))
+        pages.append(page)
+    for page in pages:
+        page.locator("#run").click()
+    for k, page in enumerate(pages):
+        expect(page.locator("#status")).to_contain_text("Done.")
+        expect(page.locator("#result .cu-note")).to_contain_text(f"seed {k + 1}")
+        page.get_by_role("tab", name="History").click()
+        expect(page.locator("#history li")).to_have_count(1)
+        page.context.close()
