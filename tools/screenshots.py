@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 FOLDER = Path(__file__).parent.parent / "assets" / "screenshots"
@@ -33,6 +34,9 @@ def main(url: str) -> None:
                 tab.screenshot(path=FOLDER / "regions.png")
             tab.context.close()
         browser.close()
+    for file in FOLDER.glob("*.png"):  # 256 colours are enough, and keep a file below 500 kB
+        with Image.open(file) as image:
+            image.convert("RGB").quantize(256).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def build(page: Page) -> None:
             )  # fmt: skip
     page.table = gr.Dataframe(
         headers=regions.HEADERS, datatype=["number", "str", "str"], type="array", interactive=True, static_columns=[0, 1],
-        column_widths=["80px", "190px", "auto"], wrap=True, max_height=420, label="Captions", elem_id="captions",
+        column_widths=["110px", "230px", "auto"], wrap=True, max_height=420, label="Captions", elem_id="captions",
         column_count=3, row_count=1, value=[], buttons=[],
     )  # fmt: skip
     with gr.Row():

@@ -31,6 +31,17 @@ def css() -> str:
     return (STATIC / "page.css").read_text("utf-8")
 
 
+# Rules for the frame of the page: gradio puts its own prefix before those of `css`.
+_FRAME = """
+.gradio-container { max-width: 1280px !important; min-width: 0 !important; width: 100% !important; margin: 0 auto; }
+@media (max-width: 640px) {
+  .gradio-container > .main { padding: 8px !important; width: 100% !important; box-sizing: border-box; min-width: 0; }
+  .gradio-container .row:has(> .column) { flex-direction: column; flex-wrap: nowrap; }
+  .gradio-container .column { min-width: 0 !important; width: 100%; }
+}
+"""
+
+
 def head() -> str:
-    """The script that several components share."""
-    return f"<script>{(STATIC / 'store.js').read_text('utf-8')}</script>"
+    """The script that several components share, and the frame's rules."""
+    return f"<style>{_FRAME}</style><script>{(STATIC / 'store.js').read_text('utf-8')}</script>"

@@ -1,0 +1,31 @@
+"""The README's picture: input, Lanczos and ours side by side, from an example and its committed result.
+
+    python tools/before_after.py        writes assets/before-after.jpg
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+BOX = (380, 190, 860, 630)  # of the 1024 x 768 result
+
+
+def main() -> None:
+    """Write the picture."""
+    small = Image.open(ASSETS / "examples" / "raccoon.png").convert("RGB")
+    ours = Image.open(ASSETS / "examples" / "raccoon-after.webp").convert("RGB")
+    scale = ours.width / small.width
+    part = small.crop(tuple(round(side / scale) for side in BOX))
+    width, height = BOX[2] - BOX[0], BOX[3] - BOX[1]
+    sheet = Image.new("RGB", (3 * width + 16, height), "white")
+    sheet.paste(part.resize((width, height), Image.Resampling.NEAREST), (0, 0))
+    sheet.paste(small.resize(ours.size, Image.Resampling.LANCZOS).crop(BOX), (width + 8, 0))
+    sheet.paste(ours.crop(BOX), (2 * width + 16, 0))
+    sheet.save(ASSETS / "before-after.jpg", quality=90)
+
+
+if __name__ == "__main__":
+    main()
