@@ -105,15 +105,28 @@ def test_two_clients_at_once_get_their_own_results(url, folder):
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(client, small, arguments, words):
-    with pytest.raises(AppError, match=words) as refused:
+    with pytest.raises(AppError, match=f"(?i){words}") as refused:
         client.predict(handle_file(small), **arguments, api_name="/upscale")
     assert "Traceback" not in str(refused.value)
 
 
-def test_no_path_of_the_server_is_opened(client, url, folder):
-    for path in ("/etc/hostname", str(folder / "small.png")):
-        with pytest.raises(AppError):
-            client.predict({"path": path, "meta": {"_type": "gradio.FileData"}}, api_name="/plan")
+def call(url, name, data):
+    """A bare HTTP call: what a client that uploads nothing can send. The text of its last event."""
+    body = json.dumps({"data": data}).encode()
+    request = urllib.request.Request(
+        f"{url}gradio_api/call/{name}", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{url}gradio_api/call/{name}/{event}") as answer:
+        return answer.read().decode()
+
+
+def test_no_path_of_the_server_is_opened(url, folder, small):
+    for path in ("/etc/hostname", str(small), str(folder / "random" / "model_index.json")):
+        given = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        assert "event: error" in call(url, "plan", [given, 2, "", "none", "{}"])
+        assert "event: error" in call(url, "read_settings", [given])
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{url}gradio_api/file={path}")
         assert refused.value.code in (403, 404)

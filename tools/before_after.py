@@ -1,6 +1,6 @@
 """The README's picture: input, Lanczos and ours side by side, from an example and its committed result.
 
-    python tools/before_after.py        writes assets/before-after.jpg
+python tools/before_after.py        writes assets/before-after.jpg and assets/screenshots/thumbnail.png
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BOX = (380, 190, 860, 630)  # of the 1024 x 768 result
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the picture, and the Space's thumbnail."""
     small = Image.open(ASSETS / "examples" / "raccoon.png").convert("RGB")
     ours = Image.open(ASSETS / "examples" / "raccoon-after.webp").convert("RGB")
     scale = ours.width / small.width
@@ -25,6 +25,13 @@ def main() -> None:
     sheet.paste(small.resize(ours.size, Image.Resampling.LANCZOS).crop(BOX), (width + 8, 0))
     sheet.paste(ours.crop(BOX), (2 * width + 16, 0))
     sheet.save(ASSETS / "before-after.jpg", quality=90)
+    half = ours.width // 2
+    thumbnail = small.resize(ours.size, Image.Resampling.LANCZOS)
+    thumbnail.paste(ours.crop((half, 0, *ours.size)), (half, 0))
+    thumbnail.paste("white", (half - 2, 0, half + 2, ours.height))
+    thumbnail.resize((640, 480), Image.Resampling.LANCZOS).quantize(128).save(
+        ASSETS / "screenshots" / "thumbnail.png"
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import gradio as gr
 
 from cupscale.errors import CupscaleError
 from cupscale.page import captions as captions_module, regions
-from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain
+from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain, new_book
 
 
 def build(page: Page) -> None:
@@ -155,7 +155,7 @@ def wire(page: Page) -> None:
             complain(error)
             return gr.skip()
         return {
-            page.book: {"size": laid["output"], "captions": [c.model_dump() for c in captions]},
+            page.book: new_book([c.model_dump() for c in captions], laid["output"]),
             page.laid: None,
             page.drawn: None,
         }
@@ -165,7 +165,7 @@ def wire(page: Page) -> None:
     )
     page.follow(
         page.clear.click(
-            lambda: ({"size": None, "captions": []}, None, None),
+            lambda: (new_book(), None, None),
             None,
             [page.book, page.laid, page.drawn],
             **SILENT,
@@ -184,7 +184,7 @@ def wire(page: Page) -> None:
                     if step.warning:
                         complain(CupscaleError(step.warning), "Captions")
                     if step.captions is not None:
-                        book = {"size": work.output, "captions": [c.model_dump() for c in step.captions]}
+                        book = new_book([c.model_dump() for c in step.captions], work.output)
                         updates |= {page.book: book, page.laid: None, page.drawn: None}
                         if step.prompt and not settings.prompt:
                             updates[page.controls["prompt"]] = step.prompt
@@ -205,5 +205,5 @@ def _book(page: Page, rows: Any, laid: Any, book: Any) -> Any:
     """The book after an edit of the table."""
     with contextlib.suppress(CupscaleError):
         captions = regions.captions_of(rows, page.limits)
-        return {"size": laid["output"], "captions": [c.model_dump() for c in captions]}
+        return {**book, "size": laid["output"], "captions": [c.model_dump() for c in captions]}
     return book

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,11 @@ TOASTING: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidde
 GPU: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "gpu"}
 
 
+def new_book(captions: Sequence[Mapping[str, Any]] = (), size: Any = None) -> dict[str, Any]:
+    """Captions for the table to take over. The stamp tells them from those it already shows; edits keep it."""
+    return {"size": size, "captions": list(captions), "stamp": time.time_ns() if captions else 0}
+
+
 class Page:
     """Made inside `gr.Blocks`. The tabs add their components in `build` and connect them in `wire`.
 
@@ -34,7 +40,7 @@ class Page:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.controls = Controls(limits)
-        self.book = gr.State({"size": None, "captions": []}, time_to_live=limits.kept_seconds)
+        self.book = gr.State(new_book(), time_to_live=limits.kept_seconds)
         self.laid = gr.State(None, time_to_live=limits.kept_seconds)
         self.drawn = gr.State(None, time_to_live=limits.kept_seconds)
         self.chain: list[dict[str, Any]] = []  # what follows a change of the settings or the image

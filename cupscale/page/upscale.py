@@ -27,7 +27,7 @@ from cupscale.page import (
     viewer,
 )
 from cupscale.page.controls import EFFECTS, LABELS
-from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain
+from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain, new_book
 from cupscale.priors.semantics import match
 from cupscale.settings import Settings, default_cutoff, preset
 
@@ -131,7 +131,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         updates = controls.show({name: value for name, value in fields.items() if name != "captions"})
         if "captions" in fields:
             captions = [c if isinstance(c, dict) else c.model_dump() for c in fields["captions"]]
-            updates[page.book] = {"size": size, "captions": captions}
+            updates[page.book] = new_book(captions, size)
             updates[page.laid] = None
         return updates
 
@@ -163,7 +163,12 @@ def wire(page: Page, demo: gr.Blocks) -> None:
             return {page.plan_line: run.plan_html(str(error), wrong=True)}
         updates: dict[Any, Any] = {page.plan_line: run.plan_html(run.plan_line(work, settings))}
         rows = values[page.table]
-        laid = {"boxes": work.boxes, "output": work.output, "image": values[page.image]}
+        laid = {
+            "boxes": work.boxes,
+            "output": work.output,
+            "image": values[page.image],
+            "stamp": values[page.book]["stamp"],
+        }
         if values[page.laid] != laid:
             captions = page.written(values[page.book], work)
             rows = regions.rows_of(work, captions)
@@ -198,7 +203,13 @@ def wire(page: Page, demo: gr.Blocks) -> None:
             complain(error)
             return gr.skip()
         extra = match(page.written(values[page.book], work), work.boxes, work.output).extra
-        return {page.book: {"size": work.output, "captions": [c.model_dump() for c in (*captions, *extra)]}}
+        return {
+            page.book: {
+                **values[page.book],
+                "size": work.output,
+                "captions": [c.model_dump() for c in (*captions, *extra)],
+            }
+        }
 
     page.table.input(remember, page.inputs | {page.book, page.laid}, [page.book], **TOASTING)
 
@@ -217,8 +228,8 @@ def wire(page: Page, demo: gr.Blocks) -> None:
 
     def arrived(path: str | None, laid: Any) -> dict[Any, Any]:
         updates: dict[Any, Any] = {page.example: None, page.inside: gr.update(visible=False)}
-        if laid is not None:  # captions of another image
-            updates |= {page.book: {"size": None, "captions": []}, page.laid: None}
+        if laid is not None and laid["image"] != path:  # captions of another image
+            updates |= {page.book: new_book(), page.laid: None}
         if not path:
             return updates
         try:
