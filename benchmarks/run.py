@@ -85,7 +85,8 @@ def overhead(save: bool, rounds: int) -> None:
     """256 -> 1024 with all priors, against the very same network calls made again with nothing around them."""
     pipe = cupscale.load("tiny")
     fields: dict[str, Any] = {
-        "scale": 4, "seed": 1, "start": 0.45, "steps": 4, "overlap": 0.25, "guidance": 1.0, "initial": "lanczos", "attention": 0.6,
+        "scale": 4, "seed": 1, "start": 0.45, "steps": 4, "overlap": 0.25, "guidance": 1.0, "initial": "lanczos",
+        "attention": 0.6,
     }  # fmt: skip
     image = noise_image(256)
     cupscale.upscale(pipe, image, **fields | {"scale": 1})
