@@ -132,8 +132,8 @@ class Composer:
 
 def compose(picture: Tensor, plain: Tensor, own: Tensor, mu: float, lam: float) -> Tensor:
     """The formula above: picture = crop(O_L, r), plain the global prompt's attention, own the region's. Any one shape."""
-    screened = plain if mu == 0 else mu * picture + (1 - mu) * plain
-    return screened if lam == 0 else (1 - lam) * screened + lam * own
+    screened = plain if mu == 0 else plain.lerp(picture.to(plain.dtype), mu)
+    return screened if lam == 0 else screened.lerp(own, lam)
 
 
 def attend(query: Tensor, *streams: Stream) -> Tensor:

@@ -103,6 +103,16 @@ def test_crop_reads_the_right_place_in_two_dimensions():
     assert crop_resize(plane, [Box.of(Region(10, 4, 2, 2), Size(16, 16))], Size(1, 1)).item() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_samples_the_same_places(dtype):
+    plane = torch.randn(1, 8, 128, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for box in (Box(0.1, 0.2, 0.6, 0.7), Box(0, 0, 0.5, 1), Box(0.5, 0.5, 1, 1)):
+        for grid in (Size(16, 16), Size(128, 128)):
+            sampled = crop_resize(plane, [box], grid)
+            assert sampled.dtype == dtype
+            assert torch.allclose(sampled.float(), crop_resize(plane.float(), [box], grid), atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("cells", "tokens", "grid"),
     [((128, 128), 4096, (64, 64)), ((13, 20), 70, (7, 10)), ((13, 20), 20, (4, 5))],

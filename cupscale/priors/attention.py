@@ -9,6 +9,7 @@ O = M V, as resizing is linear over space and V is one and the same for all regi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -46,22 +47,29 @@ def token_grid(tokens: int, cells: Size) -> Size:
     return grid
 
 
-def crop_resize(plane: Tensor, boxes: Sequence[Box], grid: Size) -> Tensor:
-    """Bilinear samples of `plane` (1, C, H, W) at the token centres of each box: (R, C, grid.h, grid.w)."""
-    device = plane.device
+@lru_cache(maxsize=8)  # every layer of a network call asks for one of a few grids
+def _centres(boxes: tuple[Box, ...], grid: Size, device: torch.device) -> Tensor:
+    """The token centres of each box, (R, grid.h, grid.w, 2) as (x, y), the edges of the picture at -1 and 1."""
     rows = (torch.arange(grid.h, device=device, dtype=torch.float32) + 0.5) / grid.h
     cols = (torch.arange(grid.w, device=device, dtype=torch.float32) + 0.5) / grid.w
     edges = torch.tensor(boxes, device=device, dtype=torch.float32)  # (R, 4)
     y = edges[:, 0:1] + rows * (edges[:, 2:3] - edges[:, 0:1])  # (R, h)
     x = edges[:, 1:2] + cols * (edges[:, 3:4] - edges[:, 1:2])  # (R, w)
-    where = torch.stack(
-        (x[:, None, :].expand(-1, grid.h, -1), y[:, :, None].expand(-1, -1, grid.w)), dim=-1
-    )  # (R, h, w, 2)
-    planes = plane.expand(len(boxes), -1, -1, -1)
-    # Edge of the picture at -1 and 1, as `align_corners=False` has it.
+    where = (x[:, None, :].expand(-1, grid.h, -1), y[:, :, None].expand(-1, -1, grid.w))
+    return 2 * torch.stack(where, dim=-1) - 1
+
+
+def crop_resize(plane: Tensor, boxes: Sequence[Box], grid: Size) -> Tensor:
+    """Bilinear samples of `plane` (1, C, H, W) at the token centres of each box: (R, C, grid.h, grid.w).
+
+    In float32, whatever the plane is in: coordinates in bfloat16 are up to a quarter of a token off on a grid of 128, and
+    `grid_sample` of torch 2.13 can give NaN for bfloat16 on a CPU.
+    """
+    where = _centres(tuple(boxes), grid, plane.device)
+    planes = plane.float().expand(len(boxes), -1, -1, -1)
     return F.grid_sample(
-        planes, (2 * where - 1).to(plane.dtype), mode="bilinear", padding_mode="border", align_corners=False
-    )
+        planes, where, mode="bilinear", padding_mode="border", align_corners=False
+    ).to(plane.dtype)  # fmt: skip
 
 
 class GlobalAttention:

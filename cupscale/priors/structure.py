@@ -34,6 +34,22 @@ def strength_at(step: int, steps: int, strength: float) -> float:
     return strength * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def _fast_length(least: int) -> int:
+    """The next length without a prime factor above 5: those transform fast. 2078 = 2 x 1039 takes three times as long as 2160."""
+    rest = least
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return least if rest == 1 else _fast_length(least + 1)
+
+
+def _border(side: int, reach: int) -> tuple[int, int]:
+    """How many cells to mirror at either end: `reach`, or what there is, and more at the far end for a fast length."""
+    near = min(reach, side - 1)
+    far = _fast_length(side + 2 * near) - side - near
+    return near, far if far < side else near
+
+
 class GlobalStructure:
     """GSP for one canvas.
 
@@ -49,20 +65,20 @@ class GlobalStructure:
         height, width = (side * shuffle for side in reference.shape[-2:])
         # The mirror border keeps the opposite edges of the canvas from mixing; 3 / D reaches past the filter's ripple.
         reach = math.ceil(3 / cutoff)
-        self._pad = (min(reach, width - 1), min(reach, height - 1))
-        mask = butterworth(height + 2 * self._pad[1], width + 2 * self._pad[0], cutoff)
-        self._mask = mask.to(reference.device)
+        self._x, self._y = _border(width, reach), _border(height, reach)
+        self._mask = butterworth(height + sum(self._y), width + sum(self._x), cutoff).to(reference.device)
 
     def lowpass(self, z: Tensor) -> Tensor:
         """LP_D, (1, C, H, W) -> the same shape, in float32."""
         planes = F.pixel_shuffle(z.float(), self._shuffle) if self._shuffle > 1 else z.float()
-        (px, py), (height, width) = self._pad, planes.shape[-2:]
+        height, width = planes.shape[-2:]
+        top, left = self._y[0], self._x[0]
         low = torch.empty_like(planes)
         for channel in range(planes.shape[1]):  # one at a time: a canvas of 8192 x 8192 has a large spectrum
-            padded = F.pad(planes[:, channel, None], (px, px, py, py), mode="reflect")
+            padded = F.pad(planes[:, channel, None], (*self._x, *self._y), mode="reflect")
             spectrum = torch.fft.rfft2(padded).mul_(self._mask)
             plane = torch.fft.irfft2(spectrum, s=padded.shape[-2:])
-            low[:, channel] = plane[:, 0, py : py + height, px : px + width]
+            low[:, channel] = plane[:, 0, top : top + height, left : left + width]
         return F.pixel_unshuffle(low, self._shuffle) if self._shuffle > 1 else low
 
     def apply(self, x0: Tensor, strength: float) -> Tensor:
