@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import re
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +29,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    with serve(folder, SPACE_ID="someone/cupscale", CUPSCALE_CAPTION_CHARS="100") as address:
+    with serve(
+        folder, SPACE_ID="someone/cupscale", CUPSCALE_CAPTION_CHARS="100", CUPSCALE_UPLOAD_BYTES="100000",
+        CUPSCALE_CAPTIONERS="away=http://127.0.0.1:9/v1",
+    ) as address:  # fmt: skip
         yield address
 
 
@@ -133,8 +139,71 @@ def test_no_path_of_the_server_is_opened(url, folder, small):
 
 
 def test_an_output_over_the_limit_is_refused(client, folder):
+    wide = folder / "wide.png"
+    Image.new("RGB", (900, 900), "teal").save(wide)
     with pytest.raises(AppError, match="at most"):
-        client.predict(handle_file(photo(folder / "wide.png", (900, 900))), scale=16, api_name="/upscale")
+        client.predict(handle_file(wide), scale=16, api_name="/upscale")
+
+
+def test_captions_for_every_region(client, small):
+    answer = client.predict(
+        handle_file(small), scale=2, prompt="a hill", captioner="tagger", settings=FAST, api_name="/caption"
+    )
+    assert answer["size"] == [128, 96] and answer["prompt"] == "a hill"
+    assert all(set(region) >= {"box", "caption", "source"} for region in answer["regions"])
+    captions = [{"box": region["box"], "caption": region["caption"]} for region in answer["regions"]]
+    settings = json.dumps({**FAST_SETTINGS, "captions": captions})
+    _, report = client.predict(handle_file(small), scale=2, settings=settings, api_name="/upscale")
+    assert len(report["settings"]["captions"]) == len(captions)
+
+
+def test_a_captioner_that_is_away_leaves_the_regions_to_the_prompt(client, small):
+    answer = client.predict(
+        handle_file(small), prompt="a hill", captioner="away", settings=FAST, api_name="/caption"
+    )
+    assert answer["regions"] == [] and answer["prompt"] == "a hill"
+    notes = " ".join(answer["notes"])
+    assert "use the prompt" in notes and "no connection" in notes
+    with pytest.raises(AppError, match="not on this page"):
+        client.predict(handle_file(small), captioner="http://127.0.0.1:9/v1", api_name="/caption")
+
+
+def test_more_bytes_than_the_limit_are_refused(url):
+    mark = "part"
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'.encode()
+
+    def upload(count):
+        body = head + bytes(count) + f"\r\n--{mark}--\r\n".encode()
+        kind = {"Content-Type": f"multipart/form-data; boundary={mark}"}
+        return urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/upload", body, kind)).status
+
+    assert upload(90_000) == 200
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        upload(110_000)
+    assert refused.value.code == 413
+
+
+def test_files_are_deleted_in_time(folder):
+    def left(root):
+        return [path for path in root.rglob("*") if path.suffix in (".png", ".webp", ".jpg")]
+
+    own = folder / "short"
+    own.mkdir()
+    with serve(own, CUPSCALE_KEPT_SECONDS="6") as url:
+        client = Client(url, verbose=False, download_files=False)
+        client.predict(
+            handle_file(photo(folder / "gone.png")),
+            scale=2,
+            settings=FAST,
+            format="webp",
+            api_name="/upscale",
+        )
+        files = left(own / "tmp")
+        assert {path.suffix for path in files} >= {".png", ".webp"}  # the upload, and the result
+        deadline = time.monotonic() + 40
+        while left(own / "tmp") and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert left(own / "tmp") == []
 
 
 def test_an_agent_finds_and_uses_the_tools(url, small):
@@ -149,6 +218,20 @@ def test_an_agent_finds_and_uses_the_tools(url, small):
                 name = next(name for name in tools if name.endswith("plan"))
                 assert "scale" in tools[name].inputSchema["properties"] and tools[name].description
                 models = await session.call_tool(next(n for n in tools if n.endswith("models")), {})
-                return models.content[0].text
+                tool = next(n for n in tools if n.endswith("upscale"))
+                given = f"data:image/png;base64,{base64.b64encode(small.read_bytes()).decode()}"
+                made = await session.call_tool(
+                    tool, {"image": given, "scale": 2, "seed": 4, "settings": FAST}
+                )
+                return models.content[0].text, made
 
-    assert "random" in asyncio.run(talk())
+    models, made = asyncio.run(talk())
+    assert "random" in models
+    assert not made.isError, made.content
+    text = " ".join(part.text for part in made.content)
+    address = re.search(r"'url': '([^']+)'", text)[
+        1
+    ]  # of a function that yields, gradio gives the picture by address
+    with urllib.request.urlopen(address) as answer, Image.open(answer) as image:
+        assert image.size == (128, 96)
+    assert "'seed': 4" in text

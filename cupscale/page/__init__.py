@@ -7,7 +7,18 @@ from typing import Any
 
 import gradio as gr
 
-from cupscale.page import api, compare, engine, examples, limits as limits_module, region_tab, style, upscale
+from cupscale.page import (
+    api,
+    captions,
+    compare,
+    engine,
+    examples,
+    limits as limits_module,
+    region_tab,
+    scratch,
+    style,
+    upscale,
+)
 from cupscale.page.limits import Limits, on_space
 from cupscale.page.session import Page
 
@@ -24,7 +35,9 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     """The whole page, not yet launched."""
     gr.set_static_paths([examples.FOLDER])
     limits = limits or limits_module.current()
+    scratch.keep_clean(limits.kept_seconds)
     engine.preload()
+    captions.preload()
     with gr.Blocks(
         title="cupscale",
         analytics_enabled=False,

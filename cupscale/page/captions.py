@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,6 +66,15 @@ def kinds() -> list[str]:
 @lru_cache(maxsize=2)
 def _opened(name: str) -> Captioner:
     return open_captioner(_sources()[name])
+
+
+def preload() -> None:
+    """Load the default captioner when the page starts, where ZeroGPU wants it: its weights are moved once, not per call."""
+    if engine.ZERO:
+        try:
+            _opened(kinds()[0]).load()
+        except CaptionerError as error:  # the page works without one
+            warnings.warn(f"the captioner was not loaded: {error}", stacklevel=2)
 
 
 def _duration(name: str, picture: Picture, settings: Settings) -> int:

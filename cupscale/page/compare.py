@@ -12,7 +12,7 @@ import gradio as gr
 from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.initial import available
-from cupscale.page import engine, run, source, viewer
+from cupscale.page import engine, run, scratch, source, viewer
 from cupscale.page.session import GPU, PRIVATE, SILENT, Page, complain
 from cupscale.settings import Settings
 
@@ -116,9 +116,7 @@ def wire(page: Page) -> None:
 
 
 def _plain(picture: images.Picture, settings: Settings, stem: str) -> run.Shot:
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp(prefix="cupscale-"))
+    folder = scratch.new_folder()
     size = (round(picture.size[0] * settings.scale), round(picture.size[1] * settings.scale))
     plain = images.resize(picture, size, "lanczos")
     path = images.write(images.finish(plain.rgb, plain.alpha), folder / f"{stem}-plain.png")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from cupscale import images
 from cupscale.errors import CupscaleError
+from cupscale.page import scratch
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan
 from cupscale.priors.semantics import captions_file, match, read_captions
@@ -84,7 +84,7 @@ def load(path: str, size: tuple[int, int], limits: Limits) -> tuple[Caption, ...
 
 def save(captions: Sequence[Caption], size: tuple[int, int], prompt: str) -> str:
     """A captions file for download, in a folder of its own."""
-    path = Path(tempfile.mkdtemp(prefix="cupscale-")) / "captions.json"
+    path = scratch.new_folder() / "captions.json"
     path.write_text(json.dumps(captions_file(captions, size, prompt), indent=1, ensure_ascii=False), "utf-8")
     return str(path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from PIL import Image
 
 from cupscale import images
 from cupscale.images import Picture
-from cupscale.page import engine
+from cupscale.page import engine, scratch
 from cupscale.page.limits import Limits
 from cupscale.pipeline import Finished, Planned, Preview, Progress, Result
 from cupscale.planning import Plan, duration
@@ -127,7 +126,7 @@ def watch(picture: Picture, settings: Settings, limits: Limits, stem: str) -> Ge
 
 def keep(picture: Picture, result: Result, stem: str) -> Shot:
     """Write the result and the plain enlargement beside it. Outside of the GPU: encoding takes seconds."""
-    folder = Path(tempfile.mkdtemp(prefix="cupscale-"))
+    folder = scratch.new_folder()
     used = result.settings
     stem = f"{stem}-x{used.scale:g}-seed{used.seed}"
     png = images.write(result.image, folder / f"{stem}.png", used.to_json())

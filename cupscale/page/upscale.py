@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cupscale.page import (
     region_tab,
     regions,
     run,
+    scratch,
     share,
     source,
     viewer,
@@ -239,7 +239,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         with Image.open(path) as opened:
             plain = opened.format in _SHOWN_BY_BROWSERS
         if not plain:
-            shown = Path(tempfile.mkdtemp(prefix="cupscale-")) / f"{source.name(path)}.png"
+            shown = scratch.new_folder() / f"{source.name(path)}.png"
             updates[page.image] = str(images.write(images.finish(picture.rgb, picture.alpha), shown))
         if picture.metadata:
             updates[page.inside] = gr.update(visible=True)
