@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 import urllib.parse
 from pathlib import Path
 
 import numpy as np
 import pytest
-from page_server import FAST, photo, serve
+from gradio_client import Client, handle_file
+from page_server import FAST, FAST_SETTINGS, ROOT, photo, serve
 from PIL import Image
 
 from cupscale import images
@@ -21,7 +26,8 @@ from cupscale.settings import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # fmt: skip
 WAIT = int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60")) * 1000
 
 try:
@@ -47,7 +53,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    with serve(folder) as address:
+    with serve(folder, CUPSCALE_CAPTIONERS="away=http://127.0.0.1:9/v1") as address:
         yield address
 
 
@@ -464,17 +470,30 @@ def test_dark_follows_the_system(chromium, url):
     context.close()
 
 
-def test_keyboard_alone_and_labels(page, url, small):
-    visit(page, url)
-    give(page, small)
-    unnamed = page.evaluate("""() => {
+def unnamed(page):
+    """Controls on show that a screen reader has no name for."""
+    return page.evaluate("""() => {
       const named = (e) => e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.title || e.innerText?.trim()
         || e.closest('label')?.innerText.trim() || (e.id && document.querySelector(`label[for="${e.id}"]`))
-        || e.getAttribute('placeholder') || e.alt;
+        || e.getAttribute('placeholder') || e.alt || e.querySelector('img')?.alt;
       return [...document.querySelectorAll('button, input, textarea, select')]
         .filter((e) => e.offsetParent && !named(e)).map((e) => e.outerHTML.slice(0, 200));
     }""")
-    assert unnamed == []
+
+
+def test_keyboard_alone_and_labels(page, url, small):
+    visit(page, url)
+    give(page, small)
+    for part in ("advanced", "share"):
+        open_part(page, part)
+    for name in ("Regions", "Compare", "History", "Upscale"):
+        tab = page.get_by_role("tab", name=name)
+        tab.focus()
+        page.keyboard.press("Enter")
+        expect(tab).to_have_attribute("aria-selected", "true")
+        assert unnamed(page) == [], name
+    for part in ("advanced", "share"):
+        page.locator(f"#{part} button.label-wrap").first.click()
     page.locator("#set-prompt textarea").focus()
     for _ in range(12):
         page.keyboard.press("Tab")
@@ -502,3 +521,188 @@ def test_two_visitors_do_not_see_each_other(chromium, url, tmp_path):
         page.get_by_role("tab", name="History").click()
         expect(page.locator("#history li")).to_have_count(1)
         page.context.close()
+
+
+def picture_of(page, selector):
+    """What an image on the page shows, as an array."""
+    data = page.locator(selector).evaluate("""async (e) => {
+      const blob = await (await fetch(e.src)).blob();
+      return await new Promise((done) => {
+        const reader = new FileReader(); reader.onload = () => done(reader.result.split(',')[1]); reader.readAsDataURL(blob);
+      });
+    }""")
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        return np.asarray(image.convert("L")).astype(float)
+
+
+def test_the_cutoff_picture_shows_what_is_kept(page, url, small):
+    visit(page, url)
+    give(page, small)
+    open_part(page, "advanced")
+    field = page.locator("#set-cutoff input[type=number]")
+    roughness = {}
+    for cutoff in ("0.05", "1"):
+        before = page.locator("#kept img").get_attribute("src")
+        field.fill(cutoff)
+        field.press("Enter")
+        expect(page.locator("#kept img")).not_to_have_attribute("src", before)
+        roughness[cutoff] = np.abs(np.diff(picture_of(page, "#kept img"), axis=1)).mean()
+    assert roughness["0.05"] < 0.7 * roughness["1"]
+
+
+def test_paper_sets_what_the_paper_states(page, url):
+    visit(page, url)
+    open_part(page, "advanced")
+    page.get_by_role("button", name="Paper", exact=True).click()
+    expect(page.locator("#set-start input[type=number]")).to_have_value("0.45")
+    expect(page.locator("#set-overlap input[type=number]")).to_have_value("0.5")
+    expect(page.locator("#set-steps input")).to_have_value("50")
+
+
+def test_a_new_seed_for_every_run_is_shown_and_used(page, url, small, tmp_path):
+    visit(page, url)
+    give(page, small)
+    page.get_by_label("A new seed for every run").check()
+    seeds = set()
+    for k in range(2):
+        upscale(page)
+        shown = page.locator("#set-seed input").input_value()
+        file = tmp_path / f"{k}.png"
+        download(page, "#png").save_as(file)
+        assert images.read_settings(file)["seed"] == int(shown)
+        seeds.add(shown)
+        if k == 0:
+            page.locator("#run").click()
+            expect(page.locator("#status")).not_to_contain_text("Done.")
+            expect(page.locator("#status")).to_contain_text("Done.")
+    assert len(seeds) == 2 and "3" not in seeds
+
+
+def test_a_cell_of_the_table_is_edited_and_used(page, url, small, tmp_path):
+    visit(page, url)
+    give(page, small)
+    page.get_by_role("tab", name="Regions").click()
+    expect(page.locator("#captions")).to_contain_text("0, 0")
+    cell = page.locator("#captions [data-testid='cell-1-2']")
+    cell.dblclick()
+    page.keyboard.type("a wet stone")
+    page.keyboard.press("Enter")
+    expect(page.locator("#captions")).to_contain_text("a wet stone")
+    saved = json.loads(Path(download(page, "#save").path()).read_text())
+    assert [region["caption"] for region in saved["regions"]] == ["a wet stone"]
+    page.get_by_role("tab", name="Upscale").click()
+    upscale(page)
+    file = tmp_path / "out.png"
+    download(page, "#png").save_as(file)
+    assert [caption["caption"] for caption in images.read_settings(file)["captions"]] == ["a wet stone"]
+    page.get_by_role("tab", name="Regions").click()
+    page.locator("#clear").click()
+    expect(page.locator("#captions")).not_to_contain_text("a wet stone")
+
+
+def choose(page, selector, text):
+    """An option of a dropdown."""
+    page.locator(f"{selector} input").click()
+    page.get_by_role("option", name=text, exact=True).click()
+
+
+def test_captions_are_written_by_a_button_and_a_failure_leaves_the_prompt(page, url, small):
+    visit(page, url, FAST + "&prompt=kept")
+    give(page, small)
+    page.get_by_role("tab", name="Regions").click()
+    expect(page.locator("#overlay img")).to_be_visible()
+    choose(page, "#captioner", "away")
+    page.locator("#write").click()
+    expect(page.locator(".toast-wrap")).to_contain_text("no connection")
+    expect(page.locator("#writing")).to_contain_text("use the prompt")
+    choose(page, "#captioner", "tagger")
+    page.locator("#write").click()
+    expect(page.locator("#writing")).to_contain_text(re.compile(r"\d+ of \d+ regions have a caption"))
+    page.get_by_role("tab", name="Upscale").click()
+    expect(page.locator("#set-prompt textarea")).to_have_value("kept")
+    upscale(page)
+
+
+def test_an_example_is_shown_at_a_click_and_goes_into_the_link(page, url):
+    page.goto(url)
+    page.locator("#examples button img").first.click()
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+    expect(page.locator("#result .cu-note")).to_contain_text("Example:")
+    expect(page.locator("#plan")).to_contain_text("regions")
+    open_part(page, "share")
+    link = page.locator('[data-row="link"] textarea')
+    expect(link).to_have_value(re.compile("example=raccoon"))
+    page.goto(link.input_value())
+    expect(page.locator("#result .cu-note")).to_contain_text("Example:")
+    expect(page.locator("#image img")).to_be_visible()
+
+
+def test_the_copied_command_and_python_make_the_same_picture(page, url, small, tmp_path):
+    visit(page, url, FAST + "&model=tiny&scale=1.5&prompt=it%27s%20a%20%22hill%22")
+    give(page, small)
+    open_part(page, "share")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    texts = {}
+    for row in ("command", "python"):
+        page.locator(f'[data-row="{row}"] button').click()
+        texts[row] = page.evaluate("navigator.clipboard.readText()")
+        assert texts[row] == page.locator(f'[data-row="{row}"] textarea').input_value()
+    upscale(page)
+    download(page, "#png").save_as(tmp_path / "page.png")
+    words = shlex.split(texts["command"])
+    assert words[:4] == ["python", "-m", "cupscale", "upscale"]
+    program = tmp_path / "run.py"
+    program.write_text(texts["python"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for command in ([sys.executable, *words[1:], "--out", "command.png"], [sys.executable, str(program)]):
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    made = [np.asarray(Image.open(tmp_path / name)) for name in ("page.png", "command.png", "big.png")]
+    assert made[0].shape == (72, 96, 3)
+    for other in made[1:]:
+        assert np.abs(made[0].astype(int) - other).max() <= 1
+
+
+def test_paste_and_webcam(chromium, url, small):
+    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write", "camera"])
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    visit(page, url)
+    page.evaluate(
+        """async (data) => {
+      const blob = await (await fetch('data:image/png;base64,' + data)).blob();
+      await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
+    }""",
+        base64.b64encode(small.read_bytes()).decode(),
+    )
+    page.locator("#image button[aria-label*='lipboard']").click()
+    expect(page.locator("#plan")).to_contain_text("64 × 48")
+    page.locator("#image button[aria-label*='lear'], #image button[aria-label*='emove']").first.click()
+    expect(page.locator("#plan")).to_contain_text("Choose an image")
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_label("capture photo").click()
+    expect(page.locator("#plan")).to_contain_text(re.compile(r"\d+ × \d+ → .*regions"))
+    context.close()
+
+
+def test_a_full_queue_says_how_much_waits_and_keeps_all(page, tmp_path):
+    slow = json.dumps({**FAST_SETTINGS, "steps": 60, "start": 0.9, "overlap": 0.5})
+    picture = photo(tmp_path / "queued.png", (96, 96))
+    with serve(tmp_path, CUPSCALE_QUEUE="1") as address:
+        client = Client(address, verbose=False)
+        jobs = []
+        for _ in range(2):
+            jobs.append(client.submit(handle_file(picture), scale=2, settings=slow, api_name="/upscale"))
+            while not jobs[0].outputs():  # it runs, and does not wait any more
+                time.sleep(0.1)
+        while jobs[1].status().code.name not in ("IN_QUEUE", "PROCESSING"):
+            time.sleep(0.1)
+        visit(page, address, FAST + "&prompt=kept")
+        page.locator("#image input[type=file]").set_input_files(str(picture))
+        expect(page.locator("#image img")).to_be_visible()
+        page.locator("#run").click()
+        expect(page.locator(".toast-wrap")).to_contain_text(re.compile("The queue is full: 1 run.*try again"))
+        expect(page.locator("#set-prompt textarea")).to_have_value("kept")
+        expect(page.locator("#run")).to_be_enabled()
+        for job in jobs:
+            job.cancel()

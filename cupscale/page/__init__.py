@@ -14,6 +14,8 @@ from cupscale.page import (
     engine,
     examples,
     limits as limits_module,
+    queue,
+    queue,
     region_tab,
     scratch,
     style,
@@ -58,8 +60,8 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         region_tab.wire(page)
         compare.wire(page)
         api.build(limits)
-    demo.queue(max_size=limits.queue, default_concurrency_limit=8, api_open=False)
-    upscale.explain_full_queue(demo, page)
+    demo.queue(default_concurrency_limit=8, api_open=False)
+    queue.limit(demo, limits)
     return demo
 
 

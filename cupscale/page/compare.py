@@ -12,7 +12,7 @@ import gradio as gr
 from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.initial import available
-from cupscale.page import engine, run, scratch, source, viewer
+from cupscale.page import engine, queue, run, scratch, source, viewer
 from cupscale.page.session import GPU, PRIVATE, SILENT, Page, complain
 from cupscale.settings import Settings
 
@@ -102,7 +102,7 @@ def wire(page: Page) -> None:
             return
         yield {page.compare_status: run.status_html("Done.")}
 
-    started = page.compare.click(
+    started = queue.admitted(page.compare.click, limits)(
         start, page.inputs | {page.wanted, page.shots, page.laid}, [page.compare_status, page.grid, page.shots],
         show_progress="minimal", show_progress_on=[page.compare_status], trigger_mode="once", **GPU, **PRIVATE,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import captions as captions_module, regions
+from cupscale.page import captions as captions_module, queue, regions
 from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain, new_book
 
 
@@ -193,7 +193,7 @@ def wire(page: Page) -> None:
             complain(error)
             yield {page.writing: ""}
 
-    started = page.write.click(
+    started = queue.admitted(page.write.click, limits)(
         write, known | {page.captioner}, [page.writing, page.book, page.laid, page.drawn, page.controls["prompt"]],
         show_progress="minimal", show_progress_on=[page.writing], **GPU, **PRIVATE,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from cupscale.page import (
     examples,
     history,
     links,
+    queue,
     region_tab,
     regions,
     run,
@@ -386,7 +387,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         page.png,
         page.downloads,
     ]
-    page.started = page.run.click(
+    page.started = queue.admitted(page.run.click, limits)(
         start, page.inputs | {page.shot, page.laid}, outputs, show_progress="minimal", show_progress_on=[page.status],
         trigger_mode="once", **GPU, **PRIVATE,
     )  # fmt: skip
@@ -420,31 +421,3 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         button.click(other(suffix), page.shot, page.other, show_progress="minimal", **PRIVATE).success(
             None, js=click
         )
-
-
-def explain_full_queue(demo: gr.Blocks, page: Page) -> None:
-    """A full queue says how long it is; gradio's own line gives its size only."""
-    queue = demo._queue
-    push = queue.push
-
-    async def explained(*arguments: Any, **named: Any) -> Any:
-        done, answer, kind = await push(*arguments, **named)
-        if kind == "queue_full":
-            answer = queue_line(len(queue), _usual_seconds(queue))
-        return done, answer, kind
-
-    queue.push = explained  # type: ignore[method-assign]
-
-
-def queue_line(waiting: int, seconds: float | None) -> str:
-    """What a person reads when the queue is full."""
-    line = f"The queue is full: {waiting} runs are waiting"
-    if seconds:
-        line += f", about {run.clock(waiting * seconds)} of work"
-    return line + ". Everything you typed stays here; try again then."
-
-
-def _usual_seconds(queue: Any) -> float | None:
-    """The mean time of the slowest kind of event, a run, as gradio measured it."""
-    times = [times.avg_time for times in queue.process_time_per_fn.values() if getattr(times, "avg_time", 0)]
-    return max(times, default=None)

@@ -1,0 +1,91 @@
+"""Parts of the page that a browser cannot bring about, in this process."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import make_sdxl
+from page_server import FAST_SETTINGS, photo
+
+from cupscale import images, models
+from cupscale.page import captions, engine, run, scratch
+from cupscale.page.limits import Limits
+from cupscale.pipeline import CUpscalePipeline
+from cupscale.settings import Settings
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    make_sdxl(tmp_path / "random")
+    made = CUpscalePipeline(models.load(str(tmp_path / "random")), batch=4)
+    monkeypatch.setenv("CUPSCALE_MODELS", f"random={tmp_path / 'random'}")
+    monkeypatch.setattr(engine, "_loaded", lambda name: made)
+    return made
+
+
+def test_out_of_memory_goes_on_with_fewer_regions_and_says_so(pipeline, tmp_path, monkeypatch):
+    forward = pipeline.backbone.pipe.unet.forward
+
+    def small_only(sample, *args, **kwargs):
+        if len(sample) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return forward(sample, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline.backbone.pipe.unet, "forward", small_only)
+    picture = images.read(photo(tmp_path / "small.png"))
+    settings = Settings.build(FAST_SETTINGS, model="random", scale=2.0)
+    sights = list(run.watch(picture, settings, Limits(), "small"))
+    notices = [sight.notice for sight in sights if sight.notice]
+    assert notices == [
+        "out of memory: going on with 2 regions at once",
+        "out of memory: going on with 1 region at once",
+    ]
+    assert sights[-1].shot is not None and sights[-1].shot.size == (128, 96)
+
+
+def test_folders_of_visits_are_swept_when_they_are_old():
+    old, new = scratch.new_folder(), scratch.new_folder()
+    assert old.parent == new.parent == scratch.root() and old != new
+    (old / "result.png").write_bytes(b"x")
+    hour_ago = time.time() - 3600
+    os.utime(old, (hour_ago, hour_ago))
+    scratch.sweep(1800)
+    assert not old.exists() and new.exists()
+
+
+def test_zero_gpu_loads_the_captioner_when_the_page_starts(monkeypatch):
+    loads = []
+
+    class Loading:
+        def load(self):
+            loads.append(self)
+
+    monkeypatch.setattr(captions, "_opened", lambda name: Loading())
+    captions.preload()
+    assert loads == []
+    monkeypatch.setattr(engine, "ZERO", True)
+    captions.preload()
+    assert len(loads) == 1
+
+
+def test_zero_gpu_is_asked_for_the_time_of_the_plan(monkeypatch):
+    small, large = (Settings.build(models.defaults("sdxl"), model="sdxl", scale=s) for s in (2.0, 8.0))
+    monkeypatch.setattr(engine, "ZERO", True)
+    assert engine.gpu_seconds((512, 512), small) < engine.gpu_seconds((512, 512), large) <= 300
+    assert f"{engine.gpu_seconds((512, 512), small)} s of GPU quota" in engine.quota_line((512, 512), small)
+
+
+def test_the_gallery_has_six_kinds_with_their_licences():
+    from cupscale.page import examples
+
+    every = examples.every()
+    assert len(every) >= 6
+    readme = (Path(examples.FOLDER) / "README.md").read_text()
+    for example in every:
+        assert example.name in readme
+        for file in (example.input, example.before, example.after):
+            assert Path(example.path(file)).is_file()
