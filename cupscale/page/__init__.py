@@ -15,7 +15,6 @@ from cupscale.page import (
     examples,
     limits as limits_module,
     queue,
-    queue,
     region_tab,
     scratch,
     style,
