@@ -9,20 +9,15 @@ peak memory of the process; exits with 1 above 20 GB. Takes about half an hour o
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
-import time
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import cupscale
-
-LIMIT_GB = 20
+from benchmarks import watching
 
 UNET: dict[str, Any] = {
     "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280), "layers_per_block": 2,
@@ -44,10 +39,6 @@ TEXT_2: dict[str, Any] = {
     "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
     "projection_dim": 1280, "hidden_act": "gelu",
 }  # fmt: skip
-
-
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def build(tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
@@ -82,30 +73,10 @@ def main() -> int:
     parser.add_argument("--guidance", type=float, default=1.0)
     arguments = parser.parse_args()
     pipe = build(cupscale.load("tiny").tokenizer)
-    count = sum(p.numel() for p in pipe.unet.parameters()) / 1e6
-    print(f"loaded: U-Net of {count:.0f} M parameters, peak so far {peak_gb():.1f} GB", flush=True)
-    values = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
-    began = last = time.perf_counter()
-    for event in cupscale.stream(
-        pipe, Image.fromarray(values), prompt="a forest", scale=2, start=0.04, steps=50, guidance=arguments.guidance,
-        overlap=arguments.overlap, initial="lanczos", preview_px=0, attention=0.6,
+    return watching.run(
+        pipe, pipe.unet, (1024, 1024), scale=2, start=0.04, steps=50, guidance=arguments.guidance, overlap=arguments.overlap,
         captions=[{"box": (0, 0, 1024, 1024), "caption": "leaves"}],
-    ):  # fmt: skip
-        now = time.perf_counter()
-        if isinstance(event, cupscale.Planned):
-            print(event.plan.line(), flush=True)
-        elif isinstance(event, cupscale.Progress):
-            print(
-                f"{event.stage} step {event.step}/{event.steps} region {event.regions}/{event.total}  "
-                f"{now - last:.1f} s  peak {peak_gb():.1f} GB",
-                flush=True,
-            )
-        elif isinstance(event, cupscale.Finished):
-            print(
-                f"{event.result.image.size} in {now - began:.0f} s, peak {peak_gb():.1f} GB (limit {LIMIT_GB})"
-            )
-        last = now
-    return int(peak_gb() > LIMIT_GB)
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ of the process; exits with 1 above 20 GB.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
-import time
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -24,7 +21,6 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from PIL import Image
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -35,8 +31,7 @@ from transformers import (
 )
 
 import cupscale
-
-LIMIT_GB = 20
+from benchmarks import watching
 
 TRANSFORMER: dict[str, Any] = {
     "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24, "attention_head_dim": 64,
@@ -48,10 +43,6 @@ VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
     "scaling_factor": 1.5305, "shift_factor": 0.0609, "use_quant_conv": False, "use_post_quant_conv": False,
 }  # fmt: skip
-
-
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def clip(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
@@ -93,30 +84,11 @@ def main() -> int:
     parser.add_argument("--guidance", type=float, default=1.0)
     arguments = parser.parse_args()
     pipe = build()
-    count = sum(p.numel() for p in pipe.transformer.parameters()) / 1e6
-    print(f"loaded: transformer of {count:.0f} M parameters, peak so far {peak_gb():.1f} GB", flush=True)
-    values = np.random.default_rng(0).integers(0, 256, (640, 1024, 3), dtype=np.uint8)
-    began = last = time.perf_counter()
-    for event in cupscale.stream(
-        pipe, Image.fromarray(values), prompt="a forest", scale=1.5, start=1 / 28, steps=28, guidance=arguments.guidance,
-        overlap=0.5, initial="lanczos", preview_px=0, attention=0.6, detail=0.5,
+    return watching.run(
+        pipe, pipe.transformer, (1024, 640), scale=1.5, start=1 / 28, steps=28, guidance=arguments.guidance, overlap=0.5,
+        detail=0.5,
         captions=[{"box": (0, 0, 1024, 960), "caption": "leaves"}, {"box": (512, 0, 1536, 960), "caption": "a deer"}],
-    ):  # fmt: skip
-        now = time.perf_counter()
-        if isinstance(event, cupscale.Planned):
-            print(event.plan.line(), flush=True)
-        elif isinstance(event, cupscale.Progress):
-            print(
-                f"{event.stage} step {event.step}/{event.steps} region {event.regions}/{event.total}  "
-                f"{now - last:.1f} s  peak {peak_gb():.1f} GB",
-                flush=True,
-            )
-        elif isinstance(event, cupscale.Finished):
-            print(
-                f"{event.result.image.size} in {now - began:.0f} s, peak {peak_gb():.1f} GB (limit {LIMIT_GB})"
-            )
-        last = now
-    return int(peak_gb() > LIMIT_GB)
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from cupscale.errors import CupscaleError
 from cupscale.page import captions as captions_module, queue, regions
 from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain, new_book
 
+SHOW_ROW = """(region, table, shown) => document.activeElement?.closest("#caption") ? shown
+  : table?.data?.[(region || 1) - 1]?.[2] ?? ''"""
+
 
 def build(page: Page) -> None:
     """The components."""
@@ -70,15 +73,12 @@ def drawing(page: Page) -> dict[str, Any]:
             return {page.overlay: None, page.crop: None, page.caption: "", page.drawn: None,
                     page.chosen: gr.update(maximum=1, value=1)}  # fmt: skip
         chosen = min(max(int(values[page.chosen] or 1), 1), len(work.boxes))
-        rows = values[page.table] or []
-        text = str(rows[chosen - 1][2] or "") if chosen <= len(rows) else ""
         key = (values[page.image], work.boxes, work.output, chosen)
         if values[page.drawn] == key:
             return gr.skip()
         return {
             page.overlay: regions.overlay(picture.rgb, work, chosen - 1),
             page.crop: regions.crop(picture.rgb, work, chosen - 1),
-            page.caption: text,
             page.chosen: gr.update(
                 maximum=len(work.boxes), value=chosen, label=f"Region, 1 to {len(work.boxes)}"
             ),
@@ -124,12 +124,10 @@ def wire(page: Page) -> None:
     page.follow(page.caption.input(typed, [page.caption, page.chosen, page.table, page.laid, page.book], [page.table, page.book],
                        trigger_mode="always_last", **SILENT))  # fmt: skip
 
-    def edited(chosen: float, rows: Any) -> Any:
-        """An edit of the table shows in the caption box."""
-        k = int(chosen or 1) - 1
-        return str(rows[k][2] or "") if rows and k < len(rows) else ""
-
-    page.table.input(edited, [page.chosen, page.table], page.caption, trigger_mode="always_last", **SILENT)
+    # The caption box shows its row of the table. It does so in the browser, and not while someone types in it: an answer of
+    # the server would come late, and take the first letters back.
+    gr.on([page.chosen.change, page.table.change], None, [page.chosen, page.table, page.caption], page.caption, js=SHOW_ROW,
+          **SILENT)  # fmt: skip
 
     def save(values: dict[Any, Any]) -> Any:
         try:
