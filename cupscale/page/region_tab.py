@@ -12,8 +12,9 @@ from cupscale.errors import CupscaleError
 from cupscale.page import captions as captions_module, queue, regions
 from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain, new_book
 
-SHOW_ROW = """(region, table, shown) => document.activeElement?.closest("#caption") ? shown
-  : table?.data?.[(region || 1) - 1]?.[2] ?? ''"""
+# While someone types in the caption box, an update of nothing.
+SHOW_ROW = """(region, table) => document.activeElement?.closest("#caption")
+  ? {__type__: "update"} : table?.data?.[(region || 1) - 1]?.[2] ?? ''"""
 
 
 def build(page: Page) -> None:
@@ -126,7 +127,7 @@ def wire(page: Page) -> None:
 
     # The caption box shows its row of the table. It does so in the browser, and not while someone types in it: an answer of
     # the server would come late, and take the first letters back.
-    gr.on([page.chosen.change, page.table.change], None, [page.chosen, page.table, page.caption], page.caption, js=SHOW_ROW,
+    gr.on([page.chosen.change, page.table.change], None, [page.chosen, page.table], page.caption, js=SHOW_ROW,
           **SILENT)  # fmt: skip
 
     def save(values: dict[Any, Any]) -> Any:
