@@ -61,7 +61,7 @@ KNOWN: dict[str, Known] = {
         geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000),
         defaults={
             "start": 0.1, "steps": 50, "guidance": 1.0, "overlap": 0.25, "initial": "realesrgan", "structure": 1.0,
-            "cutoff": 0.2, "scheduler": "ddim",
+            "cutoff": 0.2, "scheduler": "euler",
         },
         note="bundled; runs on a CPU",
         memory=2,
