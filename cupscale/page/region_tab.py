@@ -77,12 +77,13 @@ def drawing(page: Page) -> dict[str, Any]:
         key = (values[page.image], work.boxes, work.output, chosen)
         if values[page.drawn] == key:
             return gr.skip()
+        moved = (
+            {} if chosen == values[page.chosen] else {"value": chosen}
+        )  # another number may have been typed since
         return {
             page.overlay: regions.overlay(picture.rgb, work, chosen - 1),
             page.crop: regions.crop(picture.rgb, work, chosen - 1),
-            page.chosen: gr.update(
-                maximum=len(work.boxes), value=chosen, label=f"Region, 1 to {len(work.boxes)}"
-            ),
+            page.chosen: gr.update(maximum=len(work.boxes), label=f"Region, 1 to {len(work.boxes)}", **moved),
             page.drawn: key,
         }
 
@@ -122,8 +123,9 @@ def wire(page: Page) -> None:
         rows[k][2] = text
         return {page.table: rows, page.book: _book(page, rows, laid, book)}
 
-    page.follow(page.caption.input(typed, [page.caption, page.chosen, page.table, page.laid, page.book], [page.table, page.book],
-                       trigger_mode="always_last", **SILENT))  # fmt: skip
+    # What follows from the table follows its change, the last one last: a chain behind every letter could end out of order.
+    page.caption.input(typed, [page.caption, page.chosen, page.table, page.laid, page.book], [page.table, page.book],
+                       trigger_mode="always_last", **SILENT)  # fmt: skip
 
     # The caption box shows its row of the table. It does so in the browser, and not while someone types in it: an answer of
     # the server would come late, and take the first letters back.

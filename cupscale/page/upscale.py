@@ -185,7 +185,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         return updates
 
     followers = [page.plan_line, page.share, page.kept, page.kept_line, page.laid, page.table]
-    moved = [component.change for component in controls.all] + [page.image.change, page.table.input]
+    moved = [component.change for component in controls.all] + [page.image.change, page.table.change]
     planning: dict[str, Any] = {
         "inputs": page.inputs | {page.book, page.laid},
         "outputs": followers,
