@@ -77,13 +77,13 @@ def drawing(page: Page) -> dict[str, Any]:
         key = (values[page.image], work.boxes, work.output, chosen)
         if values[page.drawn] == key:
             return gr.skip()
-        moved = (
-            {} if chosen == values[page.chosen] else {"value": chosen}
-        )  # another number may have been typed since
+        number = gr.update(maximum=len(work.boxes), label=f"Region, 1 to {len(work.boxes)}")
+        if chosen != values[page.chosen]:  # and only then: another number may have been typed since
+            number["value"] = chosen
         return {
             page.overlay: regions.overlay(picture.rgb, work, chosen - 1),
             page.crop: regions.crop(picture.rgb, work, chosen - 1),
-            page.chosen: gr.update(maximum=len(work.boxes), label=f"Region, 1 to {len(work.boxes)}", **moved),
+            page.chosen: number,
             page.drawn: key,
         }
 
