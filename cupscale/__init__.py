@@ -51,12 +51,11 @@ def stream(
     Bad input raises CupscaleError at the call. See `upscale` for the arguments.
     """
     run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=preview_px)
-    writer = open_captioner(captioner) if isinstance(captioner, str) else captioner
     return run.stream(
         image,
         settings=settings,
         preset=preset,
-        captioner=writer,
+        captioner=open_captioner(captioner),
         merge=merge,
         prepend=prepend,
         fresh=fresh,
@@ -91,12 +90,11 @@ def upscale(
     Returns a Result with .image, .settings, .captions, .plan, .seconds. Raises CupscaleError for bad input.
     """
     run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=0)
-    writer = open_captioner(captioner) if isinstance(captioner, str) else captioner
     return run.upscale(
         image,
         settings=settings,
         preset=preset,
-        captioner=writer,
+        captioner=open_captioner(captioner),
         merge=merge,
         prepend=prepend,
         fresh=fresh,
@@ -122,9 +120,15 @@ def caption(
     `CUpscalePipeline(pipe).caption(...)` gives the events.
     """
     run = CUpscalePipeline(pipe, preview_px=0)
-    writer = open_captioner(captioner) if isinstance(captioner, str) else captioner
     events = run.caption(
-        image, writer, settings=settings, preset=preset, merge=merge, prepend=prepend, fresh=fresh, **fields
+        image,
+        open_captioner(captioner),
+        settings=settings,
+        preset=preset,
+        merge=merge,
+        prepend=prepend,
+        fresh=fresh,
+        **fields,
     )
     for event in events:
         if isinstance(event, Captioned):

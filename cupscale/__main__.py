@@ -142,7 +142,7 @@ def upscale(
     from cupscale import images, models
     from cupscale.captioners import caption_calls, open_captioner
     from cupscale.pipeline import asks, captions_wanted
-    from cupscale.planning import plan
+    from cupscale.planning import output_size, plan
     from cupscale.priors.semantics import read_captions, read_prompt
 
     writer = open_captioner(captioner, device=device, seconds=captioner_seconds)
@@ -151,7 +151,7 @@ def upscale(
     settings = Settings.build(models.defaults(str(model)), preset_fields(preset), given, **fields)
     picture = images.read(image)
     if captions_path:
-        size = (round(picture.size[0] * settings.scale), round(picture.size[1] * settings.scale))
+        size = output_size(picture.size, settings.scale)
         settings = settings.replace(
             captions=read_captions(captions_path, size), prompt=settings.prompt or read_prompt(captions_path)
         )
@@ -167,7 +167,7 @@ def upscale(
         return
     target = out or image.with_name(f"{image.stem}-x{settings.scale:g}.png")
     if not plan_only:
-        size = (round(picture.size[0] * settings.scale), round(picture.size[1] * settings.scale))
+        size = output_size(picture.size, settings.scale)
         images.check_writable(target, size=size, alpha=picture.alpha is not None)
     _quiet_libraries()
     from cupscale.backbones import Tiles

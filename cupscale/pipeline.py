@@ -182,6 +182,7 @@ class CUpscalePipeline:
             captioner=captioner,
             merge=merge,
             prepend=prepend,
+            fresh=fresh,
             **fields,
         ):
             if isinstance(event, Finished):

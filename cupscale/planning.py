@@ -93,6 +93,11 @@ class Plan:
         return data
 
 
+def output_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(width, height) of the result of an image of `size`, in px: exactly round(scale x input), at least 1."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def plan(
     image_size: tuple[int, int],
     settings: Settings,
@@ -113,7 +118,7 @@ def plan(
         raise CupscaleError(
             f"the image is {image_size[0]} x {image_size[1]} px: at least {MIN_SIDE_PX} px a side are needed"
         )
-    output = (max(1, round(image_size[0] * settings.scale)), max(1, round(image_size[1] * settings.scale)))
+    output = output_size(image_size, settings.scale)
     if max(output) > MAX_OUTPUT_PX:
         fits = int(MAX_OUTPUT_PX / max(image_size) * 100) / 100
         remedy = f"choose a scale of at most {fits:g}" if fits >= 1 else "make the image smaller first"

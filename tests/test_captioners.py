@@ -21,6 +21,7 @@ from cupscale.captioners import (
     Captioned,
     CaptionerError,
     CaptionProgress,
+    NoCaptioner,
     Request,
     background,
     caption_calls,
@@ -964,3 +965,24 @@ def test_bad_input_of_caption_is_one_line(photo, arguments, words):
     done = run("caption", photo, *arguments)
     assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_fresh_reaches_the_captioner_from_every_door(monkeypatch, tmp_path):
+    asked = []
+
+    def spy(*args, fresh, **kwargs):
+        asked.append(fresh)
+        raise CupscaleError("seen")
+
+    monkeypatch.setattr("cupscale.pipeline.caption_regions", spy)
+    make_sdxl(tmp_path / "random")
+    pipe = cupscale.load(str(tmp_path / "random"))
+    image = Image.new("RGB", (32, 32))
+    for door in (cupscale.upscale, cupscale.caption):
+        with pytest.raises(CupscaleError, match="seen"):
+            door(pipe, image, captioner="tagger", fresh=True, initial="lanczos")
+    with pytest.raises(CupscaleError, match="seen"):
+        list(cupscale.stream(pipe, image, captioner="tagger", fresh=True, initial="lanczos"))
+    assert asked == [True] * 3
+    given = NoCaptioner()
+    assert cupscale.open_captioner(given) is given

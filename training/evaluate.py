@@ -315,6 +315,7 @@ def main() -> None:
         "--out", type=Path, default=Path("out/evaluation"), help="folder for pictures and figures"
     )
     parser.add_argument("--index", type=Path, default=Path("data/index.json"), help="captions, for `text`")
+    parser.add_argument("--caption", default="red bricks", help="of the quarter, for `regions`")
     parser.add_argument("--limit", type=int, help="take the first so many pictures only")
     parser.add_argument("--side", type=int, default=256, help="side of the middle part for `denoise`, in px")
     parser.add_argument("--no-bm3d", action="store_true", help="leave BM3D out")

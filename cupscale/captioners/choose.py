@@ -19,7 +19,7 @@ KNOWN: dict[str, str] = {
 
 
 def open_captioner(
-    name: str | None,
+    name: str | Captioner | None,
     *,
     device: str | None = None,
     dtype: str | None = None,
@@ -30,8 +30,10 @@ def open_captioner(
 
     A server speaks OpenAI's protocol: "http://localhost:8000/v1", or "http://localhost:8000/v1#model" where it has more
     than one. Its key is read from OPENAI_API_KEY. seconds: that one region may take. Nothing is loaded yet.
-    Raises CupscaleError for a name that is none of these.
+    A captioner itself is given back. Raises CupscaleError for a name that is none of these.
     """
+    if name is not None and not isinstance(name, str):
+        return name
     name = (name or "none").strip()
     if name == "none":
         return NoCaptioner()

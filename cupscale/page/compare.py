@@ -14,6 +14,7 @@ from cupscale.errors import CupscaleError
 from cupscale.initial import available
 from cupscale.page import engine, queue, run, scratch, source, viewer
 from cupscale.page.session import GPU, PRIVATE, SILENT, Page, complain
+from cupscale.planning import output_size
 from cupscale.settings import Settings
 
 # The ablation's rows, as settings over the page's own. A weight at 0 leaves its prior out.
@@ -117,7 +118,7 @@ def wire(page: Page) -> None:
 
 def _plain(picture: images.Picture, settings: Settings, stem: str) -> run.Shot:
     folder = scratch.new_folder()
-    size = (round(picture.size[0] * settings.scale), round(picture.size[1] * settings.scale))
+    size = output_size(picture.size, settings.scale)
     plain = images.resize(picture, size, "lanczos")
     path = images.write(images.finish(plain.rgb, plain.alpha), folder / f"{stem}-plain.png")
     return run.Shot(str(folder), str(path), str(path), stem, settings, size, "")

@@ -47,8 +47,6 @@ EFFECTS = {
 _STEP = {"scale": 0.1, "cutoff": 0.01, "start": 0.01, "structure": 0.05, "attention": 0.05, "detail": 0.05,
          "overlap": 0.05, "guidance": 0.1}  # fmt: skip
 _LOWEST = {"cutoff": 0.01, "start": 0.01}  # the settings want more than 0
-BASIC = ("prompt", "negative_prompt", "scale", "seed")
-KNOBS = tuple(name for name in LABELS if name not in BASIC)
 
 
 def _range(name: str) -> tuple[float, float]:

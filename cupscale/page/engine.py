@@ -19,7 +19,6 @@ import spaces
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page.limits import on_space
 from cupscale.pipeline import CUpscalePipeline, Event
 from cupscale.planning import Geometry, Plan, plan
 from cupscale.settings import Settings
@@ -144,14 +143,4 @@ def quota_line(size: tuple[int, int], settings: Settings) -> str:
     seconds = gpu_seconds(size, settings)
     return f"{seconds} s of GPU quota" + (
         " (a visitor has 120 s a day, a free account 300)" if seconds > 60 else ""
-    )
-
-
-def where() -> str:
-    """For the page's head: which machine runs."""
-    if ZERO:
-        return "ZeroGPU"
-    device = models.best_device()
-    return {"cpu": "this machine's CPU", "cuda": "a GPU", "mps": "the Apple GPU"}.get(device, device) + (
-        " (Space)" if on_space() else ""
     )

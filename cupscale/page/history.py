@@ -5,22 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
-
 from cupscale.page.run import Shot
-from cupscale.page.viewer import STATIC
+from cupscale.page.viewer import Scripted
 
 
-class History(gr.HTML):
+class History(Scripted):
     """Shows what the slider's script stored. Triggers `select` with the settings of the entry a person wants back."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            {},
-            html_template=(STATIC / "history.html").read_text("utf-8"),
-            js_on_load=(STATIC / "history.js").read_text("utf-8"),
-            **options,
-        )
+        super().__init__("history", {}, **options)
 
 
 def entry(shot: Shot) -> dict[str, str]:

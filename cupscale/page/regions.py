@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from cupscale.errors import CupscaleError
 from cupscale.page import scratch
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan
-from cupscale.priors.semantics import captions_file, match, read_captions
+from cupscale.priors.semantics import captions_file, captions_text, match, read_captions
 from cupscale.settings import Caption
 
 HEADERS = ["region", "left, top, right, bottom", "caption"]
@@ -56,17 +55,6 @@ def captions_of(rows: Any, limits: Limits) -> tuple[Caption, ...]:
     return tuple(captions)
 
 
-def scaled(captions: Sequence[Caption], old: Sequence[int], new: Sequence[int]) -> tuple[Caption, ...]:
-    """The captions for another size of the output."""
-    sx, sy = new[0] / old[0], new[1] / old[1]
-    return tuple(
-        caption.model_copy(
-            update={"box": tuple(round(n * s) for n, s in zip(caption.box, (sx, sy, sx, sy), strict=True))}
-        )
-        for caption in captions
-    )
-
-
 def load(path: str, size: tuple[int, int], limits: Limits) -> tuple[Caption, ...]:
     """Captions from an uploaded file. Raises CupscaleError; no path of the server is in its message."""
     if Path(path).stat().st_size > limits.captions_bytes:
@@ -85,7 +73,7 @@ def load(path: str, size: tuple[int, int], limits: Limits) -> tuple[Caption, ...
 def save(captions: Sequence[Caption], size: tuple[int, int], prompt: str) -> str:
     """A captions file for download, in a folder of its own."""
     path = scratch.new_folder() / "captions.json"
-    path.write_text(json.dumps(captions_file(captions, size, prompt), indent=1, ensure_ascii=False), "utf-8")
+    path.write_text(captions_text(captions_file(captions, size, prompt)), "utf-8")
     return str(path)
 
 

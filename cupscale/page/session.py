@@ -14,7 +14,8 @@ from cupscale.images import Picture
 from cupscale.page import engine, regions, source
 from cupscale.page.controls import Controls
 from cupscale.page.limits import Limits
-from cupscale.planning import Plan
+from cupscale.planning import Plan, output_size
+from cupscale.priors.semantics import scaled
 from cupscale.settings import Caption, Settings
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -75,10 +76,9 @@ class Page:
         laid = values.get(self.laid)
         if captions and laid and values[self.image]:  # the table may not have followed the last move yet
             plain = self.controls.settings(values)
-            size = self.picture(values).size
-            output = (round(size[0] * plain.scale), round(size[1] * plain.scale))
+            output = output_size(self.picture(values).size, plain.scale)
             if output != tuple(laid["output"]):
-                captions = regions.scaled(captions, laid["output"], output)
+                captions = scaled(captions, laid["output"], output)
         return self.controls.settings(values, captions, randomize=draw_seed and bool(values[self.randomize]))
 
     def plan(self, values: Mapping[Any, Any]) -> tuple[Picture, Settings, Plan]:
@@ -93,7 +93,7 @@ class Page:
     def written(book: Mapping[str, Any], work: Plan) -> tuple[Caption, ...]:
         """The captions in the book, for the output of a plan."""
         captions = tuple(Caption(**caption) for caption in book["captions"])
-        return regions.scaled(captions, book["size"], work.output) if book["size"] else captions
+        return scaled(captions, book["size"], work.output) if book["size"] else captions
 
 
 def refusal(error: CupscaleError) -> gr.Error:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
-
 from cupscale.page import links
 from cupscale.page.limits import Limits
-from cupscale.page.viewer import STATIC
+from cupscale.page.viewer import Scripted
 from cupscale.settings import Settings
 
 
-class Share(gr.HTML):
+class Share(Scripted):
     """Its value is made by `texts`. The browser puts its own address before the query."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            {},
-            html_template=(STATIC / "share.html").read_text("utf-8"),
-            js_on_load=(STATIC / "share.js").read_text("utf-8"),
-            **options,
-        )
+        super().__init__("share", {}, **options)
 
 
 def texts(settings: Settings, example: str | None, stem: str, limits: Limits) -> dict[str, str]:

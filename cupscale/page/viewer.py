@@ -30,16 +30,23 @@ def data_url(image: Image.Image, quality: int = 80) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getbuffer()).decode()
 
 
-class BeforeAfter(gr.HTML):
+class Scripted(gr.HTML):
+    """HTML with a fixed template and a script: the files of `STATIC` by the name `part`."""
+
+    def __init__(self, part: str, value: dict[str, Any], **options: Any) -> None:
+        super().__init__(
+            value,
+            html_template=(STATIC / f"{part}.html").read_text("utf-8"),
+            js_on_load=(STATIC / f"{part}.js").read_text("utf-8"),
+            **options,
+        )
+
+
+class BeforeAfter(Scripted):
     """The slider. Its value is made by `empty`, `preview` and `pair`."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            empty(),
-            html_template=(STATIC / "viewer.html").read_text("utf-8"),
-            js_on_load=(STATIC / "viewer.js").read_text("utf-8"),
-            **options,
-        )
+        super().__init__("viewer", empty(), **options)
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "object", "description": "before and after, as files"}
@@ -66,16 +73,11 @@ def pair(
             "height": size[1], "keep": keep}  # fmt: skip
 
 
-class Grid(gr.HTML):
+class Grid(Scripted):
     """Pictures side by side under one zoom. Its value is made by `grid`."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            grid([], ""),
-            html_template=(STATIC / "grid.html").read_text("utf-8"),
-            js_on_load=(STATIC / "grid.js").read_text("utf-8"),
-            **options,
-        )
+        super().__init__("grid", grid([], ""), **options)
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "object", "description": "pictures with their titles"}

@@ -128,7 +128,12 @@ def read_captions(path: str | Path, size: tuple[int, int]) -> tuple[Caption, ...
         and all(isinstance(n, int) and n > 0 for n in written)
     ):
         raise CupscaleError(f"captions '{path}': size must be [width, height] in pixels, not {written!r}")
-    sx, sy = size[0] / written[0], size[1] / written[1]
+    return scaled(captions, written, size)
+
+
+def scaled(captions: Sequence[Caption], old: Sequence[int], new: Sequence[int]) -> tuple[Caption, ...]:
+    """The captions of an output of size `old` (width, height) for one of size `new`: their boxes scaled."""
+    sx, sy = new[0] / old[0], new[1] / old[1]
     return tuple(
         caption.model_copy(
             update={"box": tuple(round(n * s) for n, s in zip(caption.box, (sx, sy, sx, sy), strict=True))}
