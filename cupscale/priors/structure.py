@@ -35,7 +35,7 @@ def strength_at(step: int, steps: int, strength: float) -> float:
 
 
 def _fast_length(least: int) -> int:
-    """The next length without a prime factor above 5: those transform fast. 2078 = 2 x 1039 takes three times as long as 2160."""
+    """The next length without a prime factor above 5: those transform fast, and 2078 = 2 x 1039 does not."""
     rest = least
     for factor in (2, 3, 5):
         while rest % factor == 0:
