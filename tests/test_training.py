@@ -11,8 +11,9 @@ import torch
 
 from cupscale.codec import PixelCodec
 from training import metrics, model
-from training.dataset import describe, size_condition
-from training.train import learning_rate, orthogonal
+from training.dataset import altered, describe, look, size_condition
+from training.evaluate import caption_of
+from training.train import Trainee, learning_rate, orthogonal, reads
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "assets" / "tiny"
@@ -106,6 +107,52 @@ class TestTraining:
         random = np.random.default_rng(3)
         said = {describe("a field", boxes, (0.1, 0.1, 0.3, 0.3), random) for _ in range(50)}
         assert said == {"a field", "sky"}
+
+    def test_evaluation_takes_every_box_that_a_crop_shows(self) -> None:
+        row = {"caption": "a field", "boxes": [[0, 0, 1, 0.5, "sky"], [0, 0.5, 1, 1, "grass"]]}
+        grey = np.full((32, 32, 3), 120, np.uint8)
+        said = caption_of(row, (0.2, 0.3, 0.6, 0.7), grey)
+        assert said == {
+            "photograph": "a field",
+            "boxes": "sky, grass",
+            "boxes and look": "sky, grass, smooth, grey",
+            "look": "smooth, grey",
+        }
+
+    def test_look_says_what_was_put_there(self) -> None:
+        random = np.random.default_rng(0)
+        flat = np.full((128, 128, 3), (40, 90, 200), np.uint8)
+        assert look(flat) == ["smooth", "blue"]
+        assert look(np.full_like(flat, 20))[:2] == ["smooth", "dark"]
+        assert look(np.full_like(flat, 230))[:2] == ["smooth", "bright"]
+        rough = (120 + 30 * random.standard_normal((128, 128, 1)).repeat(3, axis=2)).clip(0, 255)
+        assert look(rough.astype(np.uint8))[:2] == ["rough texture", "sharp"]
+        stripes = np.zeros((128, 128, 3), np.uint8)
+        stripes[:, ::4] = stripes[:, 1::4] = 200
+        assert "vertical lines" in look(stripes)
+        assert "horizontal lines" in look(stripes.swapaxes(0, 1))
+
+    def test_altered_crops_say_how(self) -> None:
+        random = np.random.default_rng(1)
+        crop = (255 * np.clip(pink(-2.0, 128) * 0.002 + 0.5, 0, 1)).astype(np.uint8)
+        steps = {"": np.abs(np.diff(crop.astype(float), axis=1)).mean()}
+        for _ in range(40):
+            changed, (word,) = altered(crop, random)
+            assert changed.shape == crop.shape
+            assert changed.dtype == np.uint8
+            steps[word] = np.abs(np.diff(changed.astype(float), axis=1)).mean()
+        assert set(steps) == {"", "blurred", "sharp", "grainy"}
+        assert steps["blurred"] < steps[""] < min(steps["sharp"], steps["grainy"])
+
+    def test_text_alone_is_trained_and_the_rest_held(self) -> None:
+        trainee = Trainee(["a red fox"], 1e-3, text=True)
+        moving = {name for name, one in trainee.parts.named_parameters() if one.requires_grad}
+        assert moving == {name for name, _ in trainee.parts.named_parameters() if reads(name)}
+        assert any(name.startswith("text_encoder_2") for name in moving)
+        assert any(name.startswith("unet.mid_block") for name in moving)
+        assert not any("attn1" in name or "conv" in name or "add_embedding" in name for name in moving)
+        held = sum(len(group["params"]) for one in trainee.optimizers for group in one.param_groups)
+        assert held == len(moving)
 
     def test_size_condition_has_sdxl_order(self) -> None:
         assert size_condition((400, 600), (10, 20), (200, 300)) == (400, 600, 10, 20, 200, 300)

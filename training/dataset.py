@@ -7,16 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
+
+from cupscale.captioners.tagger import colours
+from training.metrics import GREY
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One training sample. `pixels` is (size, size, 3), bytes; `time_ids` as in `size_condition`."""
+    """One training sample.
+
+    `pixels` is (size, size, 3), bytes; `caption` what is in it and then words of `look`, each left out at times;
+    `time_ids` as in `size_condition`;
+    `altered` says that it was blurred, sharpened or grained and is like no photograph: its caption must not be left out.
+    """
 
     pixels: np.ndarray
     caption: str
     time_ids: tuple[float, ...]
+    altered: bool = False
 
 
 def size_condition(
@@ -32,12 +41,15 @@ def size_condition(
 
 
 def describe(
-    caption: str, boxes: list[list], crop: tuple[float, float, float, float], random: np.random.Generator
+    caption: str,
+    boxes: list[list],
+    crop: tuple[float, float, float, float],
+    random: np.random.Generator | None = None,
 ) -> str:
     """Say what is in a crop, given as (left, top, right, bottom) in fractions of the photograph.
 
     A box tells of the crop where it covers at least a quarter of it or lies in it by at least half. A crop that no box
-    tells of gets the photograph's caption.
+    tells of gets the photograph's caption; so do, for variety, 15% of the others where there is a `random`.
     """
     said = []
     left, top, right, bottom = crop
@@ -45,10 +57,73 @@ def describe(
         common = max(0.0, min(right, x1) - max(left, x0)) * max(0.0, min(bottom, y1) - max(top, y0))
         if common >= 0.25 * (right - left) * (bottom - top) or common >= 0.5 * (x1 - x0) * (y1 - y0):
             said.append(text)
-    if not said or random.random() < 0.15:
+    if not said or (random and random.random() < 0.15):
         return caption
-    random.shuffle(said)
+    if random:
+        random.shuffle(said)
     return ", ".join(said)
+
+
+def smoothed(grey: np.ndarray) -> np.ndarray:
+    """Smooth (H, W) with the 5 x 5 binomial kernel, mirrored at the borders."""
+    for axis in (0, 1):
+        wide = np.pad(grey, [(2, 2) if axis == one else (0, 0) for one in (0, 1)], mode="reflect")
+        a, b, c, d, e = (wide.take(range(start, start + grey.shape[axis]), axis=axis) for start in range(5))
+        grey = (a + 4 * b + 6 * c + 4 * d + e) / 16
+    return grey
+
+
+def look(pixels: np.ndarray) -> list[str]:
+    """Say in plain words how a crop (H, W, 3) of bytes looks: texture, sharpness, direction, light, colours. Ours.
+
+    All is measured, on the grey picture's two finest Laplacian levels (texture, sharpness), its gradients (direction), and its
+    mean and spread (light). Limits are such that each word fits a tenth to a quarter of the training crops. What the
+    finest level holds is what noise hides first, so these are words that a denoiser has a use for.
+    """
+    grey = pixels.astype(np.float64) @ GREY
+    blurred = smoothed(grey)
+    fine = (grey - blurred).std()
+    half = blurred[::2, ::2]
+    sharpness = fine / ((half - smoothed(half)).std() + 1e-6)
+    words = []
+    if fine < 1.5:
+        words.append("smooth")
+    elif fine > 12:
+        words.append("rough texture")
+    elif fine > 6:
+        words.append("fine texture")
+    if fine >= 1.5 and sharpness > 1.5:
+        words.append("sharp")
+    elif fine >= 1.5 and sharpness < 0.85:
+        words.append("blurred")
+    across, along = (np.square(np.diff(grey, axis=axis)).mean() for axis in (1, 0))
+    turn = (across - along) / (across + along + 1e-9)
+    if fine >= 1.5 and abs(turn) > 0.3:
+        words.append("vertical lines" if turn > 0 else "horizontal lines")
+    if grey.mean() < 60:
+        words.append("dark")
+    elif grey.mean() > 165:
+        words.append("bright")
+    return words + colours(Image.fromarray(pixels))
+
+
+def altered(pixels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """Blur, sharpen or grain a crop (H, W, 3) of bytes, and return it with the word for what was done. Ours.
+
+    What a photograph shows goes with how sharp and how grainy it is; here the word alone tells.
+    """
+    image = Image.fromarray(pixels)
+    way = random.integers(3)
+    if way == 0:
+        image, word = image.filter(ImageFilter.GaussianBlur(random.uniform(0.7, 2.5))), "blurred"
+    elif way == 1:
+        strength = int(random.uniform(60, 200))
+        image, word = image.filter(ImageFilter.UnsharpMask(random.uniform(0.6, 1.2), strength, 0)), "sharp"
+    else:
+        size = random.uniform(4, 14)
+        noise = random.standard_normal((*pixels.shape[:2], 1)) + 0.4 * random.standard_normal(pixels.shape)
+        return (pixels + size * noise).round().clip(0, 255).astype(np.uint8), ["grainy"]
+    return np.asarray(image), [word]
 
 
 class Photographs:
@@ -73,8 +148,11 @@ class Photographs:
                 weights.append(min(sharpness, 2.5) ** 1.5 * (level["size"][0] * level["size"][1]) ** 0.5)
         self.weights = np.cumsum(weights) / np.sum(weights)
 
-    def draw(self, size_px: int, random: np.random.Generator) -> Crop:
-        """Cut one random crop of size_px x size_px pixels, mirrored and dimmed at random, some with a cut-out on it."""
+    def draw(self, size_px: int, random: np.random.Generator, alter: float = 0.0) -> Crop:
+        """Cut one random crop of size_px x size_px pixels, mirrored and dimmed at random, some with a cut-out on it.
+
+        `alter` is the share of crops that `altered` changes.
+        """
         picture, row = self.levels[np.searchsorted(self.weights, random.random())]
         height, width = picture.shape[:2]
         kind = random.random()
@@ -106,13 +184,19 @@ class Photographs:
         if random.random() < 0.3:
             dimmed = patch.astype(np.float32) * random.uniform(0.6, 1.05) + random.uniform(-10, 10)
             patch = dimmed.round().clip(0, 255).astype(np.uint8)
+        patch = np.ascontiguousarray(patch)
+        change = random.random() < alter
+        patch, said = altered(patch, random) if change else (patch, [])
+        seen = said + [word for word in look(patch) if random.random() < 0.8 and word not in said]
         native = row["native"] if scale <= 1 else (height, width)
         time_ids = size_condition(
             (float(native[0]), float(native[1])),
             (float(top * scale), float(left * scale)),
             (height * scale, width * scale),
         )
-        return Crop(np.ascontiguousarray(patch), caption, time_ids)
+        if change and random.random() < 0.5:
+            return Crop(patch, ", ".join(seen), time_ids, change)
+        return Crop(patch, ", ".join((caption, *seen)), time_ids, change)
 
     def _paste(
         self, patch: np.ndarray, caption: str, size_px: int, random: np.random.Generator

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from training import metrics, model
+from training.dataset import describe, look
 
 SIGMAS = (15, 25, 50)
 SCALE = 4
@@ -90,63 +91,79 @@ def evaluate_denoiser(arguments: argparse.Namespace) -> dict:
     return {"mean": {name: float(np.mean([row[name] for row in rows])) for name in names}, "pictures": rows}
 
 
+def caption_of(row: dict, crop: tuple[float, float, float, float], pixels: np.ndarray) -> dict[str, str]:
+    """Return the right captions of a crop: of its photograph, of what is where, and with the words of its look."""
+    where = describe(row["caption"], row["boxes"], crop)
+    return {
+        "photograph": row["caption"],
+        "boxes": where,
+        "boxes and look": ", ".join([where, *look(pixels)]),
+        "look": ", ".join(look(pixels)),
+    }
+
+
 @torch.no_grad()
 def evaluate_text(arguments: argparse.Namespace) -> dict:
-    """Velocity loss with the right caption against that with another photograph's, on the same noise.
+    """Velocity loss with the right caption against that with a crop's of another photograph, on the same noise.
 
-    Timesteps are even in 200..600, crops 128 x 128 px of each photograph, captions those of the index. The table holds
-    the mean of (shuffled - right) / right with its 95% interval; photographs are the units, so the interval is of the
-    photographs' means.
+    Timesteps are even in 200..600, crops 128 x 128 px of each photograph. Captions are those of the index: of the whole
+    photograph; of what lies where the crop is; the same with the words of `dataset.look`; and those words alone. Rows hold
+    the mean of (shuffled - right) / right and of (empty - right) / right with their 95% intervals; photographs are the
+    units, so the intervals are of the photographs' means.
     """
     parts, tokenizer = load_parts(arguments.model)
-    captions = {row["id"]: row["caption"] for row in json.loads(arguments.index.read_text())}
-    files = [file for file in files_of(arguments.pictures, arguments.limit) if file.stem in captions]
+    rows = {row["id"]: row for row in json.loads(arguments.index.read_text())}
+    files = [file for file in files_of(arguments.pictures, arguments.limit) if file.stem in rows]
     alphas = model.make_scheduler().alphas_cumprod
     random = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
-    encoded = {
-        file.stem: model.encode_text(
-            [captions[file.stem]], tokenizer, parts["text_encoder"], parts["text_encoder_2"]
-        )
-        for file in files
-    }
-    differences, rights, shuffles = [], [], []
-    for number, file in enumerate(files):
+    crops: list[list[tuple]] = []
+    for file in files:
         picture = read(file)
         height, width = picture.shape[:2]
-        own = []
-        for draw in range(arguments.draws):
+        crops.append([])
+        for _ in range(arguments.draws):
             top, left = int(random.integers(height - 127)), int(random.integers(width - 127))
-            crop = (
-                torch.from_numpy(picture[top : top + 128, left : left + 128]).permute(2, 0, 1)[None] * 2 - 1
-            )
-            clean = torch.nn.functional.pixel_unshuffle(crop, 2)
-            t = 200 + 400 * (draw + 0.5) / arguments.draws
-            alpha = alphas[int(t)]
+            pixels = picture[top : top + 128, left : left + 128]
+            place = (left / width, top / height, (left + 128) / width, (top + 128) / height)
+            captions = caption_of(rows[file.stem], place, (pixels * 255).round().astype(np.uint8))
+            crops[-1].append((pixels, (2.0 * height, 2.0 * width, top, left, height, width), captions))
+    kinds = list(crops[0][0][2])
+    losses: dict[str, list] = {kind: [] for kind in ("empty", *kinds, *(f"other {kind}" for kind in kinds))}
+    for number, own in enumerate(crops):
+        for draw, (pixels, sizes, captions) in enumerate(own):
+            clean = torch.from_numpy(pixels).permute(2, 0, 1)[None] * 2 - 1
+            clean = torch.nn.functional.pixel_unshuffle(clean, 2)
+            t = int(200 + 400 * (draw + 0.5) / arguments.draws)
+            alpha = alphas[t]
             noise = torch.randn(clean.shape, generator=generator)
             noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
             target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-            other = files[(number + 1 + int(random.integers(len(files) - 1))) % len(files)]
-            losses = []
-            for stem in (file.stem, other.stem):
-                tokens, pooled = encoded[stem]
-                sizes = torch.tensor([[2.0 * height, 2.0 * width, top, left, height, width]])
-                condition = {"text_embeds": pooled, "time_ids": sizes}
-                v = parts["unet"](noisy, int(t), tokens, added_cond_kwargs=condition).sample
-                losses.append(float((v - target).square().mean()))
-            own.append((losses[1] - losses[0]) / losses[0])
-            rights.append(losses[0])
-            shuffles.append(losses[1])
-        differences.append(float(np.mean(own)))
-    mean, half = metrics.mean_and_interval(differences)
-    result = {
-        "photographs": len(files),
-        "draws": arguments.draws,
-        "loss_right": float(np.mean(rights)),
-        "loss_shuffled": float(np.mean(shuffles)),
-        "margin_percent": 100 * mean,
-        "interval_percent": 100 * half,
+            other = crops[(number + 1 + int(random.integers(len(crops) - 1))) % len(crops)]
+            others = other[int(random.integers(arguments.draws))][2]
+            texts = ["", *captions.values(), *others.values()]
+            tokens, pooled = model.encode_text(
+                texts, tokenizer, parts["text_encoder"], parts["text_encoder_2"]
+            )
+            condition = {"text_embeds": pooled, "time_ids": torch.tensor([sizes] * len(texts))}
+            v = parts["unet"](
+                noisy.expand(len(texts), -1, -1, -1), t, tokens, added_cond_kwargs=condition
+            ).sample
+            found = (v - target).square().mean(dim=(1, 2, 3)).tolist()
+            for name, loss in zip(losses, found, strict=True):
+                losses[name].append(loss)
+    by_photograph = {
+        name: np.asarray(found).reshape(len(crops), arguments.draws) for name, found in losses.items()
     }
+    result: dict = {"photographs": len(files), "draws": arguments.draws}
+    for kind in kinds:
+        right = by_photograph[kind]
+        row = {"loss": float(right.mean())}
+        for name, against in (("shuffled", f"other {kind}"), ("empty", "empty")):
+            worse = ((by_photograph[against] - right) / right).mean(axis=1)
+            mean, half = metrics.mean_and_interval(list(worse))
+            row |= {f"{name}_worse_percent": 100 * mean, f"{name}_interval_percent": 100 * half}
+        result[kind] = row
     return result
 
 
@@ -314,7 +331,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out/evaluation"), help="folder for pictures and figures"
     )
-    parser.add_argument("--index", type=Path, default=Path("data/index.json"), help="captions, for `text`")
+    parser.add_argument(
+        "--index", type=Path, default=Path("data/index.json"), help="captions, for `text` and `regions`"
+    )
     parser.add_argument("--caption", default="red bricks", help="of the quarter, for `regions`")
     parser.add_argument("--limit", type=int, help="take the first so many pictures only")
     parser.add_argument("--side", type=int, default=256, help="side of the middle part for `denoise`, in px")

@@ -5,6 +5,11 @@
 Velocity prediction with mean squared error, on the part of SDXL's noise schedule where an upscaler works (mostly
 t < 300). Convolutions are trained by Muon (Jordan et al. 2024), all else by AdamW. The learning rate rises, stays, and
 falls to zero over the last part of `--steps`, so a longer run can go on from the middle of a shorter one.
+
+    python -m training.train --data data --run runs/text --text-of runs/tiny --steps 2500 --size 64 --batch 32 --lr 5e-4
+
+then trains the text encoders and the attention over text alone, all else held: they learn slowest. Crops are smaller there,
+since from few pixels the noisy picture tells less and its caption more, and some are blurred, sharpened or grained and say so.
 """
 
 from __future__ import annotations
@@ -132,17 +137,31 @@ def learning_rate(step: int, steps: int, warm: int = 200, fall: float = 0.25) ->
     return min(1.0, (step + 1) / warm, max(0.0, (steps - step) / (fall * steps)))
 
 
-def draw_timesteps(count: int, random: np.random.Generator) -> np.ndarray:
-    """Draw timesteps in 0..999: 75% t = 300 u^2, the noise an upscaler meets, the rest even up to 800, where text tells most."""
-    low = 300 * random.random(count) ** 2
-    high = 800 * random.random(count)
+def draw_timesteps(count: int, random: np.random.Generator, text: bool = False) -> np.ndarray:
+    """Draw timesteps in 0..999.
+
+    75% are t = 300 u^2, the noise an upscaler meets, the rest even up to 800. For the text alone, half are even in 10..200,
+    where it is to steer an upscaler, and half in 200..700.
+    """
+    if text:
+        low, high = random.integers(10, 200, count), random.integers(200, 700, count)
+        return np.where(random.random(count) < 0.5, low, high)
+    low, high = 300 * random.random(count) ** 2, 800 * random.random(count)
     return np.where(random.random(count) < 0.75, low, high).astype(np.int64)
 
 
-class Trainee:
-    """The model in training: its parts, their averages over time, optimisers, and counters."""
+def reads(name: str) -> bool:
+    """Whether the parameter of this name is part of the text encoders or of the attention over text."""
+    return name.startswith("text_encoder") or ".attn2." in name
 
-    def __init__(self, captions: list[str], lr: float) -> None:
+
+class Trainee:
+    """The model in training: its parts, their averages over time, optimisers, and counters.
+
+    With `text` only what `reads` names is trained.
+    """
+
+    def __init__(self, captions: list[str], lr: float, text: bool = False) -> None:
         self.tokenizer = model.make_tokenizer(captions)
         first, second = model.make_text_encoders(self.tokenizer)
         self.parts = nn.ModuleDict(
@@ -153,12 +172,17 @@ class Trainee:
         self.average = {name: value.clone() for name, value in self.parts.state_dict().items()}
         matrices, rest = [], []
         for name, parameter in self.parts.named_parameters():
+            parameter.requires_grad_(not text or reads(name))
+            if not parameter.requires_grad:
+                continue
             inside = name.startswith("unet") and not name.startswith(("unet.conv_in", "unet.conv_out"))
             (matrices if inside and parameter.ndim == 4 else rest).append(parameter)
-        self.optimizers = [
-            Muon(matrices, lr=lr),
-            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0),
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
         ]
+        if matrices:
+            self.optimizers.insert(0, Muon(matrices, lr=lr))
+        self.text = text
         self.lr = lr
         self.step = 0
         self.hours = 0.0
@@ -195,10 +219,10 @@ def loss_of(trainee: Trainee, crops: list, random: np.random.Generator, alphas: 
     """Return the mean squared error of the predicted velocity over a batch of crops."""
     pixels = torch.from_numpy(np.stack([crop.pixels for crop in crops])).permute(0, 3, 1, 2) / 127.5 - 1
     clean = PixelCodec().encode(pixels).latent_dist.mode().contiguous(memory_format=torch.channels_last)
-    t = torch.from_numpy(draw_timesteps(len(crops), random))
+    t = torch.from_numpy(draw_timesteps(len(crops), random, trainee.text))
     noise = torch.randn_like(clean)
     a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
-    captions = ["" if random.random() < 0.1 else crop.caption for crop in crops]
+    captions = ["" if random.random() < 0.1 and not crop.altered else crop.caption for crop in crops]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         tokens, pooled = model.encode_text(
             captions, trainee.tokenizer, trainee.parts["text_encoder"], trainee.parts["text_encoder_2"]
@@ -253,6 +277,11 @@ def main() -> None:
     parser.add_argument(
         "--warm", type=Path, help="folder of an earlier network whose weights a new run starts from"
     )
+    parser.add_argument(
+        "--text-of",
+        type=Path,
+        help="train the text alone, from the averaged weights of the run in this folder",
+    )
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--validate-every", type=int, default=500, help="steps between validations")
     parser.add_argument("--threads", type=int, default=2)
@@ -261,13 +290,18 @@ def main() -> None:
     torch.manual_seed(0)
     arguments.run.mkdir(parents=True, exist_ok=True)
     photographs = Photographs(arguments.data)
-    trainee = Trainee(photographs.captions, arguments.lr)
+    trainee = Trainee(photographs.captions, arguments.lr, text=arguments.text_of is not None)
     checkpoint = arguments.run / "checkpoint.pt"
     tokenizer_folder = arguments.run / "tokenizer"
     if checkpoint.exists():
         trainee.load(torch.load(checkpoint, map_location="cpu", weights_only=True))
         trainee.tokenizer = model.CLIPTokenizer.from_pretrained(tokenizer_folder)
     else:
+        if arguments.text_of:
+            trainee.tokenizer = model.CLIPTokenizer.from_pretrained(arguments.text_of / "tokenizer")
+            earlier = torch.load(arguments.text_of / "checkpoint.pt", map_location="cpu", weights_only=True)
+            trainee.parts.load_state_dict(earlier["average"])
+            trainee.average = {name: value.clone() for name, value in earlier["average"].items()}
         trainee.tokenizer.save_pretrained(tokenizer_folder)
         if arguments.warm:
             warm_start(trainee.parts["unet"], arguments.warm)
@@ -287,6 +321,7 @@ def main() -> None:
     trainee.parts.train()
     stop = min(arguments.stop or arguments.steps, arguments.steps)
     losses, began = [], time.monotonic()
+    alter = 0.4 if trainee.text else 0.0
 
     def save() -> None:
         torch.save(trainee.state(), checkpoint.with_suffix(".part"))
@@ -303,7 +338,7 @@ def main() -> None:
                 group["lr"] = arguments.lr * factor
         loss = loss_of(
             trainee,
-            [photographs.draw(arguments.size, random) for _ in range(arguments.batch)],
+            [photographs.draw(arguments.size, random, alter) for _ in range(arguments.batch)],
             random,
             alphas,
         )
