@@ -8,8 +8,9 @@ falls to zero over the last part of `--steps`, so a longer run can go on from th
 
     python -m training.train --data data --run runs/text --text-of runs/tiny --steps 2500 --size 64 --batch 32 --lr 5e-4
 
-then trains the text encoders and the attention over text alone, all else held: they learn slowest. Crops are smaller there,
-since from few pixels the noisy picture tells less and its caption more, and some are blurred, sharpened or grained and say so.
+then trains the text encoders and the attention over text alone, begun anew, all else held: they learn slowest.
+Crops are smaller there, since from few pixels the noisy picture tells less and its caption more, and some are blurred, sharpened
+or grained and say so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,53 @@ def draw_timesteps(count: int, random: np.random.Generator, text: bool = False) 
 def reads(name: str) -> bool:
     """Whether the parameter of this name is part of the text encoders or of the attention over text."""
     return name.startswith("text_encoder") or ".attn2." in name
+
+
+@torch.no_grad()
+def fresh_text(parts: nn.ModuleDict, tokenizer, crops: list, random: np.random.Generator) -> None:
+    """Begin the text anew without a change of what the network does for the empty prompt.
+
+    After a training from nothing with everything at once, all captions had much the same embeddings. Here each token
+    begins with a direction of its own, and all but the padding share one that keys can find, since most of the 77 tokens are
+    padding. The attention over text begins as a constant: the mean of what it gave for no prompt on `crops`.
+    """
+    generator = torch.Generator().manual_seed(1)
+    attentions = [module for name, module in parts["unet"].named_modules() if name.endswith("attn2")]
+    means: dict[nn.Module, list[torch.Tensor]] = {attention: [] for attention in attentions}
+    hooks = [
+        attention.register_forward_hook(lambda own, _, output: means[own].append(output.mean(dim=(0, 1))))
+        for attention in attentions
+    ]
+    tokens, pooled = model.encode_text([""], tokenizer, parts["text_encoder"], parts["text_encoder_2"])
+    alphas = model.make_scheduler().alphas_cumprod
+    for crop in crops:
+        t = int(draw_timesteps(1, random)[0])
+        pixels = torch.from_numpy(crop.pixels).permute(2, 0, 1)[None] / 127.5 - 1
+        clean = PixelCodec().encode(pixels).latent_dist.mode()
+        noisy = alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * torch.randn(
+            clean.shape, generator=generator
+        )
+        condition = {"text_embeds": pooled, "time_ids": torch.tensor([crop.time_ids])}
+        parts["unet"](noisy, t, tokens, added_cond_kwargs=condition)
+    for hook in hooks:
+        hook.remove()
+    for attention, found in means.items():
+        attention.to_k.reset_parameters()
+        attention.to_v.reset_parameters()
+        attention.to_out[0].weight.zero_()
+        attention.to_out[0].bias.copy_(torch.stack(found).mean(dim=0))
+    for name, new in zip(
+        ("text_encoder", "text_encoder_2"), model.make_text_encoders(tokenizer), strict=True
+    ):
+        words = new.get_input_embeddings().weight
+        words.copy_(torch.randn(words.shape, generator=generator))
+        words.add_(4 * torch.randn(words.shape[1], generator=generator))
+        words[tokenizer.eos_token_id] = 0.1 * torch.randn(words.shape[1], generator=generator)
+        places = next(value for key, value in new.named_parameters() if "position_embedding" in key)
+        places.normal_(0, 0.1, generator=generator)
+        if hasattr(new, "text_projection"):  # the pooled embedding keeps its size
+            new.text_projection.weight.copy_(parts[name].text_projection.weight)
+        parts[name].load_state_dict(new.state_dict())
 
 
 class Trainee:
@@ -301,12 +350,16 @@ def main() -> None:
             trainee.tokenizer = model.CLIPTokenizer.from_pretrained(arguments.text_of / "tokenizer")
             earlier = torch.load(arguments.text_of / "checkpoint.pt", map_location="cpu", weights_only=True)
             trainee.parts.load_state_dict(earlier["average"])
-            trainee.average = {name: value.clone() for name, value in earlier["average"].items()}
+            some = np.random.default_rng(0)
+            fresh_text(
+                trainee.parts, trainee.tokenizer, [photographs.draw(128, some) for _ in range(64)], some
+            )
+            trainee.average = {name: value.clone() for name, value in trainee.parts.state_dict().items()}
         trainee.tokenizer.save_pretrained(tokenizer_folder)
         if arguments.warm:
             warm_start(trainee.parts["unet"], arguments.warm)
             trainee.average = {name: value.clone() for name, value in trainee.parts.state_dict().items()}
-    random = np.random.default_rng(trainee.step)
+    random, places = np.random.default_rng(trainee.step), np.random.default_rng(trainee.step + 10**6)
     torch.manual_seed(trainee.step)
     rows = json.loads((arguments.data / "index.json").read_text())
     pictures = []
@@ -331,17 +384,18 @@ def main() -> None:
         with (arguments.run / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
 
+    def draw() -> list:
+        return [photographs.draw(arguments.size, places, alter) for _ in range(arguments.batch)]
+
+    ahead = ThreadPoolExecutor(1)
+    batch = ahead.submit(draw)
     while trainee.step < stop:
         factor = learning_rate(trainee.step, arguments.steps)
         for optimizer in trainee.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = arguments.lr * factor
-        loss = loss_of(
-            trainee,
-            [photographs.draw(arguments.size, random, alter) for _ in range(arguments.batch)],
-            random,
-            alphas,
-        )
+        crops, batch = batch.result(), ahead.submit(draw)
+        loss = loss_of(trainee, crops, random, alphas)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()} at step {trainee.step}")
         for optimizer in trainee.optimizers:
@@ -375,6 +429,7 @@ def main() -> None:
             note({"step": trainee.step, "hours": round(trainee.hours, 4), **named})
         if trainee.step % arguments.save_every == 0 or trainee.step == stop:
             save()
+    ahead.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":
