@@ -23,6 +23,7 @@ test: $(VENV)/.dev lint
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	@rm -f cupscale/page/*.pyi  # gradio writes them when the page runs, and mypy would read them for the modules
 	$(PY) -m mypy
 
 $(PY):

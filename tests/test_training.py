@@ -11,9 +11,9 @@ import torch
 
 from cupscale.codec import PixelCodec
 from training import metrics, model
-from training.dataset import altered, describe, look, size_condition
+from training.dataset import Crop, altered, describe, look, size_condition
 from training.evaluate import caption_of
-from training.train import Trainee, learning_rate, orthogonal, reads
+from training.train import Trainee, fresh_text, learning_rate, orthogonal, reads
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "assets" / "tiny"
@@ -153,6 +153,31 @@ class TestTraining:
         assert not any("attn1" in name or "conv" in name or "add_embedding" in name for name in moving)
         held = sum(len(group["params"]) for one in trainee.optimizers for group in one.param_groups)
         assert held == len(moving)
+
+    def test_fresh_text_tells_captions_apart_and_begins_as_a_constant(self) -> None:
+        trainee = Trainee(["a red fox", "green leaves"], 1e-3, text=True)
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        crop = Crop(pixels, "a red fox", (64.0, 64.0, 0.0, 0.0, 32.0, 32.0))
+        fresh_text(trainee.parts, trainee.tokenizer, [crop], np.random.default_rng(0))
+        parts = trainee.parts.eval()
+        with torch.no_grad():
+            tokens, pooled = model.encode_text(
+                ["red fox", "green leaves"],
+                trainee.tokenizer,
+                parts["text_encoder"],
+                parts["text_encoder_2"],
+            )
+            assert torch.cosine_similarity(tokens[0, 1:3], tokens[1, 1:3]).max() < 0.99
+            latents = torch.randn(1, 12, 16, 16).expand(2, -1, -1, -1)
+            condition = {
+                "text_embeds": pooled[:1].expand(2, -1),
+                "time_ids": torch.tensor([crop.time_ids] * 2),
+            }
+            one, two = parts["unet"](latents, 300, tokens, added_cond_kwargs=condition).sample
+            assert torch.allclose(one, two, atol=1e-5)  # no caption says anything yet
+            attention = parts["unet"].mid_block.attentions[0].transformer_blocks[0].attn2
+            assert attention.to_out[0].weight.abs().max() == 0
+            assert attention.to_out[0].bias.abs().max() > 0
 
     def test_size_condition_has_sdxl_order(self) -> None:
         assert size_condition((400, 600), (10, 20), (200, 300)) == (400, 600, 10, 20, 200, 300)

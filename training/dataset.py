@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from cupscale.captioners.tagger import colours
-from training.metrics import GREY
+from training.metrics import GREY, smoothing
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,9 @@ def describe(
 
 
 def smoothed(grey: np.ndarray) -> np.ndarray:
-    """Smooth (H, W) with the 5 x 5 binomial kernel, mirrored at the borders."""
-    for axis in (0, 1):
-        wide = np.pad(grey, [(2, 2) if axis == one else (0, 0) for one in (0, 1)], mode="reflect")
-        a, b, c, d, e = (wide.take(range(start, start + grey.shape[axis]), axis=axis) for start in range(5))
-        grey = (a + 4 * b + 6 * c + 4 * d + e) / 16
-    return grey
+    """Smooth (H, W) with the pyramid's kernel, mirrored at the borders."""
+    wide = F.pad(torch.from_numpy(grey)[None, None], (2, 2, 2, 2), mode="reflect")
+    return F.conv2d(wide, smoothing()[:1].to(wide))[0, 0].numpy()
 
 
 def look(pixels: np.ndarray) -> list[str]:
@@ -194,9 +193,8 @@ class Photographs:
             (float(top * scale), float(left * scale)),
             (height * scale, width * scale),
         )
-        if change and random.random() < 0.5:
-            return Crop(patch, ", ".join(seen), time_ids, change)
-        return Crop(patch, ", ".join((caption, *seen)), time_ids, change)
+        told = seen if change and random.random() < 0.5 else [caption, *seen]
+        return Crop(patch, ", ".join(told), time_ids, change)
 
     def _paste(
         self, patch: np.ndarray, caption: str, size_px: int, random: np.random.Generator

@@ -6,7 +6,7 @@ Velocity prediction with mean squared error, on the part of SDXL's noise schedul
 t < 300). Convolutions are trained by Muon (Jordan et al. 2024), all else by AdamW. The learning rate rises, stays, and
 falls to zero over the last part of `--steps`, so a longer run can go on from the middle of a shorter one.
 
-    python -m training.train --data data --run runs/text --text-of runs/tiny --steps 2500 --size 64 --batch 32 --lr 5e-4
+    python -m training.train --data data --run runs/text --text-of runs/tiny --steps 1600 --size 64 --batch 32 --lr 1e-3
 
 then trains the text encoders and the attention over text alone, begun anew, all else held: they learn slowest.
 Crops are smaller there, since from few pixels the noisy picture tells less and its caption more, and some are blurred, sharpened
@@ -178,9 +178,8 @@ def fresh_text(parts: nn.ModuleDict, tokenizer, crops: list, random: np.random.G
         t = int(draw_timesteps(1, random)[0])
         pixels = torch.from_numpy(crop.pixels).permute(2, 0, 1)[None] / 127.5 - 1
         clean = PixelCodec().encode(pixels).latent_dist.mode()
-        noisy = alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * torch.randn(
-            clean.shape, generator=generator
-        )
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * noise
         condition = {"text_embeds": pooled, "time_ids": torch.tensor([crop.time_ids])}
         parts["unet"](noisy, t, tokens, added_cond_kwargs=condition)
     for hook in hooks:
@@ -348,17 +347,17 @@ def main() -> None:
     else:
         if arguments.text_of:
             trainee.tokenizer = model.CLIPTokenizer.from_pretrained(arguments.text_of / "tokenizer")
+        # Saved before its first use: what a call asks for, padding and truncation, would be saved as well.
+        trainee.tokenizer.save_pretrained(tokenizer_folder)
+        if arguments.text_of:
             earlier = torch.load(arguments.text_of / "checkpoint.pt", map_location="cpu", weights_only=True)
             trainee.parts.load_state_dict(earlier["average"])
             some = np.random.default_rng(0)
-            fresh_text(
-                trainee.parts, trainee.tokenizer, [photographs.draw(128, some) for _ in range(64)], some
-            )
-            trainee.average = {name: value.clone() for name, value in trainee.parts.state_dict().items()}
-        trainee.tokenizer.save_pretrained(tokenizer_folder)
-        if arguments.warm:
+            crops = [photographs.draw(128, some) for _ in range(64)]
+            fresh_text(trainee.parts, trainee.tokenizer, crops, some)
+        elif arguments.warm:
             warm_start(trainee.parts["unet"], arguments.warm)
-            trainee.average = {name: value.clone() for name, value in trainee.parts.state_dict().items()}
+        trainee.average = {name: value.clone() for name, value in trainee.parts.state_dict().items()}
     random, places = np.random.default_rng(trainee.step), np.random.default_rng(trainee.step + 10**6)
     torch.manual_seed(trainee.step)
     rows = json.loads((arguments.data / "index.json").read_text())
