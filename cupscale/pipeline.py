@@ -28,6 +28,7 @@ from cupscale.captioners import (
     caption_regions,
 )
 from cupscale.captioners.memory import room_for
+from cupscale.guidance import guidance_map, richness
 from cupscale.initial import initial_steps
 from cupscale.planning import Plan, plan
 from cupscale.priors.semantics import match, within_budget
@@ -337,7 +338,12 @@ class CUpscalePipeline:
             small = encode(_whole(plain, work), work.picture) if settings.attention > 0 else None
             preview = _PreviewMap(z, first, self.preview_px, work) if self.preview_px else None
             del plain, first
-            with backbone.denoiser(read, matched.texts, work.canvas, work.picture) as denoiser:
+            guidance = None
+            if settings.guidance > 1 and settings.flat < 1:
+                guidance = guidance_map(
+                    _richness(picture.rgb, work, backbone.geometry.cell), settings.guidance, settings.flat
+                )
+            with backbone.denoiser(read, matched.texts, work.canvas, work.picture, guidance) as denoiser:
                 network_began = time.perf_counter()
                 loop = denoise(
                     denoiser, backbone.schedule(settings), z, window=work.window, overlap=settings.overlap,
@@ -420,9 +426,19 @@ def _whole(plain: Image.Image, work: Plan) -> Image.Image:
 
 def _padded(image: Image.Image, cells: Size, cell_px: int) -> Tensor:
     """(1, 3, H, W) of `cells`, the image in its top left, its last row and column carried on."""
-    pixels = images.to_tensor(image)
-    height, width = cells.h * cell_px, cells.w * cell_px
-    return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]), mode="replicate")
+    return _carried_on(images.to_tensor(image), cells.h * cell_px, cells.w * cell_px)
+
+
+def _richness(image: Image.Image, work: Plan, cell_px: int) -> Tensor:
+    """(1, 1, H, W) in cells of the canvas: how much the input has to show there, from 0 to 1."""
+    height, width = (max(1, round(side / cell_px)) for side in (work.output[1], work.output[0]))
+    rich = F.interpolate(richness(images.to_tensor(image)), (height, width), mode="bilinear")
+    return _carried_on(rich, *work.canvas)
+
+
+def _carried_on(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, height, width): `x` in the top left, its last row and column carried on."""
+    return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), mode="replicate")
 
 
 class _PreviewMap:

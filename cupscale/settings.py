@@ -87,6 +87,9 @@ class Settings(BaseModel):
     guidance: float = Field(
         7.5, ge=1, le=30, description="Classifier-free guidance. 1 turns it off and halves the time."
     )
+    flat: float = Field(
+        1.0, ge=0, le=1, description="Share of the guidance that flat places get. 1: as everywhere."
+    )
     overlap: float = Field(
         0.5, ge=0, le=0.75, description="Overlap of neighbouring windows, a fraction of a window."
     )
@@ -143,7 +146,7 @@ class Settings(BaseModel):
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper: S = 0.45 T, half-overlapping windows; the rest as in cupscale's table of what is ours.
     "paper": {
-        "start": 0.45, "steps": 50, "overlap": 0.5, "guidance": 7.5, "initial": "bicubic",
+        "start": 0.45, "steps": 50, "overlap": 0.5, "guidance": 7.5, "flat": 1.0, "initial": "bicubic",
         "structure": 1.0, "attention": 0.6, "detail": 0.5, "scheduler": "ddim",
     },
     # A third of the windows' overlap and a multistep sampler: about a fifth of the paper's evaluations.

@@ -304,6 +304,25 @@ def test_a_windows_output_does_not_depend_on_where_it_lies(load, name):
     assert torch.allclose(both, corner.repeat(2, 1, 1, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", list(MAKE))
+def test_guidance_may_differ_from_cell_to_cell(load, name):
+    """Against the same run guided alike everywhere: 0 is the negative prompt alone, and each cell has its own scale."""
+    backbone = adapt(load(name))
+    canvas, z, t = Size(32, 48), draw_noise((1, 4, *CELLS), 5), torch.tensor(500.0 if name in FLOW else 500)
+    chosen, region = settings(guidance=4.0), Region(16, 8, *CELLS)
+    scales = torch.zeros(1, 1, *canvas)
+    scales[..., 16 + CELLS.h // 2 :, :] = 4.0
+
+    def output(guidance):
+        with backbone.denoiser(chosen, [None], canvas, CELLS, guidance) as denoiser:
+            return denoiser.predict(z, t, [region], [0])
+
+    even, none, mixed = output(None), output(torch.zeros(1, 1, *canvas)), output(scales)
+    assert torch.allclose(mixed[..., : CELLS.h // 2, :], none[..., : CELLS.h // 2, :], atol=1e-6)
+    assert torch.allclose(mixed[..., CELLS.h // 2 :, :], even[..., CELLS.h // 2 :, :], atol=1e-6)
+    assert (even - none).abs().max() > 1e-3
+
+
 # Joint attention
 
 

@@ -33,7 +33,7 @@ def main() -> None:
             images.resize(picture.rgb, result.image.size, "lanczos"), FOLDER / before, quality=QUALITY
         )
         images.write(result.image, FOLDER / after, result.settings.to_json(), quality=QUALITY)
-        settings = result.settings.model_dump(mode="json", exclude={"captions", "negative_prompt"})
+        settings = result.settings.model_dump(mode="json", exclude={"captions"})
         rows.append({"name": name, "title": source["title"], "kind": source["kind"], "input": source["input"],
                      "before": before, "after": after, "size": list(result.image.size), "seconds": round(result.seconds, 1),
                      "settings": settings})  # fmt: skip

@@ -45,11 +45,17 @@ class Backbone(Protocol):
 
     def schedule(self, settings: Settings) -> Schedule: ...
     def denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+        self,
+        settings: Settings,
+        captions: Sequence[str | None],
+        canvas: Size,
+        picture: Size,
+        guidance: Tensor | None = None,
     ) -> AbstractContextManager[Denoiser]:
         """The network with its prompts. Its hooks are gone when the context ends, however it ends.
 
-        captions: one per region of the plan, None for the global prompt. canvas, picture: in cells.
+        captions: one per region of the plan, None for the global prompt. canvas, picture: in cells. guidance: its scale in
+        each cell of the canvas, (1, 1, H, W); None for the settings' own everywhere.
         """
 
     def release(self) -> None:

@@ -151,12 +151,19 @@ class DiffusersBackbone(ABC):
 
     @contextmanager
     def denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+        self,
+        settings: Settings,
+        captions: Sequence[str | None],
+        canvas: Size,
+        picture: Size,
+        guidance: Tensor | None = None,
     ) -> Iterator[RegionDenoiser]:
         self._pinned = self.device
         try:
             with torch.no_grad():
                 denoiser = self._denoiser(settings, captions, canvas, picture)
+            if guidance is not None:
+                denoiser.guidance = guidance.to(self._pinned)
             hooks = nullcontext() if denoiser.plain else self._hooks(denoiser)
             with parked(self.pipe, self._pinned), hooks:
                 yield denoiser
@@ -186,7 +193,7 @@ class RegionDenoiser(ABC):
         self.backbone = backbone
         self.canvas = canvas
         self.picture = picture
-        self._guidance = settings.guidance
+        self.guidance: float | Tensor = settings.guidance  # or a scale per cell of the canvas, (1, 1, H, W)
         self.prompt, self._negative = backbone.prompts(
             settings.prompt, settings.negative_prompt, settings.guidance > 1
         )
@@ -238,7 +245,10 @@ class RegionDenoiser(ABC):
         finally:
             composer.mode, composer.own = "off", 0
         unconditional, conditional = output.chunk(2)
-        return unconditional + self._guidance * (conditional - unconditional)
+        scale = self.guidance
+        if isinstance(scale, Tensor):
+            scale = torch.cat([region.crop(scale) for region in regions])
+        return unconditional + scale * (conditional - unconditional)
 
     def words(self, texts: Sequence[Text], own: Sequence[Text] | None) -> tuple[Tensor, Tensor | None]:
         """(B, tokens, D) and its mask: the prompts and, behind them, the regions' captions in the conditional half."""

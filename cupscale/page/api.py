@@ -38,7 +38,8 @@ def build(limits: Limits) -> None:
     ) -> Settings:
         given = parse_object(more or "{}", "settings")
         model = engine.check_model(str(given.pop("model", None) or model or engine.default_model()))
-        fields = {"prompt": prompt, "negative_prompt": negative_prompt, "scale": scale, "seed": int(seed)}
+        fields: dict[str, Any] = {"prompt": prompt, "scale": scale, "seed": int(seed)}
+        fields["negative_prompt"] = negative_prompt or None  # an empty one leaves the model's own
         chosen = preset_fields(None if preset in ("", "none", None) else preset)
         settings = Settings.build(engine.defaults(model), chosen, fields, given, model=model)
         if len(settings.captions) > limits.captions:
@@ -56,13 +57,13 @@ def build(limits: Limits) -> None:
         Args:
             image: The picture to enlarge, at least 16 px a side. It is never cropped, padded or resized silently.
             prompt: What the whole picture shows, in plain words. May be empty.
-            negative_prompt: What the picture should not show. Needs a guidance above 1.
+            negative_prompt: What the picture should not show; empty for the model's own. Needs a guidance above 1.
             scale: Output size over input size, each side, from 1 to 16. The output is exactly round(scale * input).
             seed: Seed of the noise, a whole number from 0. The same seed and settings give the same picture.
             model: Name of the model; empty for this server's default. See the endpoint "models".
             preset: "none" for the model's own defaults, "quick" or "paper".
             settings: A JSON object with any further settings: cutoff, structure, attention, detail, start, steps,
-                guidance, overlap, initial, scheduler, captions (a list of {"box": [l, t, r, b], "caption": text}).
+                guidance, flat, overlap, initial, scheduler, captions (a list of {"box": [l, t, r, b], "caption": text}).
             format: "png", "webp" or "jpg". The settings are written inside the file.
 
         Returns:

@@ -25,6 +25,7 @@ LABELS = {
     "start": "Start step",
     "steps": "Steps",
     "guidance": "Guidance",
+    "flat": "Guidance in flat places",
     "overlap": "Overlap",
     "initial": "Initial image",
     "scheduler": "Scheduler",
@@ -39,13 +40,14 @@ EFFECTS = {
     "start": "How much noise the run starts from. Higher invents more and keeps less.",
     "steps": "Steps of the full schedule; start x steps of them run. More is slower and a little finer.",
     "guidance": "How literally the prompt is taken. 1 turns it off and halves the time.",
+    "flat": "The share of it that a sky or a wall gets. Lower keeps flat places free of grain and of inventions.",
     "overlap": "How much neighbouring regions share. Higher hides seams better and takes longer.",
     "initial": "How your image is enlarged before the run. Real-ESRGAN is sharper, and has its own taste.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The network that paints.",
 }
 _STEP = {"scale": 0.1, "cutoff": 0.01, "start": 0.01, "structure": 0.05, "attention": 0.05, "detail": 0.05,
-         "overlap": 0.05, "guidance": 0.1}  # fmt: skip
+         "overlap": 0.05, "guidance": 0.1, "flat": 0.05}  # fmt: skip
 _LOWEST = {"cutoff": 0.01, "start": 0.01}  # the settings want more than 0
 
 
@@ -72,7 +74,12 @@ class Controls:
 
     def text(self, name: str, placeholder: str, lines: int = 2) -> None:
         self.by_name[name] = gr.Textbox(
-            label=LABELS[name], placeholder=placeholder, lines=lines, max_length=2000, elem_id=f"set-{name}"
+            getattr(self.first, name),
+            label=LABELS[name],
+            placeholder=placeholder,
+            lines=lines,
+            max_length=2000,
+            elem_id=f"set-{name}",
         )
 
     def slider(self, name: str) -> None:

@@ -85,7 +85,7 @@ def build(page: Page) -> None:
                 for name in ("structure", "attention", "detail", "start"):
                     controls.slider(name)
                 controls.number("steps", 1, 1000)
-                for name in ("guidance", "overlap"):
+                for name in ("guidance", "flat", "overlap"):
                     controls.slider(name)
                 for name in ("initial", "scheduler", "model"):
                     controls.choice(name)
@@ -326,14 +326,19 @@ def wire(page: Page, demo: gr.Blocks) -> None:
     def layered(name: str | None) -> Any:
         def press(model: str, scale: float) -> dict[Any, Any]:
             settings = Settings.build(engine.defaults(model), preset(name), scale=scale)
-            return controls.show(settings.model_dump(include=set(EFFECTS))) | {page.followed: settings.cutoff}
+            shown = controls.show(settings.model_dump(include=set(EFFECTS))) | {
+                page.followed: settings.cutoff
+            }
+            if name is None:
+                shown |= controls.show({"negative_prompt": settings.negative_prompt})
+            return shown
 
         return press
 
     for button, name in ((page.quick, "quick"), (page.paper, "paper"), (page.reset, None)):
         button.click(
             layered(name), [controls["model"], controls["scale"]],
-            [controls[k] for k in LABELS if k in EFFECTS] + [page.followed], **SILENT,
+            [controls[k] for k in LABELS if k in EFFECTS or k == "negative_prompt"] + [page.followed], **SILENT,
         )  # fmt: skip
 
     # The run.
