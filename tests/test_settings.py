@@ -1,9 +1,13 @@
 """Settings: ranges, layers, JSON there and back."""
 
+from urllib.parse import parse_qsl
+
 import pytest
 from hypothesis import given, strategies as st
 
+from cupscale import models
 from cupscale.errors import CupscaleError
+from cupscale.page import links
 from cupscale.settings import PRESETS, Caption, Settings, default_cutoff, preset, read_object
 
 settings_strategy = st.builds(
@@ -18,6 +22,7 @@ settings_strategy = st.builds(
     start=st.floats(0.01, 1),
     steps=st.integers(1, 1000),
     guidance=st.floats(1, 30),
+    flat=st.floats(0, 1),
     initial=st.sampled_from(["lanczos", "bicubic", "realesrgan"]),
     captions=st.lists(
         st.builds(Caption, box=st.just((0, 0, 8, 8)), caption=st.text(max_size=20)), max_size=3
@@ -92,3 +97,15 @@ def test_a_settings_file_is_read_or_refused(tmp_path):
     file.write_text('{"scale": 3,}')
     with pytest.raises(CupscaleError, match="line 1"):
         read_object(file, "settings")
+
+
+def test_an_emptied_negative_prompt_survives_link_command_and_metadata():
+    """The bundled model has one of its own, which must not come back."""
+    own = Settings.build(models.defaults("tiny"))
+    assert own.negative_prompt and own.flat < 1
+    emptied = own.replace(negative_prompt="", flat=0.35)
+    query = dict(parse_qsl(links.to_query(emptied), keep_blank_values=True))
+    good, _, wrong = links.from_query(query)
+    assert not wrong and Settings.build(models.defaults("tiny"), good) == emptied
+    assert "--negative-prompt ''" in links.to_command(emptied)
+    assert Settings.from_json(emptied.to_json()) == emptied

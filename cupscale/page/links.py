@@ -22,7 +22,9 @@ def to_query(settings: Settings, example: str | None = None) -> str:
     """Every setting, and the example's name: "example=fox&scale=4.0&seed=7...". Captions are packed JSON."""
     fields = settings.model_dump(mode="json", exclude={"captions"})
     pairs: dict[str, Any] = {"example": example} if example else {}
-    pairs |= {name: _text(value) for name, value in fields.items() if value != ""}
+    pairs |= {
+        name: _text(value) for name, value in fields.items()
+    }  # empty texts too: a model's own may not be
     if settings.captions:
         boxes = [[*caption.box, caption.caption, caption.source] for caption in settings.captions]
         packed = zlib.compress(json.dumps(boxes, ensure_ascii=False, separators=(",", ":")).encode(), 9)
