@@ -60,7 +60,7 @@ KNOWN: dict[str, Known] = {
         licence="Apache-2.0",
         geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000),
         defaults={
-            "start": 0.1, "steps": 30, "guidance": 7.0, "flat": 0.0, "negative_prompt": "blurred, smooth", "overlap": 0.25,
+            "start": 0.1, "steps": 30, "guidance": 5.0, "flat": 0.0, "negative_prompt": "blurred, smooth", "overlap": 0.25,
             "initial": "realesrgan", "structure": 1.0, "cutoff": 0.2, "scheduler": "euler",
         },
         note="bundled; runs on a CPU",
