@@ -74,7 +74,7 @@ def main() -> int:
     arguments = parser.parse_args()
     pipe = build(cupscale.load("tiny").tokenizer)
     return watching.run(
-        pipe, pipe.unet, (1024, 1024), scale=2, start=0.04, steps=50, guidance=arguments.guidance, overlap=arguments.overlap,
+        pipe, pipe.unet, (1024, 1024), scale=2, strength=0.04, steps=50, guidance=arguments.guidance, overlap=arguments.overlap,
         captions=[{"box": (0, 0, 1024, 1024), "caption": "leaves"}],
     )  # fmt: skip
 

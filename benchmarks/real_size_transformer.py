@@ -85,7 +85,7 @@ def main() -> int:
     arguments = parser.parse_args()
     pipe = build()
     return watching.run(
-        pipe, pipe.transformer, (1024, 640), scale=1.5, start=1 / 28, steps=28, guidance=arguments.guidance, overlap=0.5,
+        pipe, pipe.transformer, (1024, 640), scale=1.5, strength=1 / 28, steps=28, guidance=arguments.guidance, overlap=0.5,
         detail=0.5,
         captions=[{"box": (0, 0, 1024, 960), "caption": "leaves"}, {"box": (512, 0, 1536, 960), "caption": "a deer"}],
     )  # fmt: skip

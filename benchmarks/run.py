@@ -129,7 +129,7 @@ def overhead(save: bool, rounds: int) -> None:
     """256 -> 1024 under all priors, against the same network calls with nothing around them, made in the same moments."""
     pipe = cupscale.load("tiny")
     fields: dict[str, Any] = {
-        "scale": 4, "seed": 1, "start": 0.45, "steps": 4, "overlap": 0.25, "guidance": 1.0, "initial": "lanczos",
+        "scale": 4, "seed": 1, "strength": 0.45, "steps": 4, "overlap": 0.25, "guidance": 1.0, "upscaler": "lanczos",
         "attention": 0.6,
     }  # fmt: skip
     image = noise_image(256)
@@ -161,7 +161,7 @@ def one(side: int, overlap: float) -> None:
     """One run of one step in a process of its own: prints its peak memory above the loaded model, and its time."""
     pipe = cupscale.load("tiny")
     fields: dict[str, Any] = {
-        "seed": 1, "start": 1.0, "steps": 1, "overlap": overlap, "guidance": 1.0, "initial": "lanczos",
+        "seed": 1, "strength": 1.0, "steps": 1, "overlap": overlap, "guidance": 1.0, "upscaler": "lanczos",
     }  # fmt: skip
     cupscale.upscale(pipe, noise_image(256), scale=1, **fields)  # what the libraries allocate once
     process = psutil.Process()
@@ -266,7 +266,7 @@ def parts(save: bool, rounds: int, photograph: str) -> None:
             best = spent
     codec = best.get("encode", 0.0) + best.get("decode", 0.0)
     rows = {
-        "initial image (Real-ESRGAN)": best.get("enlarge", 0.0),
+        "base upscale (Real-ESRGAN)": best.get("enlarge", 0.0),
         "network": best["network"],
         "codec": codec,
         "the rest": best["all"] - best.get("enlarge", 0.0) - best["network"] - codec,

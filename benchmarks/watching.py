@@ -33,7 +33,7 @@ def run(pipe: Any, network: Any, size: tuple[int, int], **fields: Any) -> int:
             pipe,
             Image.fromarray(values),
             prompt="a forest",
-            initial="lanczos",
+            upscaler="lanczos",
             preview_px=0,
             attention=0.6,
             **fields,

@@ -11,8 +11,9 @@ from collections.abc import Generator
 from typing import Any
 
 from cupscale.backbones import Tiles
-from cupscale.captioners import MERGE, Captioned, Captioner, open_captioner
+from cupscale.captioners import SHARE, Captioned, Captioner, open_captioner
 from cupscale.errors import CupscaleError
+from cupscale.method.sampler import Notice
 from cupscale.models import load
 from cupscale.pipeline import (
     CUpscalePipeline,
@@ -25,7 +26,6 @@ from cupscale.pipeline import (
     Source,
 )
 from cupscale.planning import Plan
-from cupscale.sampler import Notice
 from cupscale.settings import Caption, Settings
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ def stream(
     tiles: Tiles | None = None,
     preview_px: int = 512,
     captioner: str | Captioner | None = None,
-    merge: float = MERGE,
+    share: float = SHARE,
     prepend: bool = False,
     fresh: bool = False,
     **fields: Any,
@@ -56,7 +56,7 @@ def stream(
         settings=settings,
         preset=preset,
         captioner=open_captioner(captioner),
-        merge=merge,
+        share=share,
         prepend=prepend,
         fresh=fresh,
         **fields,
@@ -72,7 +72,7 @@ def upscale(
     batch: int | None = None,
     tiles: Tiles | None = None,
     captioner: str | Captioner | None = None,
-    merge: float = MERGE,
+    share: float = SHARE,
     prepend: bool = False,
     fresh: bool = False,
     **fields: Any,
@@ -85,7 +85,7 @@ def upscale(
     batch: regions per network call; tiles: of the VAE. Both decide memory and time, not the picture.
     captioner: who writes the captions and the prompt that are not given: "qwen", "tagger", a server's address ...; see
         `cupscale.captioners.open_captioner`. One that could not work leaves its regions to the prompt, with a Notice.
-    merge: neighbouring regions whose looks differ by less share a caption. prepend: put the prompt before every caption.
+    share: neighbouring regions that differ by less share a caption. prepend: put the prompt before every caption.
         fresh: do not use answers that are known from before.
     Returns a Result with .image, .settings, .captions, .plan, .seconds. Raises CupscaleError for bad input.
     """
@@ -95,7 +95,7 @@ def upscale(
         settings=settings,
         preset=preset,
         captioner=open_captioner(captioner),
-        merge=merge,
+        share=share,
         prepend=prepend,
         fresh=fresh,
         **fields,
@@ -109,7 +109,7 @@ def caption(
     *,
     settings: Settings | None = None,
     preset: str | None = None,
-    merge: float = MERGE,
+    share: float = SHARE,
     prepend: bool = False,
     fresh: bool = False,
     **fields: Any,
@@ -125,7 +125,7 @@ def caption(
         open_captioner(captioner),
         settings=settings,
         preset=preset,
-        merge=merge,
+        share=share,
         prepend=prepend,
         fresh=fresh,
         **fields,

@@ -51,11 +51,11 @@ def captioner_flags(command: Any) -> Any:
         ),
         click.option("--prepend-prompt", is_flag=True, help="Put the prompt before every caption."),
         click.option(
-            "--merge",
+            "--share",
             type=click.FloatRange(0, 1),
             default=0.08,
             show_default=True,
-            help="Neighbouring regions whose looks differ by less share one caption; 0: never.",
+            help="Neighbouring regions that differ by less share one caption; 0: never.",
         ),
         click.option(
             "--captioner",
@@ -122,7 +122,7 @@ def upscale(
     settings_file: Path | None,
     captions_path: Path | None,
     captioner: str | None,
-    merge: float,
+    share: float,
     prepend_prompt: bool,
     captioner_seconds: float | None,
     fresh: bool,
@@ -141,9 +141,9 @@ def upscale(
     """
     from cupscale import images, models
     from cupscale.captioners import caption_calls, open_captioner
+    from cupscale.captions import read_captions, read_prompt
     from cupscale.pipeline import asks, captions_wanted
-    from cupscale.planning import output_size, plan
-    from cupscale.priors.semantics import read_captions, read_prompt
+    from cupscale.planning import make_plan, output_size
 
     writer = open_captioner(captioner, device=device, seconds=captioner_seconds)
     given = read_object(settings_file, "settings") if settings_file else {}
@@ -157,13 +157,13 @@ def upscale(
         )
     if plan_only and (known := models.KNOWN.get(settings.model)):
         speed = models.known_speed(settings.model, device or models.best_device())
-        work = plan(picture.size, settings, known.geometry, speed)
+        plan = make_plan(picture.size, settings, known.geometry, speed)
         if asks(writer, settings):
             calls = caption_calls(
-                picture.rgb, work, prompt=settings.prompt, merge=merge, regions=captions_wanted(settings)
+                picture.rgb, plan, prompt=settings.prompt, share=share, regions=captions_wanted(settings)
             )
-            work = plan(picture.size, settings, known.geometry, speed, caption_calls=calls)
-        click.echo(json.dumps(work.to_dict()) if as_json else work.line())
+            plan = make_plan(picture.size, settings, known.geometry, speed, caption_calls=calls)
+        click.echo(json.dumps(plan.to_dict()) if as_json else plan.line())
         return
     target = out or image.with_name(f"{image.stem}-x{settings.scale:g}.png")
     if not plan_only:
@@ -171,19 +171,19 @@ def upscale(
         images.check_writable(target, size=size, alpha=picture.alpha is not None)
     _quiet_libraries()
     from cupscale.backbones import Tiles
+    from cupscale.method.sampler import Notice
     from cupscale.pipeline import CUpscalePipeline, Finished, Planned, Progress
-    from cupscale.sampler import Notice
 
     pipe = models.load(settings.model, device=device, dtype=dtype, offload=offload)
     run = CUpscalePipeline(pipe, batch=batch, tiles=Tiles(tile), preview_px=0)
     if plan_only:
-        work = run.plan(picture.rgb, settings, captioner=writer, merge=merge)
-        click.echo(json.dumps(work.to_dict()) if as_json else work.line())
+        plan = run.plan(picture.rgb, settings, captioner=writer, share=share)
+        click.echo(json.dumps(plan.to_dict()) if as_json else plan.line())
         return
     result = None
     with tqdm(total=1, unit="region", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
         for event in run.stream(
-            picture, settings=settings, captioner=writer, merge=merge, prepend=prepend_prompt, fresh=fresh
+            picture, settings=settings, captioner=writer, share=share, prepend=prepend_prompt, fresh=fresh
         ):
             if isinstance(event, Planned):
                 bar.write(event.plan.line(), file=sys.stderr)
@@ -196,7 +196,7 @@ def upscale(
             elif isinstance(event, Progress) and event.stage == "caption":
                 bar.set_description_str(f"caption {event.regions}/{event.total}")
             elif isinstance(event, Progress):
-                bar.set_description_str(event.stage + (f" {event.share:.0%}" if event.share else ""))
+                bar.set_description_str(event.stage + (f" {event.fraction:.0%}" if event.fraction else ""))
             elif isinstance(event, Finished):
                 result = event.result
     assert result is not None
@@ -230,7 +230,7 @@ def caption(
     out: Path | None,
     settings_file: Path | None,
     captioner: str | None,
-    merge: float,
+    share: float,
     prepend_prompt: bool,
     captioner_seconds: float | None,
     fresh: bool,
@@ -254,9 +254,9 @@ def caption(
     )
     from cupscale.captioners.file import check_target, write_text
     from cupscale.captioners.tokens import token_counter
-    from cupscale.planning import plan
-    from cupscale.priors.semantics import captions_file, captions_text
-    from cupscale.sampler import Notice
+    from cupscale.captions import captions_file, captions_text
+    from cupscale.method.sampler import Notice
+    from cupscale.planning import make_plan
 
     writer = open_captioner(captioner or "tagger", device=device, seconds=captioner_seconds)
     given = read_object(settings_file, "settings") if settings_file else {}
@@ -274,12 +274,12 @@ def caption(
 
         backbone = adapt(models.load(settings.model, device="cpu", dtype="bfloat16"))
         geometry = backbone.geometry
-    work = plan(picture.size, settings, geometry)
-    calls = caption_calls(picture.rgb, work, prompt=settings.prompt, merge=merge)
-    click.echo(f"{len(work.regions)} regions, {calls} calls of {writer.name}", err=True)
+    plan = make_plan(picture.size, settings, geometry)
+    calls = caption_calls(picture.rgb, plan, prompt=settings.prompt, share=share)
+    click.echo(f"{len(plan.regions)} regions, {calls} calls of {writer.name}", err=True)
     done = None
     events = caption_regions(
-        writer, picture.rgb, work, prompt=settings.prompt, merge=merge, prepend=prepend_prompt, style=style,
+        writer, picture.rgb, plan, prompt=settings.prompt, share=share, prepend=prepend_prompt, style=style,
         count_tokens=count, text_limit=counter.limit if counter else None, cache=Cache(), fresh=fresh,
     )  # fmt: skip
     with tqdm(total=calls, unit="call", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
@@ -298,7 +298,7 @@ def caption(
     assert done is not None
     if captioner != "none" and not any(one.caption for one in done.captions):
         raise CupscaleError(f"{writer.name} wrote no caption: {done.captions[0].source}")
-    data = captions_file(done.captions, work.output, done.prompt, count)
+    data = captions_file(done.captions, plan.output, done.prompt, count)
     write_text(target, captions_text(data))
     click.echo(
         f"{target}  {len(done.captions)} regions  {done.calls} calls, {done.cached} of them known from before"
@@ -320,7 +320,7 @@ def list_models(as_json: bool) -> None:
         note = f"  ({row['note']})" if row["note"] else ""
         click.echo(
             f"{name:{width}}  {row['native']:>4} px  {row['memory_gb']:>2g} GB  "
-            f"start {row['start']:g} of {row['steps']:>2} steps, guidance {row['guidance']:g}  "
+            f"strength {row['strength']:g} of {row['steps']:>2} steps, guidance {row['guidance']:g}  "
             f"{row['licence']}  {row['source']}{note}"
         )
     click.echo(

@@ -16,10 +16,10 @@ from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
 Offload = Literal["none", "model", "group", "sequential"]
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-SDXL_DEFAULTS: dict[str, Any] = {"start": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
+ASSETS = Path(__file__).resolve().parent / "assets"
+SDXL_DEFAULTS: dict[str, Any] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 FEW_STEPS: dict[str, Any] = {
-    "start": 0.45,
+    "strength": 0.45,
     "steps": 8,
     "guidance": 1.0,
     "overlap": 0.5,
@@ -60,8 +60,9 @@ KNOWN: dict[str, Known] = {
         licence="Apache-2.0",
         geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000),
         defaults={
-            "start": 0.1, "steps": 30, "guidance": 5.0, "flat": 0.0, "negative_prompt": "blurred, smooth", "overlap": 0.25,
-            "initial": "realesrgan", "structure": 1.0, "cutoff": 0.2, "scheduler": "euler",
+            "strength": 0.1, "steps": 30, "guidance": 5.0, "flat_guidance": 0.0,
+            "negative_prompt": "blurred, smooth", "overlap": 0.25,
+            "upscaler": "realesrgan", "structure": 1.0, "cutoff": 0.2, "scheduler": "euler",
         },
         note="bundled; runs on a CPU",
         memory=2,
@@ -288,12 +289,12 @@ def defaults(model: str, family: Mapping[str, Any] | None = None) -> dict[str, A
 
     Real-ESRGAN gives way to Lanczos where its extra is not installed.
     """
-    from cupscale.initial import available
+    from cupscale.upscalers import available
 
     known = KNOWN.get(model)
     chosen = dict(known.defaults if known else family or SDXL_DEFAULTS)
-    if not available(chosen.get("initial", "lanczos")):
-        chosen["initial"] = "lanczos"
+    if not available(chosen.get("upscaler", "lanczos")):
+        chosen["upscaler"] = "lanczos"
     return chosen | {"model": model}
 
 
@@ -307,7 +308,7 @@ def described(name: str) -> dict[str, Any]:
         "pipeline": known.pipeline,
         "native": known.geometry.native,
         "memory_gb": known.memory,
-        "start": usual.start,
+        "strength": usual.strength,
         "steps": usual.steps,
         "guidance": usual.guidance,
         "lora": known.lora[0] if known.lora else None,

@@ -18,7 +18,7 @@ from cupscale import images, models
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.backbones.texts import readable
 from cupscale.captioners import (
-    MERGE,
+    SHARE,
     Cache,
     Captioned,
     Captioner,
@@ -28,14 +28,14 @@ from cupscale.captioners import (
     caption_regions,
 )
 from cupscale.captioners.memory import room_for
-from cupscale.guidance import guidance_map, richness
-from cupscale.initial import initial_steps
-from cupscale.planning import Plan, plan
-from cupscale.priors.semantics import match, within_budget
-from cupscale.priors.structure import GlobalStructure
-from cupscale.regions import Size
-from cupscale.sampler import Notice, RegionsDone, StepDone, denoise
+from cupscale.captions import match, within_budget
+from cupscale.method.guidance import guidance_map, richness
+from cupscale.method.regions import Size
+from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise
+from cupscale.method.structure import GlobalStructure
+from cupscale.planning import Plan, make_plan
 from cupscale.settings import MAX_CAPTIONS, Caption, Settings, preset as preset_fields
+from cupscale.upscalers import base_upscale_steps
 
 Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
 
@@ -73,7 +73,7 @@ class Progress:
     stage: "caption", "enlarge", "encode", "denoise", "decode". step of steps and regions of total count within "denoise",
     from 1;
     in "caption" regions of total count the captioner's calls.
-    elapsed, left: seconds; left is None until there is something to judge by. share: of the stage, 0..1.
+    elapsed, left: seconds; left is None until there is something to judge by. fraction: of the stage, 0..1.
     """
 
     stage: str
@@ -83,7 +83,7 @@ class Progress:
     total: int
     elapsed: float
     left: float | None = None
-    share: float = 0.0
+    fraction: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class CUpscalePipeline:
         settings: Settings,
         *,
         captioner: Captioner | None = None,
-        merge: float = MERGE,
+        share: float = SHARE,
     ) -> Plan:
         """What a run would do, its cost, and its time where this machine has run the model before.
 
@@ -149,16 +149,16 @@ class CUpscalePipeline:
         """
         speed = models.known_speed(self.model, self.backbone.device.type)
         size = image.size if isinstance(image, Image.Image) else image
-        work = plan(size, settings, self.backbone.geometry, speed)
+        plan = make_plan(size, settings, self.backbone.geometry, speed)
         if not isinstance(image, Image.Image) or not asks(captioner, settings):
-            return work
+            return plan
         assert captioner is not None
         calls = caption_calls(
-            image, work, prompt=settings.prompt, merge=merge, regions=captions_wanted(settings)
+            image, plan, prompt=settings.prompt, share=share, regions=captions_wanted(settings)
         )
         if speed and (call := models.known_speed(f"captioner {captioner.name}", captioner.device)):
             speed = dict(speed) | call
-        return plan(size, settings, self.backbone.geometry, speed, caption_calls=calls)
+        return make_plan(size, settings, self.backbone.geometry, speed, caption_calls=calls)
 
     def upscale(
         self,
@@ -167,21 +167,21 @@ class CUpscalePipeline:
         settings: Settings | None = None,
         preset: str | None = None,
         captioner: Captioner | None = None,
-        merge: float = MERGE,
+        share: float = SHARE,
         prepend: bool = False,
         fresh: bool = False,
         **fields: Any,
     ) -> Result:
         """Upscale one image. `settings` whole, or a preset and single fields over the model's defaults.
 
-        captioner, merge, prepend, fresh: see `stream`. Raises CupscaleError for bad input, before any work is done.
+        captioner, share, prepend, fresh: see `stream`. Raises CupscaleError for bad input, before any work is done.
         """
         for event in self.stream(
             image,
             settings=settings,
             preset=preset,
             captioner=captioner,
-            merge=merge,
+            share=share,
             prepend=prepend,
             fresh=fresh,
             **fields,
@@ -197,14 +197,14 @@ class CUpscalePipeline:
         settings: Settings | None = None,
         preset: str | None = None,
         captioner: Captioner | None = None,
-        merge: float = MERGE,
+        share: float = SHARE,
         prepend: bool = False,
         fresh: bool = False,
         **fields: Any,
     ) -> Generator[Event, None, None]:
         """The events of a run. Closing the generator stops the work within one network call and leaves no hook.
 
-        captioner: writes what is not given, the captions and the prompt, before anything else. merge: its threshold for
+        captioner: writes what is not given, the captions and the prompt, before anything else. share: its threshold for
         regions that share a caption. prepend: put the prompt before every caption, given ones too. fresh: do not use answers
         that are known from before.
         """
@@ -213,9 +213,9 @@ class CUpscalePipeline:
         elif preset or fields:
             settings = settings.replace(**preset_fields(preset) | fields)
         picture = image if isinstance(image, images.Picture) else images.read(image)
-        work = self.plan(picture.rgb, settings, captioner=captioner, merge=merge)
-        match(settings.captions, work.boxes, work.output)  # refuses captions that lie outside
-        return self._run(picture, settings, work, captioner, merge, prepend, fresh)
+        plan = self.plan(picture.rgb, settings, captioner=captioner, share=share)
+        match(settings.captions, plan.boxes, plan.output)  # refuses captions that lie outside
+        return self._run(picture, settings, plan, captioner, share, prepend, fresh)
 
     def caption(
         self,
@@ -224,39 +224,39 @@ class CUpscalePipeline:
         *,
         settings: Settings | None = None,
         preset: str | None = None,
-        merge: float = MERGE,
+        share: float = SHARE,
         prepend: bool = False,
         fresh: bool = False,
         **fields: Any,
     ) -> Generator[CaptionProgress | Notice | Captioned, None, None]:
         """Only the captions of a run: events, `Captioned` last. Its captions and prompt go into the settings of the run.
 
-        merge, prepend, fresh: as in `stream`. A page shows them to be edited.
+        share, prepend, fresh: as in `stream`. A page shows them to be edited.
         """
         if settings is None:
             settings = self.settings(preset, **fields)
         elif preset or fields:
             settings = settings.replace(**preset_fields(preset) | fields)
         picture = image if isinstance(image, images.Picture) else images.read(image)
-        work = self.plan(picture.rgb, settings)
-        return self._written(picture, settings, work, captioner, merge, prepend, fresh, True)
+        plan = self.plan(picture.rgb, settings)
+        return self._written(picture, settings, plan, captioner, share, prepend, fresh, True)
 
     def _written(
         self,
         picture: images.Picture,
         settings: Settings,
-        work: Plan,
+        plan: Plan,
         captioner: Captioner,
-        merge: float,
+        share: float,
         prepend: bool,
         fresh: bool,
         regions: bool,
     ) -> Generator[CaptionProgress | Notice | Captioned, None, None]:
         """`caption_regions`, with room made on the device, and its speed remembered."""
         began = time.perf_counter()
-        needed = max(0, work.bytes - self.backbone.geometry.weights)
+        needed = max(0, plan.bytes - self.backbone.geometry.weights)
         events = caption_regions(
-            captioner, picture.rgb, work, prompt=settings.prompt, merge=merge, prepend=prepend, regions=regions,
+            captioner, picture.rgb, plan, prompt=settings.prompt, share=share, prepend=prepend, regions=regions,
             count_tokens=self.backbone.count_tokens, text_limit=self.backbone.text_limit, cache=Cache(), fresh=fresh,
             room=lambda: room_for(captioner, self._pipe, self.backbone.device, needed),
         )  # fmt: skip
@@ -271,9 +271,9 @@ class CUpscalePipeline:
         self,
         picture: images.Picture,
         settings: Settings,
-        work: Plan,
+        plan: Plan,
         captioner: Captioner | None,
-        merge: float,
+        share: float,
         prepend: bool,
         fresh: bool,
     ) -> Generator[Event, None, None]:
@@ -283,17 +283,17 @@ class CUpscalePipeline:
             return time.perf_counter() - began
 
         def at(stage: str) -> Progress:
-            return Progress(stage, 0, work.steps, 0, len(work.regions), elapsed())
+            return Progress(stage, 0, plan.steps, 0, len(plan.regions), elapsed())
 
-        yield Planned(work, settings)
+        yield Planned(plan, settings)
         if captioner is not None and asks(captioner, settings):
             regions = captions_wanted(settings)
-            steps = self._written(picture, settings, work, captioner, merge, prepend, fresh, regions)
+            steps = self._written(picture, settings, plan, captioner, share, prepend, fresh, regions)
             with contextlib.closing(steps):
                 for step in steps:
                     if isinstance(step, CaptionProgress):
                         yield Progress(
-                            "caption", 0, work.steps, step.done, step.calls, elapsed(), step.left, step.done / step.calls
+                            "caption", 0, plan.steps, step.done, step.calls, elapsed(), step.left, step.done / step.calls
                         )  # fmt: skip
                         continue
                     if isinstance(step, Captioned):
@@ -311,7 +311,7 @@ class CUpscalePipeline:
             yield Notice(budget.message)
         if budget.captions != settings.captions:
             settings = settings.replace(captions=budget.captions)
-        matched = match(settings.captions, work.boxes, work.output)
+        matched = match(settings.captions, plan.boxes, plan.output)
         if settings.captions and (report := matched.report()):
             yield Notice(report)
         backbone = self.backbone
@@ -320,41 +320,43 @@ class CUpscalePipeline:
             yield Notice(message)
         try:
             yield at("enlarge")
-            plain_kind = settings.initial if settings.initial != "realesrgan" else "lanczos"
-            plain = images.resize(picture.rgb, work.output, plain_kind)
+            plain_kind = settings.upscaler if settings.upscaler != "realesrgan" else "lanczos"
+            plain = images.resize(picture.rgb, plan.output, plain_kind)
             first = plain
-            if settings.initial == "realesrgan":
-                first = yield from self._enlarged(picture.rgb, work, at)
+            if settings.upscaler == "realesrgan":
+                first = yield from self._enlarged(picture.rgb, plan, at)
             yield at("encode")
 
             def encode(image: Image.Image, size: Size) -> Tensor:
                 return backbone.encode(_padded(image, size, backbone.geometry.cell), self.tiles)
 
-            z = encode(first, work.canvas)
+            z = encode(first, plan.canvas)
             structure = None
             if settings.structure > 0:
-                reference = z if first is plain else encode(plain, work.canvas)
-                structure = GlobalStructure(reference, settings.cutoff, backbone.shuffle)
-            small = encode(_whole(plain, work), work.picture) if settings.attention > 0 else None
-            preview = _PreviewMap(z, first, self.preview_px, work) if self.preview_px else None
+                reference = z if first is plain else encode(plain, plan.canvas)
+                structure = GlobalStructure(reference, settings.cutoff, settings.structure, backbone.shuffle)
+            overview = encode(_overview(plain, plan), plan.overview) if settings.attention > 0 else None
+            preview = _PreviewMap(z, first, self.preview_px, plan) if self.preview_px else None
             del plain, first
             guidance = None
-            if settings.guidance > 1 and settings.flat < 1:
+            if settings.guidance > 1 and settings.flat_guidance < 1:
                 guidance = guidance_map(
-                    _richness(picture.rgb, work, backbone.geometry.cell), settings.guidance, settings.flat
+                    _richness(picture.rgb, plan, backbone.geometry.cell),
+                    settings.guidance,
+                    settings.flat_guidance,
                 )
-            with backbone.denoiser(read, matched.texts, work.canvas, work.picture, guidance) as denoiser:
+            with backbone.denoiser(read, matched.texts, plan.canvas, plan.overview, guidance) as denoiser:
                 network_began = time.perf_counter()
                 loop = denoise(
-                    denoiser, backbone.schedule(settings), z, window=work.window, overlap=settings.overlap,
-                    seed=settings.seed, structure=structure, strength=settings.structure, picture=small,
+                    denoiser, backbone.schedule(settings), z, window=plan.window, overlap=settings.overlap,
+                    seed=settings.seed, structure=structure, overview=overview,
                     batch=self.batch,
                 )  # fmt: skip
                 with contextlib.closing(loop):
                     for event in loop:
                         if isinstance(event, RegionsDone):
-                            share = (event.step + event.done / event.total) / event.steps
-                            left = (time.perf_counter() - network_began) * (1 / share - 1)
+                            fraction = (event.step + event.done / event.total) / event.steps
+                            left = (time.perf_counter() - network_began) * (1 / fraction - 1)
                             yield Progress(
                                 "denoise",
                                 event.step + 1,
@@ -363,7 +365,7 @@ class CUpscalePipeline:
                                 event.total,
                                 elapsed(),
                                 left,
-                                share,
+                                fraction,
                             )
                         elif isinstance(event, StepDone):
                             z = event.sample
@@ -373,7 +375,7 @@ class CUpscalePipeline:
                             yield event
                 network = time.perf_counter() - network_began
             yield at("decode")
-            pixels = backbone.decode(z, self.tiles)[..., : work.output[1], : work.output[0]]
+            pixels = backbone.decode(z, self.tiles)[..., : plan.output[1], : plan.output[0]]
             image = images.finish(images.to_image(pixels), picture.alpha)
         finally:
             backbone.release()
@@ -382,26 +384,26 @@ class CUpscalePipeline:
             self.model,
             backbone.device.type,
             {
-                "sample": network / work.samples,
-                "cells": work.window.h * work.window.w,
-                "megapixel": (total - captioned - network) / (work.output[0] * work.output[1] / 1e6),
+                "sample": network / plan.samples,
+                "cells": plan.window.h * plan.window.w,
+                "megapixel": (total - captioned - network) / (plan.output[0] * plan.output[1] / 1e6),
             },
         )
-        yield Finished(Result(image, settings, replace(work, seconds=round(total, 1)), total))
+        yield Finished(Result(image, settings, replace(plan, seconds=round(total, 1)), total))
 
     def _enlarged(
-        self, image: Image.Image, work: Plan, at: Callable[[str], Progress]
+        self, image: Image.Image, plan: Plan, at: Callable[[str], Progress]
     ) -> Generator[Progress, None, Image.Image]:
         """Real-ESRGAN's image, an event per tile."""
-        steps = initial_steps(image, work.output, "realesrgan")
+        steps = base_upscale_steps(image, plan.output, "realesrgan")
         with contextlib.closing(steps):
             while True:
                 try:
-                    share = next(steps)
+                    fraction = next(steps)
                 except StopIteration as stop:
                     enlarged: Image.Image = stop.value
                     return enlarged
-                yield replace(at("enlarge"), share=share)
+                yield replace(at("enlarge"), fraction=fraction)
 
 
 def captions_wanted(settings: Settings) -> bool:
@@ -416,11 +418,11 @@ def asks(captioner: Captioner | None, settings: Settings) -> bool:
     return captions_wanted(settings) or not settings.prompt.strip()
 
 
-def _whole(plain: Image.Image, work: Plan) -> Image.Image:
+def _overview(plain: Image.Image, plan: Plan) -> Image.Image:
     """The canvas shrunk to the network's native size, the padding's share left out."""
-    canvas_h, canvas_w = work.canvas
-    width = max(1, round(work.picture.w * work.output[0] / canvas_w))
-    height = max(1, round(work.picture.h * work.output[1] / canvas_h))
+    canvas_h, canvas_w = plan.canvas
+    width = max(1, round(plan.overview.w * plan.output[0] / canvas_w))
+    height = max(1, round(plan.overview.h * plan.output[1] / canvas_h))
     return images.resize(plain, (width, height), "lanczos")
 
 
@@ -429,11 +431,11 @@ def _padded(image: Image.Image, cells: Size, cell_px: int) -> Tensor:
     return _carried_on(images.to_tensor(image), cells.h * cell_px, cells.w * cell_px)
 
 
-def _richness(image: Image.Image, work: Plan, cell_px: int) -> Tensor:
+def _richness(image: Image.Image, plan: Plan, cell_px: int) -> Tensor:
     """(1, 1, H, W) in cells of the canvas: how much the input has to show there, from 0 to 1."""
-    height, width = (max(1, round(side / cell_px)) for side in (work.output[1], work.output[0]))
+    height, width = (max(1, round(side / cell_px)) for side in (plan.output[1], plan.output[0]))
     rich = F.interpolate(richness(images.to_tensor(image)), (height, width), mode="bilinear")
-    return _carried_on(rich, *work.canvas)
+    return _carried_on(rich, *plan.canvas)
 
 
 def _carried_on(x: Tensor, height: int, width: int) -> Tensor:
@@ -442,14 +444,14 @@ def _carried_on(x: Tensor, height: int, width: int) -> Tensor:
 
 
 class _PreviewMap:
-    """Latents to small RGB pictures without the decoder: the linear map that fits the initial image best.
+    """Latents to small RGB pictures without the decoder: the linear map that fits the base upscale best.
 
     It is fitted on the run's own image and latents, so it serves any VAE (ours).
     """
 
-    def __init__(self, latents: Tensor, image: Image.Image, side: int, work: Plan):
-        cells_w = max(1, work.output[0] // work.cell_px)
-        cells_h = max(1, work.output[1] // work.cell_px)
+    def __init__(self, latents: Tensor, image: Image.Image, side: int, plan: Plan):
+        cells_w = max(1, plan.output[0] // plan.cell_px)
+        cells_h = max(1, plan.output[1] // plan.cell_px)
         self._crop = Size(cells_h, cells_w)
         shrink = min(1.0, side / max(cells_w, cells_h))
         self._size = Size(max(1, round(cells_h * shrink)), max(1, round(cells_w * shrink)))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cupscale.errors import CupscaleError
-from cupscale.regions import Region, Size, plan_regions
+from cupscale.method.regions import Region, Size, plan_regions
 from cupscale.settings import Settings
 
 MIN_SIDE_PX = 16
@@ -31,7 +31,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Plan:
-    """input, output: (width, height) in pixels. canvas, window, picture, regions: in latent cells.
+    """input, output: (width, height) in pixels. canvas, window, overview, regions: in latent cells.
 
     evaluations: of the network, windows times steps plus one a step for the attention prior; guidance doubles the windows'.
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
@@ -44,7 +44,7 @@ class Plan:
     cell_px: int
     canvas: Size
     window: Size
-    picture: Size
+    overview: Size
     regions: tuple[Region, ...]
     steps: int
     evaluations: int
@@ -66,8 +66,8 @@ class Plan:
     @property
     def samples(self) -> int:
         """Network samples: evaluations with guidance counted twice."""
-        looks = self.evaluations - len(self.regions) * self.steps
-        return (1 + self.guided) * len(self.regions) * self.steps + looks
+        overviews = self.evaluations - len(self.regions) * self.steps
+        return (1 + self.guided) * len(self.regions) * self.steps + overviews
 
     def line(self) -> str:
         """One line for a person."""
@@ -88,7 +88,7 @@ class Plan:
         data = asdict(self)
         data["regions"] = [list(box) for box in self.boxes]
         data["samples"] = self.samples
-        for name in ("canvas", "window", "picture"):
+        for name in ("canvas", "window", "overview"):
             data[name] = [side * self.cell_px for side in reversed(data[name])]
         return data
 
@@ -98,7 +98,7 @@ def output_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def plan(
+def make_plan(
     image_size: tuple[int, int],
     settings: Settings,
     geometry: Geometry,
@@ -131,9 +131,9 @@ def plan(
         min(_up(geometry.native, align), canvas_px.h), min(_up(geometry.native, align), canvas_px.w)
     )
     shrink = min(1.0, geometry.native / max(canvas_px))
-    picture_px = Size(*(max(align, round(side * shrink / align) * align) for side in canvas_px))
-    canvas, window, picture = (
-        Size(size.h // geometry.cell, size.w // geometry.cell) for size in (canvas_px, window_px, picture_px)
+    overview_px = Size(*(max(align, round(side * shrink / align) * align) for side in canvas_px))
+    canvas, window, overview = (
+        Size(size.h // geometry.cell, size.w // geometry.cell) for size in (canvas_px, window_px, overview_px)
     )
     regions = tuple(plan_regions(canvas, window, settings.overlap))
     steps = settings.run_steps
@@ -141,7 +141,7 @@ def plan(
     guided = settings.guidance > 1
     pixels = canvas_px.h * canvas_px.w
     result = Plan(
-        input=image_size, output=output, cell_px=geometry.cell, canvas=canvas, window=window, picture=picture,
+        input=image_size, output=output, cell_px=geometry.cell, canvas=canvas, window=window, overview=overview,
         regions=regions, steps=steps, evaluations=evaluations, guided=guided,
         bytes=_bytes(geometry, pixels, window_px), seconds=None, caption_calls=caption_calls,
         schedule_steps=settings.steps,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cupscale.errors import CupscaleError
 
-Initial = Literal["lanczos", "bicubic", "realesrgan"]
+Upscaler = Literal["lanczos", "bicubic", "realesrgan"]
 Scheduler = Literal["model", "ddim", "euler", "dpm++2m"]
 
 MAX_SCALE = 16.0
@@ -51,7 +51,7 @@ class Settings(BaseModel):
     """Everything that decides the picture, next to the input image and the model's weights.
 
     The paper's symbols: `cutoff` is D of the global structure prior, `structure` its strength w_0,
-    `attention` is mu, `detail` is lambda, `start` is S / T.
+    `attention` is mu, `detail` is lambda, `strength` is S / T.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,22 +78,24 @@ class Settings(BaseModel):
     detail: float = Field(
         0.5, ge=0, le=1, description="Regional detail lambda. Higher follows each region's own caption more."
     )
-    start: float = Field(
-        0.45, gt=0, le=1, description="Start step S / T. Higher invents more and keeps less."
+    strength: float = Field(
+        0.45, gt=0, le=1, description="Denoising strength S / T. Higher invents more and keeps less."
     )
     steps: int = Field(
-        50, ge=1, le=1000, description="Steps of the full schedule; start x steps of them are run."
+        50, ge=1, le=1000, description="Steps of the full schedule; strength x steps of them are run."
     )
     guidance: float = Field(
         7.5, ge=1, le=30, description="Classifier-free guidance. 1 turns it off and halves the time."
     )
-    flat: float = Field(
+    flat_guidance: float = Field(
         1.0, ge=0, le=1, description="Share of the guidance that flat places get. 1: as everywhere."
     )
     overlap: float = Field(
         0.5, ge=0, le=0.75, description="Overlap of neighbouring windows, a fraction of a window."
     )
-    initial: Initial = Field("lanczos", description="How the input is first enlarged, before noise.")
+    upscaler: Upscaler = Field(
+        "lanczos", description="Base upscaler: how the input is enlarged before noise."
+    )
     scheduler: Scheduler = Field("model", description="Sampler. 'model' is the one the model came with.")
     model: str = Field("tiny", max_length=500, description="Model name, hub id or folder.")
     captions: tuple[Caption, ...] = Field(
@@ -139,18 +141,18 @@ class Settings(BaseModel):
 
     @property
     def run_steps(self) -> int:
-        """Steps that are run: ceil(start x steps)."""
-        return max(1, -int(-(self.start * self.steps - 1e-6) // 1))
+        """Steps that are run: ceil(strength x steps)."""
+        return max(1, -int(-(self.strength * self.steps - 1e-6) // 1))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper: S = 0.45 T, half-overlapping windows; the rest as in cupscale's table of what is ours.
     "paper": {
-        "start": 0.45, "steps": 50, "overlap": 0.5, "guidance": 7.5, "flat": 1.0, "initial": "bicubic",
+        "strength": 0.45, "steps": 50, "overlap": 0.5, "guidance": 7.5, "flat_guidance": 1.0, "upscaler": "bicubic",
         "structure": 1.0, "attention": 0.6, "detail": 0.5, "scheduler": "ddim",
     },
     # A third of the windows' overlap and a multistep sampler: about a fifth of the paper's evaluations.
-    "quick": {"overlap": 0.25, "steps": 20, "start": 0.45, "scheduler": "dpm++2m"},
+    "quick": {"overlap": 0.25, "steps": 20, "strength": 0.45, "scheduler": "dpm++2m"},
 }  # fmt: skip
 
 

@@ -17,14 +17,16 @@ from checkpoints import make_sdxl
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-FAST = "seed=3&steps=4&start=0.5&guidance=1&attention=0&overlap=0.25&initial=lanczos"  # 2 steps: for links
+FAST = (
+    "seed=3&steps=4&strength=0.5&guidance=1&attention=0&overlap=0.25&upscaler=lanczos"  # 2 steps: for links
+)
 FAST_SETTINGS = {
     "steps": 4,
-    "start": 0.5,
+    "strength": 0.5,
     "guidance": 1,
     "attention": 0,
     "overlap": 0.25,
-    "initial": "lanczos",
+    "upscaler": "lanczos",
 }
 
 

@@ -19,13 +19,14 @@ from cupscale.__main__ import main
 from cupscale.backbones import adapt
 from cupscale.backbones.base import Text, parked
 from cupscale.backbones.schedules import FlowSchedule, is_flow
-from cupscale.composer import Composer, Stream, attend, merge, split
 from cupscale.errors import CupscaleError
-from cupscale.planning import plan
-from cupscale.priors.attention import Box, GlobalAttention
-from cupscale.priors.structure import GlobalStructure
-from cupscale.regions import Region, Size
-from cupscale.sampler import StepDone, denoise, draw_noise
+from cupscale.method.attention import Box, GlobalAttention
+from cupscale.method.composer import Composer
+from cupscale.method.joint import Stream, attend, compose_joint, merge, split
+from cupscale.method.regions import Region, Size
+from cupscale.method.sampler import StepDone, denoise, draw_noise
+from cupscale.method.structure import GlobalStructure
+from cupscale.planning import make_plan
 
 MAKE = {
     "sd15": make_sd15,
@@ -40,10 +41,10 @@ NEW = [name for name in MAKE if name != "sdxl"]
 FAST = {
     "scale": 3,
     "seed": 2,
-    "start": 0.5,
+    "strength": 0.5,
     "steps": 4,
     "guidance": 3.0,
-    "initial": "lanczos",
+    "upscaler": "lanczos",
     "overlap": 0.25,
 }
 CAPTION = {"box": (0, 0, 64, 64), "caption": "a blue boat on a lake"}
@@ -78,7 +79,7 @@ def settings(**fields):
         "attention": 0,
         "detail": 0,
         "structure": 0,
-        "start": 0.5,
+        "strength": 0.5,
         "steps": 6,
         "seed": 3,
         "prompt": "a red fox",
@@ -212,7 +213,7 @@ def test_one_region_with_all_priors_off_is_the_pipelines_img2img(load, name, gui
 def test_one_region_with_all_priors_off_is_pixarts_own_run(load, name, guidance):
     """PixArt has no img2img in diffusers: its whole schedule, from our first noise."""
     pipe = load(name)
-    chosen = settings(guidance=guidance, start=1.0)
+    chosen = settings(guidance=guidance, strength=1.0)
     z = draw_noise((1, 4, *CELLS), 11)
     backbone = adapt(pipe)
     schedule = backbone.schedule(chosen)
@@ -283,7 +284,7 @@ def test_the_attention_prior_of_the_window_itself_changes_nothing(load, name, ce
         chosen = settings(attention=mu, guidance=2.0)
         with backbone.denoiser(chosen, [None], cells, cells) as denoiser:
             if mu:
-                denoiser.look(z, t)
+                denoiser.capture(z, t)
             outputs.append(denoiser.predict(z, t, [Region(0, 0, *cells)], [0]))
     for output in outputs[1:]:
         assert torch.allclose(output, outputs[0], atol=1e-4), (output - outputs[0]).abs().max()
@@ -362,16 +363,16 @@ def test_the_mass_is_the_log_sum_exps():
 def test_joint_attention_at_weights_0_is_the_plain_one(mask):
     image, text, own = streams(3, mask)
     composer = Composer(0.0, 0.0, GlobalAttention(Size(8, 10)))
-    plain = composer.joint("layer", image, text)  # mode off
+    plain = compose_joint(composer, "layer", image, text)  # mode off
     composer.mode, composer.boxes, composer.cells = "compose", [Box(0, 0, 1, 1)] * 2, Size(8, 10)
     for regions in (None, own):
-        out, words = composer.joint("layer", image, text, regions)
+        out, words = compose_joint(composer, "layer", image, text, regions)
         assert torch.allclose(out, plain[0], atol=1e-5)
         assert torch.allclose(words[:, :7], plain[1], atol=1e-5)
     # padding of the image is left as it is, and the unconditional half too
     composer = Composer(1.0, 0.0, GlobalAttention(Size(8, 8)), "compose", [Box(0, 0, 1, 1)], Size(8, 8))
-    composer.picture.keep("layer", torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(4)))
-    out, words = composer.joint("layer", image, text, own, tokens=16)
+    composer.overview.keep("layer", torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(4)))
+    out, words = compose_joint(composer, "layer", image, text, own, tokens=16)
     assert torch.allclose(out[0], plain[0][0], atol=1e-5) and torch.allclose(
         words[0, :7], plain[1][0], atol=1e-5
     )
@@ -389,11 +390,13 @@ def test_flow_structure_of_full_strength_and_cutoff_makes_the_estimate_the_refer
     chosen = settings(scheduler=scheduler, steps=8, guidance=1.0)
     canvas = Size(16, 20)
     z, reference = (draw_noise((1, 4, *canvas), seed) for seed in (1, 2))
-    held = {"structure": GlobalStructure(reference, 1000.0), "strength": 1.0}
+    held, idle = (GlobalStructure(reference, 1000.0, weight) for weight in (1.0, 0.0))
     ends = []
     with backbone.denoiser(chosen, [None] * 2, canvas, CELLS) as denoiser:
-        for prior in ({}, held | {"strength": 0.0}, held):
-            loop = denoise(denoiser, backbone.schedule(chosen), z, window=CELLS, overlap=0.5, seed=0, **prior)
+        for prior in (None, idle, held):
+            loop = denoise(
+                denoiser, backbone.schedule(chosen), z, window=CELLS, overlap=0.5, seed=0, structure=prior
+            )
             ends.append([event for event in loop if isinstance(event, StepDone)])
     assert torch.equal(ends[0][-1].sample, ends[1][-1].sample)
     assert torch.allclose(ends[2][0].x0, reference, atol=1e-3)
@@ -408,7 +411,7 @@ def test_flow_structure_of_full_strength_and_cutoff_makes_the_estimate_the_refer
 @pytest.mark.parametrize("scheduler", ["model", "ddim", "euler", "dpm++2m"])
 def test_flow_with_the_true_velocity_ends_at_the_image(load, scheduler):
     backbone = adapt(load("sd3"))
-    schedule = backbone.schedule(settings(scheduler=scheduler, steps=10, start=0.45))
+    schedule = backbone.schedule(settings(scheduler=scheduler, steps=10, strength=0.45))
     assert len(schedule.timesteps) == 5
     z, noise = draw_noise((1, 4, *CELLS), 1), draw_noise((1, 4, *CELLS), 2)
     sample = schedule.noised(z, noise, 0)
@@ -468,9 +471,9 @@ def test_a_dynamic_shift_looks_at_a_window_and_not_at_the_canvas(folders, tmp_pa
 def test_few_steps_without_guidance(load, name, scheduler, options):
     pipe = load(name)
     pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)
-    fields = FAST | {"steps": 8, "start": 0.45, "guidance": 1.0}
-    work = cupscale.CUpscalePipeline(pipe).plan((40, 24), cupscale.Settings.build(fields))
-    assert work.steps == 4 and not work.guided and "the last 4 of 8 steps" in work.line()
+    fields = FAST | {"steps": 8, "strength": 0.45, "guidance": 1.0}
+    plan = cupscale.CUpscalePipeline(pipe).plan((40, 24), cupscale.Settings.build(fields))
+    assert plan.steps == 4 and not plan.guided and "the last 4 of 8 steps" in plan.line()
     results = [
         cupscale.upscale(pipe, photo(), prompt="a fox", captions=[CAPTION], **fields) for _ in range(2)
     ]
@@ -483,7 +486,7 @@ def test_the_schedulers_of_few_steps_are_known_for_what_they_are(load):
     pipe = load("sdxl")
     pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config)
     chosen = cupscale.CUpscalePipeline(pipe).settings()
-    assert (chosen.steps, chosen.guidance, chosen.start) == (8, 1.0, 0.45)
+    assert (chosen.steps, chosen.guidance, chosen.strength) == (8, 1.0, 0.45)
     assert cupscale.CUpscalePipeline(load("sd3")).settings().steps == 28
 
 
@@ -583,11 +586,11 @@ def test_the_registry_knows_every_architecture():
         assert known.licence and known.geometry.native >= 256 and hasattr(diffusers, known.pipeline)
         chosen = cupscale.Settings.build(models.defaults(name), scale=4)
         assert chosen.model == name
-        work = plan((1024, 1024), chosen, known.geometry)
-        assert work.output == (4096, 4096)
+        plan = make_plan((1024, 1024), chosen, known.geometry)
+        assert plan.output == (4096, 4096)
         assert known.memory * 1e9 > known.geometry.weights
     usual = cupscale.Settings.build(models.defaults("z-image-turbo"))
-    turbo = plan((1024, 1024), usual, models.KNOWN["z-image-turbo"].geometry)
+    turbo = make_plan((1024, 1024), usual, models.KNOWN["z-image-turbo"].geometry)
     assert turbo.steps == 4 and not turbo.guided
 
 

@@ -183,7 +183,7 @@ def test_location_data_is_gone_and_orientation_applied(page, url, tmp_path):
 
 
 def test_cancel_frees_the_queue(page, url, tmp_path):
-    visit(page, url, "seed=3&steps=50&start=0.9&guidance=4&overlap=0.5&initial=lanczos")
+    visit(page, url, "seed=3&steps=50&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
     give(page, photo(tmp_path / "wide.png", (200, 150)), "200")
     page.locator("#run").click()
     expect(page.locator("#status")).to_contain_text("step 1 of")
@@ -691,7 +691,7 @@ def test_paste_and_webcam(chromium, url, small):
 
 
 def test_a_full_queue_says_how_much_waits_and_keeps_all(page, tmp_path):
-    slow = json.dumps({**FAST_SETTINGS, "steps": 60, "start": 0.9, "overlap": 0.5})
+    slow = json.dumps({**FAST_SETTINGS, "steps": 60, "strength": 0.9, "overlap": 0.5})
     picture = photo(tmp_path / "queued.png", (96, 96))
     with serve(tmp_path, CUPSCALE_QUEUE="1") as address:
         client = Client(address, verbose=False)

@@ -33,12 +33,9 @@ from cupscale.captioners import (
 from cupscale.captioners.base import REGION_INSTRUCTION, WHOLE_INSTRUCTION
 from cupscale.captioners.cleaning import WORDS, clean
 from cupscale.captioners.memory import room_for
-from cupscale.captioners.merging import distance, look
 from cupscale.captioners.server import Server
-from cupscale.errors import CupscaleError
-from cupscale.pipeline import CUpscalePipeline, Finished, Planned, Progress
-from cupscale.planning import Geometry, plan
-from cupscale.priors.semantics import (
+from cupscale.captioners.sharing import distance, look
+from cupscale.captions import (
     captions_file,
     captions_text,
     fit,
@@ -48,11 +45,14 @@ from cupscale.priors.semantics import (
     read_prompt,
     within_budget,
 )
-from cupscale.sampler import Notice
+from cupscale.errors import CupscaleError
+from cupscale.method.sampler import Notice
+from cupscale.pipeline import CUpscalePipeline, Finished, Planned, Progress
+from cupscale.planning import Geometry, make_plan
 from cupscale.settings import Caption, Settings
 
 GEOMETRY = Geometry(native=64, cell=4, align=8)
-FAST = {"start": 0.5, "steps": 2, "guidance": 1.0, "initial": "lanczos", "scheduler": "ddim"}
+FAST = {"strength": 0.5, "steps": 2, "guidance": 1.0, "upscaler": "lanczos", "scheduler": "ddim"}
 
 
 class Told:
@@ -90,12 +90,12 @@ def noise(width=48, height=48, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def work_for(image, scale=4, overlap=0.25):
-    return plan(image.size, Settings.build(scale=scale, overlap=overlap), GEOMETRY)
+def plan_for(image, scale=4, overlap=0.25):
+    return make_plan(image.size, Settings.build(scale=scale, overlap=overlap), GEOMETRY)
 
 
-def written(captioner, image, work=None, **options):
-    events = list(caption_regions(captioner, image, work or work_for(image), **options))
+def written(captioner, image, plan=None, **options):
+    events = list(caption_regions(captioner, image, plan or plan_for(image), **options))
     assert isinstance(events[-1], Captioned)
     assert not any(isinstance(event, Captioned) for event in events[:-1])
     return events[-1], [event.message for event in events if isinstance(event, Notice)], events
@@ -106,13 +106,13 @@ def written(captioner, image, work=None, **options):
 
 def test_every_region_gets_a_caption_from_the_whole_image_and_its_crop():
     image, captioner = noise(), Told()
-    work = work_for(image)
-    done, notices, events = written(captioner, image, work, prompt="noise", merge=0)
-    assert [caption.box for caption in done.captions] == list(work.boxes) and len(work.boxes) == 16
+    plan = plan_for(image)
+    done, notices, events = written(captioner, image, plan, prompt="noise", share=0)
+    assert [caption.box for caption in done.captions] == list(plan.boxes) and len(plan.boxes) == 16
     assert [caption.caption for caption in done.captions] == [f"thing number {n}" for n in range(16)]
     assert {caption.source for caption in done.captions} == {"told"} and notices == []
     assert (done.calls, done.cached, done.prompt, done.prompt_source) == (16, 0, "noise", "user")
-    for request, box in zip(captioner.requests, work.boxes, strict=True):
+    for request, box in zip(captioner.requests, plan.boxes, strict=True):
         whole, crop = request.images
         assert whole is captioner.requests[0].images[0] and whole.size == (48, 48)
         assert request.instruction == REGION_INSTRUCTION
@@ -127,7 +127,7 @@ def test_every_region_gets_a_caption_from_the_whole_image_and_its_crop():
 
 def test_an_empty_prompt_is_written_from_the_whole_image_and_shown():
     captioner = Told(lambda n: "The image shows a field of noise." if n == 0 else "noise")
-    done, notices, events = written(captioner, noise(), merge=0)
+    done, notices, events = written(captioner, noise(), share=0)
     assert done.prompt == "a field of noise." and done.prompt_source == "told" and done.calls == 17
     assert captioner.requests[0].instruction == WHOLE_INSTRUCTION and len(captioner.requests[0].images) == 1
     assert any("a field of noise." in notice for notice in notices)
@@ -163,7 +163,7 @@ def test_style_words_are_asked_for_only_when_wanted():
 @pytest.mark.parametrize("size", [(16, 400), (16, 16), (3000, 20)])
 def test_extreme_shapes_are_shown_in_sizes_that_models_take(size):
     image, captioner = noise(*size), Told()
-    done, _, _ = written(captioner, image, work_for(image, scale=1), merge=0)
+    done, _, _ = written(captioner, image, plan_for(image, scale=1), share=0)
     assert all(
         min(part.size) >= 28 and max(part.size) <= 768 for r in captioner.requests for part in r.images
     )
@@ -175,7 +175,7 @@ def test_extreme_shapes_are_shown_in_sizes_that_models_take(size):
 
 def test_regions_without_a_usable_answer_take_the_prompt_and_are_named():
     answers = ["", "I cannot see any image.", "!!!!", Answer(3, None, "no answer within 60 s"), *["sky"] * 12]
-    done, notices, _ = written(Told(answers), noise(), prompt="noise", merge=0)
+    done, notices, _ = written(Told(answers), noise(), prompt="noise", share=0)
     assert [caption.caption for caption in done.captions[:5]] == ["", "", "", "", "sky"]
     assert done.captions[3].source == "prompt (no answer within 60 s)"
     text = "\n".join(notices)
@@ -192,7 +192,7 @@ def test_regions_without_a_usable_answer_take_the_prompt_and_are_named():
     ],
 )
 def test_a_captioner_that_breaks_leaves_what_it_had_and_the_rest_to_the_prompt(error, words):
-    done, notices, _ = written(Told(["sky", "sea", *[error] * 14]), noise(), prompt="noise", merge=0)
+    done, notices, _ = written(Told(["sky", "sea", *[error] * 14]), noise(), prompt="noise", share=0)
     assert [caption.caption for caption in done.captions[:3]] == ["sky", "sea", ""]
     (notice,) = notices
     assert "regions 3, 4, 5" in notice and "and 6 more" in notice and words in notice
@@ -200,7 +200,7 @@ def test_a_captioner_that_breaks_leaves_what_it_had_and_the_rest_to_the_prompt(e
 
 def test_closing_stops_the_captioner():
     captioner = Told()
-    events = caption_regions(captioner, noise(), work_for(noise()), prompt="x", merge=0)
+    events = caption_regions(captioner, noise(), plan_for(noise()), prompt="x", share=0)
     while not (isinstance(event := next(events), CaptionProgress) and event.done):
         pass
     events.close()
@@ -326,30 +326,30 @@ def test_no_answer_takes_long_to_clean(answer):
 def test_known_answers_are_not_asked_again(tmp_path):
     cache, image = Cache(tmp_path), noise()
     first, again = Told(), Told()
-    done, _, _ = written(first, image, prompt="x", merge=0, cache=cache)
-    known, _, _ = written(again, image, prompt="x", merge=0, cache=Cache(tmp_path))
+    done, _, _ = written(first, image, prompt="x", share=0, cache=cache)
+    known, _, _ = written(again, image, prompt="x", share=0, cache=Cache(tmp_path))
     assert len(first.requests) == 16 and again.requests == []
     assert known.captions == done.captions and (known.calls, known.cached) == (16, 16)
-    written(again, image, prompt="x", merge=0, cache=cache, fresh=True)
+    written(again, image, prompt="x", share=0, cache=cache, fresh=True)
     assert len(again.requests) == 16
 
 
 def test_another_image_instruction_or_model_is_another_question(tmp_path):
     cache, image = Cache(tmp_path), noise()
-    written(Told(), image, prompt="x", merge=0, cache=cache)
+    written(Told(), image, prompt="x", share=0, cache=cache)
     other, style, model = Told(), Told(), Told()
     model.identity = "another"
-    written(other, noise(seed=1), prompt="x", merge=0, cache=cache)
-    written(style, image, prompt="x", merge=0, cache=cache, style=True)
-    written(model, image, prompt="x", merge=0, cache=cache)
+    written(other, noise(seed=1), prompt="x", share=0, cache=cache)
+    written(style, image, prompt="x", share=0, cache=cache, style=True)
+    written(model, image, prompt="x", share=0, cache=cache)
     assert [len(one.requests) for one in (other, style, model)] == [16, 16, 16]
 
 
 def test_what_was_no_caption_is_asked_again(tmp_path):
     cache = Cache(tmp_path)
-    written(Told(["I'm sorry, I can't.", *["sky"] * 15]), noise(), prompt="x", merge=0, cache=cache)
+    written(Told(["I'm sorry, I can't.", *["sky"] * 15]), noise(), prompt="x", share=0, cache=cache)
     again = Told(["sea"])
-    done, _, _ = written(again, noise(), prompt="x", merge=0, cache=cache)
+    done, _, _ = written(again, noise(), prompt="x", share=0, cache=cache)
     assert len(again.requests) == 1 and done.captions[0].caption == "sea"
 
 
@@ -368,11 +368,11 @@ def test_the_answers_used_longest_ago_go_first(tmp_path):
 def test_a_broken_or_forbidden_cache_does_not_stop_a_run(tmp_path):
     (tmp_path / "captions.sqlite").write_bytes(b"no database at all" * 100)
     for folder in (tmp_path, tmp_path / "captions.sqlite" / "under a file", "/proc/nowhere"):
-        done, _, _ = written(Told(), noise(), prompt="x", merge=0, cache=Cache(folder))
+        done, _, _ = written(Told(), noise(), prompt="x", share=0, cache=Cache(folder))
         assert len(done.captions) == 16
     again = Told()
-    written(again, noise(), prompt="x", merge=0, cache=Cache(tmp_path))  # the broken one was started anew
-    written(again, noise(), prompt="x", merge=0, cache=Cache(tmp_path))
+    written(again, noise(), prompt="x", share=0, cache=Cache(tmp_path))  # the broken one was started anew
+    written(again, noise(), prompt="x", share=0, cache=Cache(tmp_path))
     assert len(again.requests) <= 16
 
 
@@ -389,21 +389,21 @@ def sky_over_noise():
 
 def test_a_flat_sky_takes_one_call_and_a_bird_in_it_its_own():
     image, captioner = sky_over_noise(), Told()
-    work = work_for(image)
-    done, _, _ = written(captioner, image, work, prompt="x")
+    plan = plan_for(image)
+    done, _, _ = written(captioner, image, plan, prompt="x")
     assert (
-        caption_calls(image, work, prompt="x")
+        caption_calls(image, plan, prompt="x")
         == done.calls
         == len(captioner.requests)
-        < len(work.boxes) / 1.5
+        < len(plan.boxes) / 1.5
     )
-    assert caption_calls(image, work) == done.calls + 1
-    assert caption_calls(image, work, prompt="x", merge=0) == len(work.boxes)
-    flat = [k for k, box in enumerate(work.boxes) if box[3] <= 160 and box[2] <= 190]
+    assert caption_calls(image, plan) == done.calls + 1
+    assert caption_calls(image, plan, prompt="x", share=0) == len(plan.boxes)
+    flat = [k for k, box in enumerate(plan.boxes) if box[3] <= 160 and box[2] <= 190]
     assert len(flat) > 2 and len({done.captions[k].caption for k in flat}) == 1
     assert {done.captions[k].source for k in flat} == {"told", "told, as region 1"}
     bird = [
-        k for k, box in enumerate(work.boxes) if box[0] < 200 < 216 < box[2] and box[1] < 16 and box[3] > 28
+        k for k, box in enumerate(plan.boxes) if box[0] < 200 < 216 < box[2] and box[1] < 16 and box[3] > 28
     ]
     assert bird and all(done.captions[k].caption != done.captions[0].caption for k in bird)
 
@@ -448,7 +448,7 @@ def test_captions_over_the_limit_are_cut_and_the_user_reads_what():
     long = "a very long caption about many small things in a row"
     answers = [long if n in (0, 5) else "sky" for n in range(16)]
     done, notices, _ = written(
-        Told(answers), noise(), prompt="x", merge=0, count_tokens=count_words, text_limit=6
+        Told(answers), noise(), prompt="x", share=0, count_tokens=count_words, text_limit=6
     )
     assert done.captions[0].caption == "a very long caption about many"
     assert done.tokens == tuple(6 if n in (0, 5) else 1 for n in range(16))
@@ -461,7 +461,7 @@ def test_the_prompt_can_be_put_before_every_caption():
     assert prepended("red bricks", "A castle.") == "A castle, red bricks"
     assert prepended("A castle, red bricks", "A castle") == "A castle, red bricks"
     assert prepended("", "A castle") == "" and prepended("red bricks", "") == "red bricks"
-    done, _, _ = written(Told(), noise(), prompt="a castle", prepend=True, merge=0)
+    done, _, _ = written(Told(), noise(), prompt="a castle", prepend=True, share=0)
     assert done.captions[3].caption == "a castle, thing number 3"
     again = within_budget(done.captions, "a castle")
     assert again.captions == done.captions and again.message is None
@@ -473,7 +473,7 @@ def test_prompt_and_caption_share_the_budget():
         noise(),
         prompt="a castle on a hill",
         prepend=True,
-        merge=0,
+        share=0,
         count_tokens=count_words,
         text_limit=6,
     )
@@ -491,13 +491,13 @@ def caption(box, text="sea"):
 
 def test_a_written_file_is_read_back(tmp_path):
     image = noise()
-    work = work_for(image)
+    plan = plan_for(image)
     done, _, _ = written(
-        Told(), image, work, prompt='the "noise" of\nthe sea', merge=0, count_tokens=count_words
+        Told(), image, plan, prompt='the "noise" of\nthe sea', share=0, count_tokens=count_words
     )
-    data = captions_file(done.captions, work.output, done.prompt, count_words)
+    data = captions_file(done.captions, plan.output, done.prompt, count_words)
     assert data["regions"][0] == {
-        "box": list(work.boxes[0]),
+        "box": list(plan.boxes[0]),
         "caption": "thing number 0",
         "source": "told",
         "tokens": 3,
@@ -506,8 +506,8 @@ def test_a_written_file_is_read_back(tmp_path):
     file.write_text(captions_text(data))
     assert json.loads(file.read_text()) == data
     assert len(file.read_text().splitlines()) == 16 + 6  # one line a region
-    assert read_captions(file, work.output) == done.captions and read_prompt(file) == done.prompt
-    assert match(read_captions(file, work.output), work.boxes, work.output).report() is None
+    assert read_captions(file, plan.output) == done.captions and read_prompt(file) == done.prompt
+    assert match(read_captions(file, plan.output), plan.boxes, plan.output).report() is None
 
 
 def test_missing_extra_overlapping_and_shared_captions_are_told_apart():
@@ -681,7 +681,7 @@ def test_a_server_that_is_gone_leaves_every_region_to_the_prompt(server):
     address = server.url
     server.shutdown()
     server.server_close()
-    done, notices, _ = written(Server(address, "m", retries=0), noise(), prompt="x", merge=0)
+    done, notices, _ = written(Server(address, "m", retries=0), noise(), prompt="x", share=0)
     assert {one.caption for one in done.captions} == {""} and any(
         "cannot be reached" in notice for notice in notices
     )
@@ -698,7 +698,7 @@ def test_cancel_ends_a_request_that_is_under_way(server):
     hold = threading.Event()
     server.behave = lambda n, body: (hold.wait(10), says("late"))[1]
     events = caption_regions(
-        Server(server.url, "m", seconds=30), noise(), work_for(noise()), prompt="x", merge=0
+        Server(server.url, "m", seconds=30), noise(), plan_for(noise()), prompt="x", share=0
     )
     assert isinstance(next(events), CaptionProgress)  # a sign of life: nothing is done yet
     began = time.monotonic()
@@ -734,7 +734,7 @@ def test_the_known_names():
 
 
 def test_a_model_that_cannot_be_found_leaves_every_region_to_the_prompt():
-    done, notices, _ = written(open_captioner("nobody/nothing", device="cpu"), noise(), prompt="x", merge=0)
+    done, notices, _ = written(open_captioner("nobody/nothing", device="cpu"), noise(), prompt="x", share=0)
     assert {one.caption for one in done.captions} == {""}
     assert "cannot load captioner 'nobody/nothing'" in notices[0] and "tagger" in notices[0]
 
@@ -799,7 +799,7 @@ def folder(tmp_path_factory):
 def test_a_run_captions_first_and_its_result_holds_them(folder):
     pipe = cupscale.load(folder, device="cpu")
     captioner = Told()
-    events = list(cupscale.stream(pipe, noise(24, 30), captioner=captioner, scale=4, seed=5, merge=0, **FAST))
+    events = list(cupscale.stream(pipe, noise(24, 30), captioner=captioner, scale=4, seed=5, share=0, **FAST))
     assert isinstance(events[0], Planned)
     assert events[0].plan.caption_calls == len(captioner.requests) == len(events[0].plan.regions) + 1
     stages = [event.stage for event in events if isinstance(event, Progress)]
@@ -813,7 +813,7 @@ def test_a_run_captions_first_and_its_result_holds_them(folder):
 
 def test_captions_alone_then_the_run(folder):
     pipe = cupscale.load(folder, device="cpu")
-    done = cupscale.caption(pipe, noise(24, 30), Told(), scale=4, merge=0, prepend=True, prompt="mist")
+    done = cupscale.caption(pipe, noise(24, 30), Told(), scale=4, share=0, prepend=True, prompt="mist")
     assert done.captions[0].caption.startswith("mist, ") and done.tokens[0] > 4
     result = cupscale.upscale(
         pipe, noise(24, 30), scale=4, captions=done.captions, prompt=done.prompt, **FAST
@@ -850,11 +850,11 @@ def test_the_plan_knows_the_captioners_time_after_a_run(folder):
             time.sleep(0.2 * len(requests))
             yield from super().ask(requests)
 
-    run.upscale(noise(), settings=settings, captioner=Slow(), merge=0)
+    run.upscale(noise(), settings=settings, captioner=Slow(), share=0)
     plain = run.plan(noise(seed=1), settings)
-    work = run.plan(noise(seed=1), settings, captioner=Slow(), merge=0)
-    assert work.caption_calls == len(work.regions) and f"{work.caption_calls} captioner calls" in work.line()
-    assert work.seconds - plain.seconds > 0.15 * work.caption_calls
+    plan = run.plan(noise(seed=1), settings, captioner=Slow(), share=0)
+    assert plan.caption_calls == len(plan.regions) and f"{plan.caption_calls} captioner calls" in plan.line()
+    assert plan.seconds - plain.seconds > 0.15 * plan.caption_calls
 
 
 # The command
@@ -873,7 +873,7 @@ def photo(tmp_path):
 def test_caption_writes_a_file_that_upscale_takes(photo, folder, server, tmp_path):
     file = tmp_path / "captions.json"
     done = run(
-        "caption", photo, "--scale", 4, "-o", file, "--model", folder, "--captioner", server.url, "--merge", 0
+        "caption", photo, "--scale", 4, "-o", file, "--model", folder, "--captioner", server.url, "--share", 0
     )
     assert done.exit_code == 0, done.output
     data = json.loads(file.read_text())
@@ -894,7 +894,7 @@ def test_caption_writes_a_file_that_upscale_takes(photo, folder, server, tmp_pat
         folder,
         "--captioner",
         f"{server.url}#small-vlm",
-        "--merge",
+        "--share",
         0,
     )
     assert again.exit_code == 0 and len(server.seen) == asked and f"{asked} of them known" in again.stdout
@@ -980,9 +980,9 @@ def test_fresh_reaches_the_captioner_from_every_door(monkeypatch, tmp_path):
     image = Image.new("RGB", (32, 32))
     for door in (cupscale.upscale, cupscale.caption):
         with pytest.raises(CupscaleError, match="seen"):
-            door(pipe, image, captioner="tagger", fresh=True, initial="lanczos")
+            door(pipe, image, captioner="tagger", fresh=True, upscaler="lanczos")
     with pytest.raises(CupscaleError, match="seen"):
-        list(cupscale.stream(pipe, image, captioner="tagger", fresh=True, initial="lanczos"))
+        list(cupscale.stream(pipe, image, captioner="tagger", fresh=True, upscaler="lanczos"))
     assert asked == [True] * 3
     given = NoCaptioner()
     assert cupscale.open_captioner(given) is given

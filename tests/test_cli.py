@@ -14,7 +14,7 @@ from cupscale import images
 from cupscale.__main__ import main
 from cupscale.settings import Settings
 
-FAST = ["--steps", "4", "--start", "0.5", "--guidance", "1", "--initial", "lanczos", "--device", "cpu"]
+FAST = ["--steps", "4", "--strength", "0.5", "--guidance", "1", "--upscaler", "lanczos", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")

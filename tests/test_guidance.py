@@ -6,9 +6,16 @@ import torch
 
 import cupscale
 from cupscale import images
-from cupscale.guidance import FLAT, RICH, guidance_map, richness
+from cupscale.method.guidance import FLAT, RICH, guidance_map, richness
 
-FAST = {"steps": 1, "start": 0.2, "guidance": 6.0, "structure": 0, "initial": "lanczos", "scheduler": "ddim"}
+FAST = {
+    "steps": 1,
+    "strength": 0.2,
+    "guidance": 6.0,
+    "structure": 0,
+    "upscaler": "lanczos",
+    "scheduler": "ddim",
+}
 
 
 def textured(deviation, side=64):
@@ -51,7 +58,7 @@ def test_flat_places_alone_change(size):
     right = torch.zeros(1, 3, height, width - width // 2)
     photo = images.to_image(torch.cat((left, right), dim=3))
     runs = [
-        cupscale.upscale(pipe, photo, scale=2, negative_prompt="blurred, smooth", flat=flat, **FAST)
+        cupscale.upscale(pipe, photo, scale=2, negative_prompt="blurred, smooth", flat_guidance=flat, **FAST)
         for flat in (1, 0)
     ]
     even, calm = (np.asarray(run.image).astype(int) for run in runs)

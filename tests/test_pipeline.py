@@ -16,12 +16,12 @@ from cupscale.backbones import Tiles, adapt
 from cupscale.backbones.schedules import SCHEDULERS
 from cupscale.backbones.unet import SDXLBackbone
 from cupscale.errors import CupscaleError
+from cupscale.method.regions import Size
+from cupscale.method.sampler import StepDone, denoise, draw_noise
+from cupscale.method.structure import GlobalStructure
 from cupscale.pipeline import CUpscalePipeline
-from cupscale.priors.structure import GlobalStructure
-from cupscale.regions import Size
-from cupscale.sampler import StepDone, denoise, draw_noise
 
-FAST = {"start": 0.5, "steps": 4, "guidance": 1.0, "initial": "lanczos", "scheduler": "ddim"}
+FAST = {"strength": 0.5, "steps": 4, "guidance": 1.0, "upscaler": "lanczos", "scheduler": "ddim"}
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def test_one_region_with_all_priors_off_is_diffusers_img2img(pipe, scheduler, pr
     pipe.scheduler.register_to_config(prediction_type=prediction)
     backbone = adapt(pipe)
     settings = cupscale.Settings.build(
-        attention=0, detail=0, structure=0, start=0.5, steps=6, guidance=guidance, seed=3, scheduler=scheduler,
+        attention=0, detail=0, structure=0, strength=0.5, steps=6, guidance=guidance, seed=3, scheduler=scheduler,
         prompt="a red fox",
     )  # fmt: skip
     cells = Size(16, 16)
@@ -127,16 +127,22 @@ def test_structure_of_full_strength_and_cutoff_makes_the_estimate_the_reference(
     pipe.scheduler.register_to_config(prediction_type=prediction)
     backbone = adapt(pipe)
     settings = cupscale.Settings.build(
-        attention=0, detail=0, start=0.5, steps=4, guidance=1, scheduler=scheduler
+        attention=0, detail=0, strength=0.5, steps=4, guidance=1, scheduler=scheduler
     )
     cells = Size(16, 20)
     z, reference = (draw_noise((1, 4, *cells), seed) for seed in (1, 2))
-    held = {"structure": GlobalStructure(reference, 1000.0), "strength": 1.0}
+    held = GlobalStructure(reference, 1000.0)
     finals = []
     with backbone.denoiser(settings, [None] * 2, cells, cells) as denoiser:
-        for prior in ({}, held):
+        for prior in (None, held):
             loop = denoise(
-                denoiser, backbone.schedule(settings), z, window=Size(16, 16), overlap=0.5, seed=0, **prior
+                denoiser,
+                backbone.schedule(settings),
+                z,
+                window=Size(16, 16),
+                overlap=0.5,
+                seed=0,
+                structure=prior,
             )
             steps = [event for event in loop if isinstance(event, StepDone)]
             if prior:
@@ -294,7 +300,7 @@ def test_events_come_in_order_and_count_up(pipe):
 
 def test_a_preview_looks_like_the_picture():
     """At the start of a run that hardly changes anything, the preview is the input, small."""
-    fields = FAST | {"start": 0.02, "steps": 50, "cutoff": 2.0}
+    fields = FAST | {"strength": 0.02, "steps": 50, "cutoff": 2.0}
     events = cupscale.stream(cupscale.load("tiny"), photo(64, 64), scale=2, preview_px=32, **fields)
     preview = next(event.image for event in events if isinstance(event, cupscale.Preview))
     assert max(preview.size) == 32
@@ -398,7 +404,7 @@ def no_network(monkeypatch):
 def test_the_bundled_model_needs_no_network(monkeypatch):
     with no_network(monkeypatch):
         pipe = cupscale.load("tiny")
-        result = cupscale.upscale(pipe, photo(48, 48), scale=2, initial="lanczos", steps=10, start=0.2)
+        result = cupscale.upscale(pipe, photo(48, 48), scale=2, upscaler="lanczos", steps=10, strength=0.2)
     assert result.image.size == (96, 96)
     buffer = io.BytesIO()
     result.image.save(buffer, "PNG")
@@ -409,7 +415,7 @@ def test_the_bundled_model_keeps_the_picture():
     """Downscaled, its output is the input: at least 28 dB on a smooth image, far from what a broken model gives."""
     pipe = cupscale.load("tiny")
     image = photo(64, 64)
-    result = cupscale.upscale(pipe, image, scale=4, seed=1, initial="lanczos")
+    result = cupscale.upscale(pipe, image, scale=4, seed=1, upscaler="lanczos")
     back = np.asarray(result.image.resize((64, 64), Image.Resampling.LANCZOS)).astype(float)
     error = np.mean((back - np.asarray(image).astype(float)) ** 2)
     assert 10 * np.log10(255**2 / error) > 28

@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cupscale.composer import Composer, compose
+from cupscale.captions import captions_file, match, read_captions
 from cupscale.errors import CupscaleError
-from cupscale.priors.attention import Box, GlobalAttention, crop_resize, token_grid
-from cupscale.priors.semantics import captions_file, match, read_captions
-from cupscale.priors.structure import GlobalStructure, butterworth, strength_at
-from cupscale.regions import Region, Size
+from cupscale.method.attention import Box, GlobalAttention, crop_resize, screen, token_grid
+from cupscale.method.composer import Composer
+from cupscale.method.regions import Region, Size
+from cupscale.method.semantics import add_semantics
+from cupscale.method.structure import GlobalStructure, butterworth, decay
 from cupscale.settings import Caption
 
 
@@ -65,10 +66,10 @@ def test_butterworth_is_one_at_zero_and_half_at_the_cutoff():
 
 
 def test_strength_falls_from_w0_to_zero():
-    values = [strength_at(i, 5, 0.8) for i in range(5)]
+    values = [0.8 * decay(i, 5) for i in range(5)]
     assert values[0] == 0.8 and values[-1] == pytest.approx(0, abs=1e-12)
     assert values == sorted(values, reverse=True)
-    assert strength_at(0, 1, 0.8) == 0.8
+    assert decay(0, 1) == 1
 
 
 # Regional attention
@@ -129,14 +130,14 @@ def test_token_grid_refuses_what_does_not_fit():
 # Composer
 
 
-def test_composer_limits():
-    picture, plain, own = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(compose(picture, plain, own, 0, 0), plain)
-    assert torch.equal(compose(picture, plain, own, 1, 0), picture)
-    assert torch.equal(compose(picture, plain, own, 0, 1), own)
-    assert torch.equal(compose(picture, plain, own, 1, 1), own)
-    half = compose(picture, plain, own, 0.6, 0.5)
-    assert torch.allclose(half, 0.5 * (0.6 * picture + 0.4 * plain) + 0.5 * own)
+def test_the_mixes_at_their_ends_and_between():
+    cropped, plain, own = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(4))
+    assert screen(plain, cropped, 0) is plain
+    assert torch.equal(screen(plain, cropped, 1), cropped)
+    assert torch.allclose(screen(plain, cropped, 0.6), 0.6 * cropped + 0.4 * plain)
+    assert add_semantics(plain, own, 0) is plain
+    assert torch.equal(add_semantics(plain, own, 1), own)
+    assert torch.allclose(add_semantics(plain, own, 0.3), 0.7 * plain + 0.3 * own)
 
 
 def test_composer_touches_the_conditional_half_only():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from cupscale.regions import Fusion, Size, plan_regions, window_count
+from cupscale.method.regions import Fusion, Size, plan_regions, window_count
 
 SIZES = [(128, 128), (512, 512), (129, 128), (500, 333), (130, 1000), (64, 200), (8, 8), (127, 129)]
 OVERLAPS = [0.0, 0.125, 0.25, 0.5, 0.75]

@@ -19,11 +19,11 @@ settings_strategy = st.builds(
     structure=st.floats(0, 1),
     attention=st.floats(0, 1),
     detail=st.floats(0, 1),
-    start=st.floats(0.01, 1),
+    strength=st.floats(0.01, 1),
     steps=st.integers(1, 1000),
     guidance=st.floats(1, 30),
-    flat=st.floats(0, 1),
-    initial=st.sampled_from(["lanczos", "bicubic", "realesrgan"]),
+    flat_guidance=st.floats(0, 1),
+    upscaler=st.sampled_from(["lanczos", "bicubic", "realesrgan"]),
     captions=st.lists(
         st.builds(Caption, box=st.just((0, 0, 8, 8)), caption=st.text(max_size=20)), max_size=3
     ).map(tuple),
@@ -43,14 +43,14 @@ def test_the_cutoff_follows_the_scale_unless_given():
 
 
 def test_later_layers_win_and_none_is_not_given():
-    settings = Settings.build({"start": 0.1, "steps": 30}, preset("paper"), steps=40, start=None)
-    assert (settings.start, settings.steps) == (0.45, 40)
+    settings = Settings.build({"strength": 0.1, "steps": 30}, preset("paper"), steps=40, strength=None)
+    assert (settings.strength, settings.steps) == (0.45, 40)
 
 
 def test_the_papers_start_runs_23_of_50_steps():
     """S = 0.45 T of 50 steps."""
     assert Settings.build(preset("paper")).run_steps == 23
-    assert Settings.build(start=0.45, steps=20).run_steps == 9
+    assert Settings.build(strength=0.45, steps=20).run_steps == 9
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -67,7 +67,7 @@ def test_presets_are_settings(name):
         ({"seed": -1}, ["seed", "0"]),
         ({"attention": 1.5}, ["attention", "1"]),
         ({"detail": float("nan")}, ["detail"]),
-        ({"initial": "nearest"}, ["initial", "lanczos"]),
+        ({"upscaler": "nearest"}, ["upscaler", "lanczos"]),
         ({"sharpness": 3}, ["sharpness", "no such setting", "cutoff"]),
         ({"captions": [{"box": [5, 5, 5, 9], "caption": "x"}]}, ["captions", "box"]),
     ],
@@ -102,8 +102,8 @@ def test_a_settings_file_is_read_or_refused(tmp_path):
 def test_an_emptied_negative_prompt_survives_link_command_and_metadata():
     """The bundled model has one of its own, which must not come back."""
     own = Settings.build(models.defaults("tiny"))
-    assert own.negative_prompt and own.flat < 1
-    emptied = own.replace(negative_prompt="", flat=0.35)
+    assert own.negative_prompt and own.flat_guidance < 1
+    emptied = own.replace(negative_prompt="", flat_guidance=0.35)
     query = dict(parse_qsl(links.to_query(emptied), keep_blank_values=True))
     good, _, wrong = links.from_query(query)
     assert not wrong and Settings.build(models.defaults("tiny"), good) == emptied

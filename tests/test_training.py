@@ -16,7 +16,7 @@ from training.evaluate import caption_of
 from training.train import Trainee, fresh_text, learning_rate, orthogonal, reads
 
 ROOT = Path(__file__).parent.parent
-TINY = ROOT / "assets" / "tiny"
+TINY = ROOT / "cupscale" / "assets" / "tiny"
 
 
 def picture(height: int = 64, width: int = 96, seed: int = 0) -> np.ndarray:

@@ -242,7 +242,7 @@ def load_pipe(arguments: argparse.Namespace):
     """Load the model by its name if it is the bundled one, so that its own defaults hold."""
     import cupscale
 
-    return cupscale.load("tiny" if arguments.model == Path("assets/tiny") else str(arguments.model))
+    return cupscale.load("tiny" if arguments.model == Path("cupscale/assets/tiny") else str(arguments.model))
 
 
 def run_ours(pipe, **settings) -> Callable[[np.ndarray], np.ndarray]:
@@ -258,7 +258,7 @@ def run_ours(pipe, **settings) -> Callable[[np.ndarray], np.ndarray]:
 
 def run_realesrgan(small: np.ndarray) -> np.ndarray:
     """Enlarge by 4 with Real-ESRGAN x4plus (Wang et al. 2021, arXiv 2107.10833)."""
-    from cupscale.initial import initial_image
+    from cupscale.upscalers import initial_image
 
     large = initial_image(as_image(small), (small.shape[1] * SCALE, small.shape[0] * SCALE), "realesrgan")
     return np.asarray(large).astype(np.float32) / 255
@@ -327,7 +327,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the bundled model on a folder of photographs.")
     parser.add_argument("what", choices=("denoise", "text", "regions", "upscale", "sweep"))
     parser.add_argument("--pictures", type=Path, default=Path("data/test"), help="folder of photographs")
-    parser.add_argument("--model", type=Path, default=Path("assets/tiny"), help="the model's folder")
+    parser.add_argument("--model", type=Path, default=Path("cupscale/assets/tiny"), help="the model's folder")
     parser.add_argument(
         "--out", type=Path, default=Path("out/evaluation"), help="folder for pictures and figures"
     )

@@ -1,6 +1,6 @@
 """Write the averaged weights of a training run as a diffusers SDXL folder.
 
-    python -m training.export --run runs/tiny --out assets/tiny
+    python -m training.export --run runs/tiny --out cupscale/assets/tiny
 
 Half precision, safetensors, every file below 10 MB.
 """
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, default=Path("runs/tiny"), help="folder that training.train wrote"
     )
-    parser.add_argument("--out", type=Path, default=Path("assets/tiny"), help="folder to write")
+    parser.add_argument("--out", type=Path, default=Path("cupscale/assets/tiny"), help="folder to write")
     arguments = parser.parse_args()
     state = torch.load(arguments.run / "checkpoint.pt", map_location="cpu", weights_only=True)
     tokenizer = CLIPTokenizer.from_pretrained(arguments.run / "tokenizer")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cupscale.errors import CupscaleError
+from cupscale.method.regions import Size
+from cupscale.method.sampler import Denoiser, Schedule
 from cupscale.planning import Geometry
-from cupscale.regions import Size
-from cupscale.sampler import Denoiser, Schedule
 from cupscale.settings import Settings
 
 
@@ -49,12 +49,12 @@ class Backbone(Protocol):
         settings: Settings,
         captions: Sequence[str | None],
         canvas: Size,
-        picture: Size,
+        overview: Size,
         guidance: Tensor | None = None,
     ) -> AbstractContextManager[Denoiser]:
         """The network with its prompts. Its hooks are gone when the context ends, however it ends.
 
-        captions: one per region of the plan, None for the global prompt. canvas, picture: in cells. guidance: its scale in
+        captions: one per region of the plan, None for the global prompt. canvas, overview: in cells. guidance: its scale in
         each cell of the canvas, (1, 1, H, W); None for the settings' own everywhere.
         """
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from cupscale.composer import Composer, Stream
 from cupscale.errors import CupscaleError
+from cupscale.method.composer import Composer
+from cupscale.method.joint import Stream, compose_joint
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def composed(
     finally:
         for name, module in layers.items():
             module.processor = before[name]
-        composer.picture.clear()
+        composer.overview.clear()
 
 
 def heads(attn: Any, x: Tensor) -> Tensor:
@@ -108,7 +109,8 @@ class ComposedJoint:
         both = (_normed(attn.norm_added_q, query), _normed(attn.norm_added_k, key), value)
         own = self._composer.own
         words = encoder_hidden_states.shape[1] - own
-        out, text = self._composer.joint(
+        out, text = compose_joint(
+            self._composer,
             self._layer,
             image,
             Stream(*(x[:, :, :words] for x in both)),

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from cupscale.backbones import Tiles
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
-from cupscale.composer import Composer
 from cupscale.errors import CupscaleError
+from cupscale.method.attention import Box, GlobalAttention
+from cupscale.method.composer import Composer
+from cupscale.method.regions import Region, Size
 from cupscale.planning import Geometry
-from cupscale.priors.attention import Box, GlobalAttention
-from cupscale.regions import Region, Size
 from cupscale.settings import Settings
 
 PARK_BYTES = 2**30  # text encoders above this leave the accelerator once the prompts are encoded
@@ -42,7 +42,7 @@ class DiffusersBackbone(ABC):
 
     NETWORK = "transformer"
     PARTS: ClassVar[Mapping[str, str]] = {}
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"start": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
         for part, kind in self.PARTS.items():
@@ -139,7 +139,7 @@ class DiffusersBackbone(ABC):
     # Network
 
     def schedule(self, settings: Settings) -> DiffusersSchedule | FlowSchedule:
-        args = (self.pipe.scheduler, settings.scheduler, settings.start, settings.steps, settings.seed)
+        args = (self.pipe.scheduler, settings.scheduler, settings.strength, settings.steps, settings.seed)
         if is_flow(self.pipe.scheduler):
             tokens = (self.geometry.native // self.geometry.cell // self._patch()) ** 2
             return FlowSchedule(*args, self.device, tokens, self._sigmas(settings.steps))
@@ -155,13 +155,13 @@ class DiffusersBackbone(ABC):
         settings: Settings,
         captions: Sequence[str | None],
         canvas: Size,
-        picture: Size,
+        overview: Size,
         guidance: Tensor | None = None,
     ) -> Iterator[RegionDenoiser]:
         self._pinned = self.device
         try:
             with torch.no_grad():
-                denoiser = self._denoiser(settings, captions, canvas, picture)
+                denoiser = self._denoiser(settings, captions, canvas, overview)
             if guidance is not None:
                 denoiser.guidance = guidance.to(self._pinned)
             hooks = nullcontext() if denoiser.plain else self._hooks(denoiser)
@@ -172,7 +172,7 @@ class DiffusersBackbone(ABC):
 
     @abstractmethod
     def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
     ) -> RegionDenoiser: ...
 
     @abstractmethod
@@ -188,11 +188,11 @@ class RegionDenoiser(ABC):
         settings: Settings,
         captions: Sequence[str | None],
         canvas: Size,
-        picture: Size,
+        overview: Size,
     ):
         self.backbone = backbone
         self.canvas = canvas
-        self.picture = picture
+        self.overview = overview
         self.guidance: float | Tensor = settings.guidance  # or a scale per cell of the canvas, (1, 1, H, W)
         self.prompt, self._negative = backbone.prompts(
             settings.prompt, settings.negative_prompt, settings.guidance > 1
@@ -202,12 +202,12 @@ class RegionDenoiser(ABC):
         if settings.detail > 0 and any(captions):
             known = {caption: backbone.prompts(caption, "", False)[0] for caption in {*captions} if caption}
             self.captions = [known[caption] if caption else self.prompt for caption in captions]
-        self.composer = Composer(settings.attention, settings.detail, GlobalAttention(picture))
+        self.composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))
 
     @property
     def plain(self) -> bool:
         """No prior touches the attention."""
-        return self.composer.mu == 0 and self.captions is None
+        return self.composer.attention == 0 and self.captions is None
 
     @abstractmethod
     def call(
@@ -224,10 +224,10 @@ class RegionDenoiser(ABC):
         own: the regions' captions, which join the last len(regions) rows.
         """
 
-    def look(self, latents: Tensor, t: Tensor) -> None:
+    def capture(self, latents: Tensor, t: Tensor) -> None:
         self.composer.mode, self.composer.own = "capture", 0
         try:
-            self.call(latents, t, [self.prompt], [Region(0, 0, *self.picture)], self.picture)
+            self.call(latents, t, [self.prompt], [Region(0, 0, *self.overview)], self.overview)
         finally:
             self.composer.mode = "off"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cupscale.backbones.attention import ComposedCross, composed
 from cupscale.backbones.base import DiffusersBackbone, RegionDenoiser, Text
-from cupscale.regions import Region, Size
+from cupscale.method.regions import Region, Size
 from cupscale.settings import Settings
 
 
@@ -30,7 +30,7 @@ class PixArtBackbone(DiffusersBackbone):
         "text_encoder": "T5EncoderModel",
         "tokenizer": "T5Tokenizer",
     }
-    DEFAULTS: ClassVar = {"start": 0.45, "steps": 20, "guidance": 4.5, "overlap": 0.5}
+    DEFAULTS: ClassVar = {"strength": 0.45, "steps": 20, "guidance": 4.5, "overlap": 0.5}
     _marks = 1
 
     def _tokens_read(self) -> int:
@@ -47,9 +47,9 @@ class PixArtBackbone(DiffusersBackbone):
         return Text(text, mask=mask), Text(other, mask=other_mask) if guided else None
 
     def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
     ) -> RegionDenoiser:
-        return PixArtDenoiser(self, settings, captions, canvas, picture)
+        return PixArtDenoiser(self, settings, captions, canvas, overview)
 
     def _hooks(self, denoiser: PixArtDenoiser) -> AbstractContextManager[None]:
         return composed(

@@ -18,7 +18,7 @@ from diffusers import (
 from torch import Tensor
 
 from cupscale.errors import CupscaleError
-from cupscale.sampler import generator
+from cupscale.method.sampler import generator
 
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
@@ -35,10 +35,10 @@ def is_flow(scheduler: Any) -> bool:
 
 
 class _Truncated:
-    """The last ceil(start x steps) steps of a scheduler. The caller's own scheduler object is never touched."""
+    """The last ceil(strength x steps) steps of a scheduler. The caller's own scheduler object is never touched."""
 
     def __init__(
-        self, scheduler: Any, start: float, steps: int, seed: int, device: torch.device, **options: Any
+        self, scheduler: Any, strength: float, steps: int, seed: int, device: torch.device, **options: Any
     ):
         if scheduler.order != 1:
             raise CupscaleError(
@@ -47,7 +47,7 @@ class _Truncated:
             )
         self._scheduler = scheduler
         scheduler.set_timesteps(**{"num_inference_steps": steps, "device": device} | options)
-        self._first = max(0, len(scheduler.timesteps) - max(1, math.ceil(start * steps - 1e-6)))
+        self._first = max(0, len(scheduler.timesteps) - max(1, math.ceil(strength * steps - 1e-6)))
         self.timesteps: Tensor = scheduler.timesteps[self._first :]
         self._options: dict[str, Any] = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
@@ -68,7 +68,9 @@ class DiffusersSchedule(_Truncated):
     epsilon: x0 = (x - sigma e) / alpha; v_prediction: x0 = alpha x - sigma v; sample: x0 is the output.
     """
 
-    def __init__(self, scheduler: Any, name: str, start: float, steps: int, seed: int, device: torch.device):
+    def __init__(
+        self, scheduler: Any, name: str, strength: float, steps: int, seed: int, device: torch.device
+    ):
         # PNDM takes its first step twice, which a run from the middle of the schedule leaves out: DDIM is its first order.
         if name == "model" and isinstance(scheduler, PNDMScheduler):
             name = "ddim"
@@ -82,7 +84,7 @@ class DiffusersSchedule(_Truncated):
             raise CupscaleError(
                 f"prediction type '{self.prediction}' is not supported: epsilon, v_prediction, sample"
             )
-        super().__init__(scheduler, start, steps, seed, device)
+        super().__init__(scheduler, strength, steps, seed, device)
         # What the scheduler itself does to a unit image and unit noise tells alpha_t and sigma_t, whatever its family.
         one, zero = torch.ones(1, 1, 1, 1, device=device), torch.zeros(1, 1, 1, 1, device=device)
         self._scales = [
@@ -128,15 +130,15 @@ class FlowSchedule(_Truncated):
     """Flow matching: x_s = (1 - s) x0 + s noise, and the network predicts the velocity v = noise - x0.
 
     S is the same fraction of the schedule's steps as in diffusion; how much noise that is, is for the schedule's shift to
-    say: start 0.45 is s = 0.45 unshifted and 0.71 at shift 3. tokens: of a window of native size, which a dynamic shift looks at.
-    sigmas: the unshifted noise levels a pipeline asks for; None for the scheduler's own.
+    say: strength 0.45 is s = 0.45 unshifted and 0.71 at shift 3. tokens: of a window of native size, which a dynamic shift
+    looks at. sigmas: the unshifted noise levels a pipeline asks for; None for the scheduler's own.
     """
 
     def __init__(
         self,
         scheduler: Any,
         name: str,
-        start: float,
+        strength: float,
         steps: int,
         seed: int,
         device: torch.device,
@@ -159,7 +161,7 @@ class FlowSchedule(_Truncated):
             scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
         if sigmas is not None and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
             options["sigmas"] = sigmas
-        super().__init__(scheduler, start, steps, seed, device, **options)
+        super().__init__(scheduler, strength, steps, seed, device, **options)
         self._noise = scheduler.sigmas[self._first :].tolist()
         self._begin()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cupscale.backbones.attention import ComposedJoint, composed
 from cupscale.backbones.base import DiffusersBackbone, RegionDenoiser, Text
-from cupscale.regions import Region, Size
+from cupscale.method.regions import Region, Size
 from cupscale.settings import Settings
 
 T5_TOKENS = 256
@@ -35,7 +35,7 @@ class SD3Backbone(DiffusersBackbone):
         "text_encoder_2": "CLIPTextModelWithProjection",
         "tokenizer_2": "CLIPTokenizer",
     }
-    DEFAULTS: ClassVar = {"start": 0.45, "steps": 28, "guidance": 5.0, "overlap": 0.5}
+    DEFAULTS: ClassVar = {"strength": 0.45, "steps": 28, "guidance": 5.0, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
         if (
@@ -61,9 +61,9 @@ class SD3Backbone(DiffusersBackbone):
         return Text(text, pooled), Text(other, other_pooled) if guided else None
 
     def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
     ) -> RegionDenoiser:
-        return SD3Denoiser(self, settings, captions, canvas, picture)
+        return SD3Denoiser(self, settings, captions, canvas, overview)
 
     def _hooks(self, denoiser: SD3Denoiser) -> AbstractContextManager[None]:
         return composed(

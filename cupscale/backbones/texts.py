@@ -1,9 +1,9 @@
-"""Prompts that the text encoder reads to their end. (Captions: `cupscale.priors.semantics.within_budget`.)"""
+"""Prompts that the text encoder reads to their end. (Captions: `cupscale.captions.within_budget`.)"""
 
 from __future__ import annotations
 
 from cupscale.backbones import Backbone
-from cupscale.priors.semantics import fit
+from cupscale.captions import fit
 from cupscale.settings import Settings
 
 

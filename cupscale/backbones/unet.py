@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cupscale.backbones.attention import ComposedCross, composed
 from cupscale.backbones.base import DiffusersBackbone, RegionDenoiser, Text
-from cupscale.regions import Region, Size
+from cupscale.method.regions import Region, Size
 from cupscale.settings import Settings
 
 
@@ -36,9 +36,9 @@ class SDBackbone(DiffusersBackbone):
         return Text(text), Text(other) if guided else None
 
     def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
     ) -> RegionDenoiser:
-        return UNetDenoiser(self, settings, captions, canvas, picture)
+        return UNetDenoiser(self, settings, captions, canvas, overview)
 
     def _hooks(self, denoiser: UNetDenoiser) -> AbstractContextManager[None]:
         return composed(
@@ -77,9 +77,9 @@ class SDXLBackbone(SDBackbone):
         return Text(text, pooled), Text(other, other_pooled) if guided else None
 
     def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
     ) -> RegionDenoiser:
-        return SDXLDenoiser(self, settings, captions, canvas, picture)
+        return SDXLDenoiser(self, settings, captions, canvas, overview)
 
 
 class UNetDenoiser(RegionDenoiser):

@@ -25,8 +25,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cupscale.backbones.attention import composed
 from cupscale.backbones.base import DiffusersBackbone, RegionDenoiser, Text
-from cupscale.composer import Composer, Stream
-from cupscale.regions import Region, Size
+from cupscale.method.composer import Composer
+from cupscale.method.joint import Stream, compose_joint
+from cupscale.method.regions import Region, Size
 from cupscale.settings import Settings
 
 TEXT_TOKENS = 512
@@ -43,7 +44,7 @@ class ZImageBackbone(DiffusersBackbone):
         "text_encoder": "AutoModel",
         "tokenizer": "AutoTokenizer",
     }
-    DEFAULTS: ClassVar = {"start": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
+    DEFAULTS: ClassVar = {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
 
     def _native_cells(self) -> int:
         """1024 px, or as far as the table of positions reaches."""
@@ -82,9 +83,9 @@ class ZImageBackbone(DiffusersBackbone):
     # Network
 
     def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, picture: Size
+        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
     ) -> RegionDenoiser:
-        return ZImageDenoiser(self, settings, captions, canvas, picture)
+        return ZImageDenoiser(self, settings, captions, canvas, overview)
 
     @contextmanager
     def _composed(self, denoiser: ZImageDenoiser) -> Iterator[None]:
@@ -155,7 +156,8 @@ class ComposedSingle:
 
         mask = None if attention_mask is None else attention_mask[:, n:end]
         own = self._layout.own
-        image, text = self._composer.joint(
+        image, text = compose_joint(
+            self._composer,
             self._layer,
             stream(slice(n)),
             stream(slice(n, end), mask),
@@ -181,9 +183,9 @@ class ZImageDenoiser(RegionDenoiser):
         settings: Settings,
         captions: Sequence[str | None],
         canvas: Size,
-        picture: Size,
+        overview: Size,
     ):
-        super().__init__(backbone, settings, captions, canvas, picture)
+        super().__init__(backbone, settings, captions, canvas, overview)
         self.layout = Layout()
         self._refined: dict[int, Tensor] = {}
 

@@ -2,7 +2,7 @@
 
 In the paper LLaVA does. Here it is any image-text-to-text model of transformers, a server that speaks OpenAI's
 protocol, the bundled tagger, or nobody ("none": every region takes the global prompt). A file of captions is read
-by `cupscale.priors.semantics`.
+by `cupscale.captions`.
 
     captioner = open_captioner("qwen")
     for event in caption_regions(captioner, picture.rgb, plan): ...   # Captioned comes last
@@ -16,12 +16,12 @@ from __future__ import annotations
 from cupscale.captioners.base import Answer, Captioner, CaptionerError, NoCaptioner, Request
 from cupscale.captioners.cache import Cache
 from cupscale.captioners.choose import KNOWN, open_captioner
-from cupscale.captioners.merging import MERGE, group
 from cupscale.captioners.regions import Captioned, CaptionProgress, caption_calls, caption_regions
+from cupscale.captioners.sharing import SHARE, group
 
 __all__ = [
     "KNOWN",
-    "MERGE",
+    "SHARE",
     "Answer",
     "Cache",
     "CaptionProgress",

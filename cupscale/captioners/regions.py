@@ -22,10 +22,10 @@ from cupscale.captioners.base import (
 )
 from cupscale.captioners.cache import Cache, key_of
 from cupscale.captioners.cleaning import clean
-from cupscale.captioners.merging import MERGE, group
+from cupscale.captioners.sharing import SHARE, group
+from cupscale.captions import fit, listed, within_budget
+from cupscale.method.sampler import Notice
 from cupscale.planning import Plan
-from cupscale.priors.semantics import fit, listed, within_budget
-from cupscale.sampler import Notice
 from cupscale.settings import Caption
 
 PixelBox = tuple[int, int, int, int]
@@ -73,10 +73,10 @@ class Captioned:
 
 
 def caption_calls(
-    image: Image.Image, plan: Plan, *, prompt: str = "", merge: float = MERGE, regions: bool = True
+    image: Image.Image, plan: Plan, *, prompt: str = "", share: float = SHARE, regions: bool = True
 ) -> int:
     """How many calls `caption_regions` makes at most: one per group of regions, and one for an empty prompt."""
-    groups = group(crops(image, plan.boxes, plan.output), plan.boxes, merge) if regions else []
+    groups = group(crops(image, plan.boxes, plan.output), plan.boxes, share) if regions else []
     return len(set(groups)) + (not prompt.strip())
 
 
@@ -86,7 +86,7 @@ def caption_regions(
     plan: Plan,
     *,
     prompt: str = "",
-    merge: float = MERGE,
+    share: float = SHARE,
     prepend: bool = False,
     style: bool = False,
     regions: bool = True,
@@ -99,7 +99,7 @@ def caption_regions(
     """Caption every region of a plan; `Captioned` is the last event.
 
     image: PIL RGB, the low-resolution input. prompt: the global one; empty, it is written from the whole image.
-    merge: regions that touch and whose looks differ by less share a call (0: never). prepend: put the prompt
+    share: regions that touch and that differ by less share a call (0: never). prepend: put the prompt
     before every caption. style: ask for style words. regions: False asks for the prompt only. count_tokens,
     text_limit: the backbone's; a caption over the limit is cut at a word. cache: of answers, None for none;
     fresh: do not read it. room: entered only where the captioner has something to do.
@@ -114,7 +114,7 @@ def caption_regions(
         yield Captioned(empty, prompt, "user" if prompt else "", (0,) * len(boxes), 0, 0)
         return
     cut = crops(image, boxes, plan.output)
-    leaders = group(cut, boxes, merge) if regions else [-1] * len(boxes)
+    leaders = group(cut, boxes, share) if regions else [-1] * len(boxes)
     asked = [k for k, leader in enumerate(leaders) if k == leader]  # regions with a call of their own
     served = {k: tuple(n for n, leader in enumerate(leaders) if leader == k) for k in asked}
     places: list[int | None] = [*([] if prompt.strip() else [None]), *asked]  # None: the prompt

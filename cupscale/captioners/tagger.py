@@ -18,7 +18,7 @@ from PIL import Image
 from cupscale.captioners.base import Answer, CaptionerError, Request
 from cupscale.models import ASSETS
 
-WEIGHTS = ASSETS / "tagger" / "tagger.safetensors"
+WEIGHTS = ASSETS.parent.parent / "assets" / "tagger" / "tagger.safetensors"
 SIDE_PX = 96
 MOST_WORDS = 3  # of things, next to the colours
 MOST_COLOURS = 2

@@ -62,8 +62,9 @@ def build(limits: Limits) -> None:
             seed: Seed of the noise, a whole number from 0. The same seed and settings give the same picture.
             model: Name of the model; empty for this server's default. See the endpoint "models".
             preset: "none" for the model's own defaults, "quick" or "paper".
-            settings: A JSON object with any further settings: cutoff, structure, attention, detail, start, steps,
-                guidance, flat, overlap, initial, scheduler, captions (a list of {"box": [l, t, r, b], "caption": text}).
+            settings: A JSON object with any further settings: cutoff, structure, attention, detail, strength, steps,
+                guidance, flat_guidance, overlap, upscaler, scheduler, captions (a list of
+                {"box": [l, t, r, b], "caption": text}).
             format: "png", "webp" or "jpg". The settings are written inside the file.
 
         Returns:
@@ -107,11 +108,11 @@ def build(limits: Limits) -> None:
         """
         try:
             chosen = settings_of("", "", scale, 0, model, preset, settings)
-            work = engine.planned(source.read(image, limits).size, chosen)
-            limits.check_output(work)
+            plan = engine.planned(source.read(image, limits).size, chosen)
+            limits.check_output(plan)
         except CupscaleError as error:
             raise refusal(error) from None
-        return {**work.to_dict(), "line": work.line()}
+        return {**plan.to_dict(), "line": plan.line()}
 
     def caption(
         image: str,
@@ -137,20 +138,20 @@ def build(limits: Limits) -> None:
         try:
             chosen = settings_of(prompt, "", scale, 0, model, "none", settings)
             picture = source.read(image, limits)
-            work = engine.planned(picture.size, chosen)
-            limits.check_output(work)
+            plan = engine.planned(picture.size, chosen)
+            limits.check_output(plan)
             kind = captioner or captions_module.kinds()[0]
             notes = []
             found: tuple[Any, ...] = ()
             text = prompt
-            with contextlib.closing(captions_module.write(kind, picture, work, chosen)) as steps:
+            with contextlib.closing(captions_module.write(kind, picture, plan, chosen)) as steps:
                 for step in steps:
                     if step.warning:
                         notes.append(step.warning)
                     if step.captions is not None:
                         found, text = step.captions, step.prompt or prompt
                     yield {"status": "writing"}
-            yield {**regions.captions_file(found, work.output, text), "notes": notes}
+            yield {**regions.captions_file(found, plan.output, text), "notes": notes}
         except CupscaleError as error:
             raise refusal(error) from None
 

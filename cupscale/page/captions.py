@@ -24,11 +24,11 @@ from cupscale.captioners import (
 )
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
+from cupscale.method.sampler import Notice
 from cupscale.page import engine
 from cupscale.page.limits import on_space
 from cupscale.page.run import status_html
 from cupscale.planning import Plan, duration
-from cupscale.sampler import Notice
 from cupscale.settings import Caption, Settings
 
 
@@ -78,8 +78,8 @@ def preload() -> None:
 
 
 def _duration(name: str, picture: Picture, settings: Settings) -> int:
-    work = engine.planned(picture.size, settings)
-    return int(min(180, 20 + 1.5 * caption_calls(picture.rgb, work, prompt=settings.prompt)))
+    plan = engine.planned(picture.size, settings)
+    return int(min(180, 20 + 1.5 * caption_calls(picture.rgb, plan, prompt=settings.prompt)))
 
 
 @spaces.GPU(duration=_duration)
@@ -99,7 +99,7 @@ def _events(name: str, picture: Picture, settings: Settings) -> Generator[Any, N
         yield Notice(f"the captioner failed, and every region uses the prompt: {error}")
 
 
-def write(name: str, picture: Picture, work: Plan, settings: Settings) -> Generator[Step, None, None]:
+def write(name: str, picture: Picture, plan: Plan, settings: Settings) -> Generator[Step, None, None]:
     """Caption the regions of a plan. Raises CupscaleError for a captioner that is not on the list."""
     if name not in _sources():
         raise CupscaleError(
@@ -119,5 +119,5 @@ def write(name: str, picture: Picture, work: Plan, settings: Settings) -> Genera
             elif isinstance(event, Captioned):
                 done = sum(bool(caption.caption) for caption in event.captions)
                 kept = tuple(caption for caption in event.captions if caption.caption)
-                line = f"{done} of {len(work.boxes)} regions have a caption; the others use the prompt."
+                line = f"{done} of {len(plan.boxes)} regions have a caption; the others use the prompt."
                 yield Step(status_html(line), captions=kept, prompt=event.prompt)

@@ -11,11 +11,11 @@ import gradio as gr
 
 from cupscale import images
 from cupscale.errors import CupscaleError
-from cupscale.initial import available
 from cupscale.page import engine, queue, run, scratch, source, viewer
 from cupscale.page.session import GPU, PRIVATE, SILENT, Page, complain
 from cupscale.planning import output_size
 from cupscale.settings import Settings
+from cupscale.upscalers import available
 
 # The ablation's rows, as settings over the page's own. A weight at 0 leaves its prior out.
 ABLATION: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ def variants(settings: Settings) -> dict[str, Settings | None]:
     made: dict[str, Settings | None] = {PLAIN: None}
     made |= {title: settings.replace(**fields) for title, fields in ABLATION.items()}
     made |= {
-        f"initial image: {kind}": settings.replace(initial=kind)
+        f"base upscaler: {kind}": settings.replace(upscaler=kind)
         for kind in ("lanczos", "bicubic", "realesrgan")
         if available(kind)
     }
@@ -69,7 +69,7 @@ def wire(page: Page) -> None:
         shots: list[run.Shot] = []
         cells: list[tuple[str, str | Path, str]] = []
         try:
-            picture, settings, work = page.plan(values)
+            picture, settings, plan = page.plan(values)
             if not values[page.wanted]:
                 raise CupscaleError("no variant is chosen: tick at least one")
             every = variants(settings)
@@ -77,7 +77,7 @@ def wire(page: Page) -> None:
             stem = source.name(values[page.image])
             runs = [title for title in wanted if every[title] is not None]
             seconds = sum(engine.planned(picture.size, s).seconds or 0 for t in runs if (s := every[t]))
-            note = f"{len(wanted)} variants at {work.output[0]} × {work.output[1]}, seed {settings.seed}"
+            note = f"{len(wanted)} variants at {plan.output[0]} × {plan.output[1]}, seed {settings.seed}"
             yield {page.compare_status: run.status_html(note + (f", about {run.clock(seconds)}" if seconds else ""), 0.0),
                    page.shots: []}  # fmt: skip
             for k, title in enumerate(wanted):
@@ -91,8 +91,8 @@ def wire(page: Page) -> None:
                             if sight.shot:
                                 shot = sight.shot
                                 break
-                            share = (k + sight.fraction) / len(wanted)
-                            yield {page.compare_status: run.status_html(f"{title}: {sight.status}", share)}
+                            fraction = (k + sight.fraction) / len(wanted)
+                            yield {page.compare_status: run.status_html(f"{title}: {sight.status}", fraction)}
                     line = shot.note.rpartition(", ")[2]
                 shots.append(shot)
                 cells.append((title, shot.png, line))

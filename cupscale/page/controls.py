@@ -22,12 +22,12 @@ LABELS = {
     "structure": "Structure strength",
     "attention": "Attention prior",
     "detail": "Regional detail",
-    "start": "Start step",
+    "strength": "Denoising strength",
     "steps": "Steps",
     "guidance": "Guidance",
-    "flat": "Guidance in flat places",
+    "flat_guidance": "Guidance in flat places",
     "overlap": "Overlap",
-    "initial": "Initial image",
+    "upscaler": "Base upscaler",
     "scheduler": "Scheduler",
     "model": "Model",
 }
@@ -37,18 +37,18 @@ EFFECTS = {
     "structure": "How firmly that part is held. 0 lets the layout drift.",
     "attention": "How much each region listens to the whole picture. Higher stops objects from repeating.",
     "detail": "How much each region follows its own caption. 0 ignores the captions.",
-    "start": "How much noise the run starts from. Higher invents more and keeps less.",
-    "steps": "Steps of the full schedule; start x steps of them run. More is slower and a little finer.",
+    "strength": "How much noise the run starts from. Higher invents more and keeps less.",
+    "steps": "Steps of the full schedule; strength x steps of them run. More is slower and a little finer.",
     "guidance": "How literally the prompt is taken. 1 turns it off and halves the time.",
-    "flat": "The share of it that a sky or a wall gets. Lower keeps flat places free of grain and of inventions.",
+    "flat_guidance": "The share of it that a sky or a wall gets. Lower keeps flat places free of grain and of inventions.",
     "overlap": "How much neighbouring regions share. Higher hides seams better and takes longer.",
-    "initial": "How your image is enlarged before the run. Real-ESRGAN is sharper, and has its own taste.",
+    "upscaler": "How your image is enlarged before the run. Real-ESRGAN is sharper, and has its own taste.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The network that paints.",
 }
-_STEP = {"scale": 0.1, "cutoff": 0.01, "start": 0.01, "structure": 0.05, "attention": 0.05, "detail": 0.05,
-         "overlap": 0.05, "guidance": 0.1, "flat": 0.05}  # fmt: skip
-_LOWEST = {"cutoff": 0.01, "start": 0.01}  # the settings want more than 0
+_STEP = {"scale": 0.1, "cutoff": 0.01, "strength": 0.01, "structure": 0.05, "attention": 0.05, "detail": 0.05,
+         "overlap": 0.05, "guidance": 0.1, "flat_guidance": 0.05}  # fmt: skip
+_LOWEST = {"cutoff": 0.01, "strength": 0.01}  # the settings want more than 0
 
 
 def _range(name: str) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.pipeline import CUpscalePipeline, Event
-from cupscale.planning import Geometry, Plan, plan
+from cupscale.planning import Geometry, Plan, make_plan
 from cupscale.settings import Settings
 
 ZERO = bool(os.environ.get("SPACES_ZERO_GPU"))
@@ -101,16 +101,16 @@ def planned(size: tuple[int, int], settings: Settings) -> Plan:
     known = settings.model in models.KNOWN
     speed_name = settings.model if known else pipeline(settings.model).model
     device = "cuda" if ZERO else models.best_device()
-    return plan(size, settings, geometry(settings.model), models.known_speed(speed_name, device))
+    return make_plan(size, settings, geometry(settings.model), models.known_speed(speed_name, device))
 
 
 def gpu_seconds(size: tuple[int, int], settings: Settings) -> int:
     """The duration to declare to ZeroGPU, which counts against a visitor's quota."""
-    work = planned(size, settings)
-    window = work.window.h * work.window.w
+    plan = planned(size, settings)
+    window = plan.window.h * plan.window.w
     # Before the first measured run: 0.11 s a sample of 128 x 128 cells, 0.6 s a megapixel for the rest.
-    guess = work.samples * 0.11 * window / 128**2 + work.output[0] * work.output[1] / 1e6 * 0.6
-    return int(min(_LONGEST_GPU_SECONDS, max(15, 1.25 * (work.seconds or guess) + 8)))
+    guess = plan.samples * 0.11 * window / 128**2 + plan.output[0] * plan.output[1] / 1e6 * 0.6
+    return int(min(_LONGEST_GPU_SECONDS, max(15, 1.25 * (plan.seconds or guess) + 8)))
 
 
 def _duration(picture: Picture, settings: Settings) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from cupscale.models import ASSETS
+import cupscale
 from cupscale.page import viewer
 
-FOLDER = ASSETS / "examples"
+FOLDER = Path(cupscale.__file__).resolve().parent.parent / "assets" / "examples"
 
 
 @dataclass(frozen=True)

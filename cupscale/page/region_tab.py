@@ -69,20 +69,20 @@ def drawing(page: Page) -> dict[str, Any]:
 
     def draw(values: dict[Any, Any]) -> Any:
         try:
-            picture, _, work = page.plan(values)
+            picture, _, plan = page.plan(values)
         except CupscaleError:
             return {page.overlay: None, page.crop: None, page.caption: "", page.drawn: None,
                     page.chosen: gr.update(maximum=1, value=1)}  # fmt: skip
-        chosen = min(max(int(values[page.chosen] or 1), 1), len(work.boxes))
-        key = (values[page.image], work.boxes, work.output, chosen)
+        chosen = min(max(int(values[page.chosen] or 1), 1), len(plan.boxes))
+        key = (values[page.image], plan.boxes, plan.output, chosen)
         if values[page.drawn] == key:
             return gr.skip()
-        number = gr.update(maximum=len(work.boxes), label=f"Region, 1 to {len(work.boxes)}")
+        number = gr.update(maximum=len(plan.boxes), label=f"Region, 1 to {len(plan.boxes)}")
         if chosen != values[page.chosen]:  # and only then: another number may have been typed since
             number["value"] = chosen
         return {
-            page.overlay: regions.overlay(picture.rgb, work, chosen - 1),
-            page.crop: regions.crop(picture.rgb, work, chosen - 1),
+            page.overlay: regions.overlay(picture.rgb, plan, chosen - 1),
+            page.crop: regions.crop(picture.rgb, plan, chosen - 1),
             page.chosen: number,
             page.drawn: key,
         }
@@ -134,12 +134,12 @@ def wire(page: Page) -> None:
 
     def save(values: dict[Any, Any]) -> Any:
         try:
-            _, settings, work = page.plan(values)
+            _, settings, plan = page.plan(values)
             if not settings.captions:
                 raise CupscaleError(
                     "there are no captions yet: type some into the table, or let a captioner write them"
                 )
-            return regions.save(settings.captions, work.output, settings.prompt)
+            return regions.save(settings.captions, plan.output, settings.prompt)
         except CupscaleError as error:
             complain(error)
             return gr.skip()
@@ -176,16 +176,16 @@ def wire(page: Page) -> None:
     def write(values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
         """A failed captioner leaves the prompt to serve, with a warning."""
         try:
-            picture, settings, work = page.plan(values)
+            picture, settings, plan = page.plan(values)
             with contextlib.closing(
-                captions_module.write(values[page.captioner], picture, work, settings)
+                captions_module.write(values[page.captioner], picture, plan, settings)
             ) as steps:
                 for step in steps:
                     updates: dict[Any, Any] = {page.writing: step.html}
                     if step.warning:
                         complain(CupscaleError(step.warning), "Captions")
                     if step.captions is not None:
-                        book = new_book([c.model_dump() for c in step.captions], work.output)
+                        book = new_book([c.model_dump() for c in step.captions], plan.output)
                         updates |= {page.book: book, page.laid: None, page.drawn: None}
                         if step.prompt and not settings.prompt:
                             updates[page.controls["prompt"]] = step.prompt

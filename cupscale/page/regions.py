@@ -9,11 +9,11 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from cupscale import images
+from cupscale.captions import captions_file, captions_text, match, read_captions
 from cupscale.errors import CupscaleError
 from cupscale.page import scratch
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan
-from cupscale.priors.semantics import captions_file, captions_text, match, read_captions
 from cupscale.settings import Caption
 
 HEADERS = ["region", "left, top, right, bottom", "caption"]
@@ -21,12 +21,12 @@ _VIEW_PX = 720
 Rows = list[list[Any]]
 
 
-def rows_of(work: Plan, captions: Sequence[Caption]) -> Rows:
+def rows_of(plan: Plan, captions: Sequence[Caption]) -> Rows:
     """The table: a row per region of the plan, with the caption that fits it."""
-    inside = [c for c in captions if c.box[2] <= work.output[0] and c.box[3] <= work.output[1]]
-    texts = match(inside, work.boxes, work.output).texts
+    inside = [c for c in captions if c.box[2] <= plan.output[0] and c.box[3] <= plan.output[1]]
+    texts = match(inside, plan.boxes, plan.output).texts
     return [[k, ", ".join(map(str, box)), text or ""]
-            for k, (box, text) in enumerate(zip(work.boxes, texts, strict=True), 1)]  # fmt: skip
+            for k, (box, text) in enumerate(zip(plan.boxes, texts, strict=True), 1)]  # fmt: skip
 
 
 def captions_of(rows: Any, limits: Limits) -> tuple[Caption, ...]:
@@ -77,13 +77,13 @@ def save(captions: Sequence[Caption], size: tuple[int, int], prompt: str) -> str
     return str(path)
 
 
-def overlay(picture: Image.Image, work: Plan, chosen: int) -> Image.Image:
+def overlay(picture: Image.Image, plan: Plan, chosen: int) -> Image.Image:
     """The image with the grid on it; region `chosen` (from 0) stands out."""
-    share = _VIEW_PX / max(picture.size)
-    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    fraction = _VIEW_PX / max(picture.size)
+    size = (max(1, round(picture.width * fraction)), max(1, round(picture.height * fraction)))
     view = images.resize(picture, size, "lanczos")
-    sx, sy = view.width / work.output[0], view.height / work.output[1]
-    boxes = [(l * sx, t * sy, r * sx - 1, b * sy - 1) for l, t, r, b in work.boxes]  # noqa: E741
+    sx, sy = view.width / plan.output[0], view.height / plan.output[1]
+    boxes = [(l * sx, t * sy, r * sx - 1, b * sy - 1) for l, t, r, b in plan.boxes]  # noqa: E741
     shade = Image.new("RGBA", view.size, (0, 0, 0, 0))
     draw = ImageDraw.Draw(shade)
     for box in boxes:
@@ -98,8 +98,8 @@ def overlay(picture: Image.Image, work: Plan, chosen: int) -> Image.Image:
 
 def nearest_box(boxes: Sequence[Sequence[int]], output: Sequence[int], x: float, y: float) -> int:
     """The region (from 0) whose middle is nearest to a point of the overlay."""
-    share = max(output) / _VIEW_PX
-    x, y = x * share, y * share
+    fraction = max(output) / _VIEW_PX
+    x, y = x * fraction, y * fraction
 
     def distance(k: int) -> float:
         left, top, right, bottom = boxes[k]
@@ -108,10 +108,10 @@ def nearest_box(boxes: Sequence[Sequence[int]], output: Sequence[int], x: float,
     return min(range(len(boxes)), key=distance)
 
 
-def crop(picture: Image.Image, work: Plan, chosen: int) -> Image.Image:
+def crop(picture: Image.Image, plan: Plan, chosen: int) -> Image.Image:
     """What region `chosen` (from 0) shows, cut from the input."""
-    sx, sy = picture.width / work.output[0], picture.height / work.output[1]
-    left, top, right, bottom = work.boxes[min(chosen, len(work.boxes) - 1)]
+    sx, sy = picture.width / plan.output[0], picture.height / plan.output[1]
+    left, top, right, bottom = plan.boxes[min(chosen, len(plan.boxes) - 1)]
     box = (
         int(left * sx),
         int(top * sy),

@@ -15,11 +15,11 @@ from PIL import Image
 
 from cupscale import images
 from cupscale.images import Picture
+from cupscale.method.sampler import Notice
 from cupscale.page import engine, scratch
 from cupscale.page.limits import Limits
 from cupscale.pipeline import Finished, Planned, Preview, Progress, Result
 from cupscale.planning import Plan, duration
-from cupscale.sampler import Notice
 from cupscale.settings import Settings
 
 _STAGES = {"enlarge": "enlarging", "encode": "encoding", "denoise": "painting", "decode": "decoding"}
@@ -73,12 +73,12 @@ def plan_html(text: str, wrong: bool = False) -> str:
     return f'<p class="cu-plan" {role}>{escape(text)}</p>'
 
 
-def plan_line(work: Plan, settings: Settings) -> str:
+def plan_line(plan: Plan, settings: Settings) -> str:
     """Sizes, regions, evaluations, memory, time and quota, for a person."""
-    line = work.line().replace(" -> ", " → ").replace(" x ", " × ")
-    if work.seconds is None:
+    line = plan.line().replace(" -> ", " → ").replace(" x ", " × ")
+    if plan.seconds is None:
         line += ", time not yet known for this model here"
-    if quota := engine.quota_line(work.input, settings):
+    if quota := engine.quota_line(plan.input, settings):
         line += f", {quota}"
     return line
 
@@ -87,8 +87,8 @@ def _line(event: Progress) -> str:
     parts = [_STAGES.get(event.stage, event.stage)]
     if event.stage == "denoise":
         parts += [f"step {event.step} of {event.steps}", f"region {event.regions} of {event.total}"]
-    elif event.share:
-        parts.append(f"{event.share:.0%}")
+    elif event.fraction:
+        parts.append(f"{event.fraction:.0%}")
     if event.left is not None:
         parts.append(f"about {duration(event.left)} left")
     return ", ".join(parts)
@@ -113,7 +113,7 @@ def watch(picture: Picture, settings: Settings, limits: Limits, stem: str) -> Ge
             elif isinstance(event, Progress):
                 now = time.monotonic()
                 low, high = _SHARES.get(event.stage, (0.0, 1.0))
-                line, fraction = _line(event), low + (high - low) * event.share
+                line, fraction = _line(event), low + (high - low) * event.fraction
                 if now - shown >= _EVERY_SECONDS or event.stage != "denoise":
                     shown = now
                     yield Sight(line, fraction)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from cupscale.captions import scaled
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import engine, regions, source
 from cupscale.page.controls import Controls
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, output_size
-from cupscale.priors.semantics import scaled
 from cupscale.settings import Caption, Settings
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -68,7 +68,7 @@ class Page:
 
     def picture(self, values: Mapping[Any, Any]) -> Picture:
         """The input image. Raises CupscaleError."""
-        return source.look(values[self.image], self.limits)
+        return source.opened(values[self.image], self.limits)
 
     def settings(self, values: Mapping[Any, Any], *, draw_seed: bool = False) -> Settings:
         """The settings as the page shows them, captions included. Raises CupscaleError."""
@@ -85,15 +85,15 @@ class Page:
         """What a run would do. Raises CupscaleError for what a run would refuse."""
         settings = self.settings(values)
         picture = self.picture(values)
-        work = engine.planned(picture.size, settings)
-        self.limits.check_output(work)
-        return picture, settings, work
+        plan = engine.planned(picture.size, settings)
+        self.limits.check_output(plan)
+        return picture, settings, plan
 
     @staticmethod
-    def written(book: Mapping[str, Any], work: Plan) -> tuple[Caption, ...]:
+    def written(book: Mapping[str, Any], plan: Plan) -> tuple[Caption, ...]:
         """The captions in the book, for the output of a plan."""
         captions = tuple(Caption(**caption) for caption in book["captions"])
-        return scaled(captions, book["size"], work.output) if book["size"] else captions
+        return scaled(captions, book["size"], plan.output) if book["size"] else captions
 
 
 def refusal(error: CupscaleError) -> gr.Error:

@@ -53,7 +53,7 @@ def _read(path: str, stamp: int, limits: Limits) -> Picture:
     return read(path, limits)
 
 
-def look(path: str | None, limits: Limits) -> Picture:
+def opened(path: str | None, limits: Limits) -> Picture:
     """`read`, remembered for the moves of a slider. The name of an upload holds the hash of its bytes."""
     if not path or not Path(path).is_file():
         return read(path, limits)

@@ -11,6 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from cupscale import images
+from cupscale.captions import match
 from cupscale.errors import CupscaleError
 from cupscale.page import (
     cutoff,
@@ -29,7 +30,6 @@ from cupscale.page import (
 )
 from cupscale.page.controls import EFFECTS, LABELS
 from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain, new_book
-from cupscale.priors.semantics import match
 from cupscale.settings import Settings, default_cutoff, preset
 
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
@@ -82,12 +82,12 @@ def build(page: Page) -> None:
                     alt_text="Your image, and its low-frequency part, which stays put", elem_id="kept",
                 )  # fmt: skip
                 page.kept_line = gr.Markdown("", elem_classes="cu-small")
-                for name in ("structure", "attention", "detail", "start"):
+                for name in ("structure", "attention", "detail", "strength"):
                     controls.slider(name)
                 controls.number("steps", 1, 1000)
-                for name in ("guidance", "flat", "overlap"):
+                for name in ("guidance", "flat_guidance", "overlap"):
                     controls.slider(name)
-                for name in ("initial", "scheduler", "model"):
+                for name in ("upscaler", "scheduler", "model"):
                     controls.choice(name)
         with gr.Column(scale=7, min_width=320):
             page.viewer = viewer.BeforeAfter(elem_id="result", label="Result")
@@ -158,21 +158,21 @@ def wire(page: Page, demo: gr.Blocks) -> None:
                 return {page.plan_line: run.plan_html("Choose an image to see what a run takes."), page.share: query,
                         page.kept: gr.update(visible=False), page.kept_line: ""}  # fmt: skip
             picture = page.picture(values)
-            work = engine.planned(picture.size, settings)
-            limits.check_output(work)
+            plan = engine.planned(picture.size, settings)
+            limits.check_output(plan)
         except CupscaleError as error:
             return {page.plan_line: run.plan_html(str(error), wrong=True)}
-        updates: dict[Any, Any] = {page.plan_line: run.plan_html(run.plan_line(work, settings))}
+        updates: dict[Any, Any] = {page.plan_line: run.plan_html(run.plan_line(plan, settings))}
         rows = values[page.table]
         laid = {
-            "boxes": work.boxes,
-            "output": work.output,
+            "boxes": plan.boxes,
+            "output": plan.output,
             "image": values[page.image],
             "stamp": values[page.book]["stamp"],
         }
         if values[page.laid] != laid:
-            captions = page.written(values[page.book], work)
-            rows = regions.rows_of(work, captions)
+            captions = page.written(values[page.book], plan)
+            rows = regions.rows_of(plan, captions)
             updates |= {page.laid: laid, page.table: rows}
         with contextlib.suppress(
             CupscaleError
@@ -199,15 +199,15 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         """An edit of the table goes into the book; captions that no region takes now stay in it."""
         try:
             captions = regions.captions_of(values[page.table], limits)
-            _, _, work = page.plan(values)
+            _, _, plan = page.plan(values)
         except CupscaleError as error:
             complain(error)
             return gr.skip()
-        extra = match(page.written(values[page.book], work), work.boxes, work.output).extra
+        extra = match(page.written(values[page.book], plan), plan.boxes, plan.output).extra
         return {
             page.book: {
                 **values[page.book],
-                "size": work.output,
+                "size": plan.output,
                 "captions": [c.model_dump() for c in (*captions, *extra)],
             }
         }
@@ -234,7 +234,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         if not path:
             return updates
         try:
-            picture = source.look(path, limits)
+            picture = source.opened(path, limits)
         except CupscaleError:  # the plan line says it, and so does the run
             return updates
         with Image.open(path) as opened:

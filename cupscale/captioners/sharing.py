@@ -1,4 +1,4 @@
-"""Region merging: neighbouring windows that look the same share one caption, so a flat sky takes one call (ours)."""
+"""Neighbouring regions that show much the same share one caption, so a flat sky takes one call (ours)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-MERGE = 0.08
-GRID = 6  # a region's look is taken in GRID x GRID cells
+SHARE = 0.08
+GRID = 6  # a region is described in GRID x GRID cells
 _CELL_PX = 8
 
 
@@ -18,16 +18,16 @@ def group(
     """For every region the index of the region whose caption it takes: its own, or that of an earlier one.
 
     regions: the crops. boxes: (left, top, right, bottom), to see which touch. A region joins the nearest group of which it
-    touches a member and whose first region looks the same within `threshold` (0: never, 1: always).
+    touches a member and whose first region is the same within `threshold` (0: never, 1: always).
     """
     leaders = list(range(len(regions)))
     if threshold <= 0:
         return leaders
-    looks = [look(region) for region in regions]
+    descriptors = [descriptor(region) for region in regions]
     groups: dict[int, list[int]] = {}
     for k, box in enumerate(boxes):
         near = [
-            (distance(looks[k], looks[leader]), leader)
+            (distance(descriptors[k], descriptors[leader]), leader)
             for leader, members in groups.items()
             if any(_touch(box, boxes[member]) for member in members)
         ]
@@ -37,7 +37,7 @@ def group(
     return leaders
 
 
-def look(region: Image.Image) -> np.ndarray:
+def descriptor(region: Image.Image) -> np.ndarray:
     """(5, GRID, GRID): of every cell the mean brightness (a third of it), its colour (R, G, B over the brightness, two
     thirds), and the spread of brightness within it (twice). So a sky may grow lighter towards the horizon, but not be
     of another colour or hold a thing."""

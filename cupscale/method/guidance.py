@@ -1,4 +1,4 @@
-"""Guidance that knows flat places. Ours; the paper guides everywhere alike, and so does this where `flat` is 1.
+"""Guidance that knows flat places. Ours; the paper guides everywhere alike, and so does this where `flat_guidance` is 1.
 
 Classifier-free guidance (Ho and Salimans 2022) strengthens what the words ask for, in every cell of the canvas. In a sky or
 on skin, where the image shows nothing, that is grain and things that nobody sees there in life. Shen et al. 2024
@@ -38,9 +38,17 @@ def richness(image: Tensor) -> Tensor:
     return ((deviation - FLAT) / (RICH - FLAT)).clamp(0, 1)
 
 
-def guidance_map(rich: Tensor, guidance: float, flat: float) -> Tensor:
-    """The scale of guidance in each cell: `guidance` where `rich` (1, 1, H, W) is 1, `flat` times that where it is 0.
+def guidance_map(rich: Tensor, guidance: float, flat_guidance: float) -> Tensor:
+    """The scale of guidance in each cell: `guidance` where `rich` is 1, `flat_guidance` times that where it is 0.
 
-    Below 1 the words are followed less than they are without guidance, and at 0 the negative prompt alone is read.
+    A scale below 1 follows the words less than a run without guidance does; at 0 the negative prompt alone is read.
+
+    Args:
+        rich: (1, 1, H, W), 0 to 1, as `richness` measures it.
+        guidance: The scale of classifier-free guidance, 1 or more.
+        flat_guidance: 0 to 1.
+
+    Returns:
+        (1, 1, H, W).
     """
-    return guidance * (flat + (1 - flat) * rich)
+    return guidance * (flat_guidance + (1 - flat_guidance) * rich)

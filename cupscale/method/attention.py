@@ -1,9 +1,16 @@
 """Regional Attention Prior (RAP): what the global prompt attends to in the whole picture, cropped per region.
 
 The paper crops the cross-attention of the global prompt for every region, which screens what a region may show and so
-removes repeated objects. Ours, where it is silent: let M be the attention maps of a pass over the whole picture at native size,
-and V the values of the global prompt. Cropping and resizing M and then applying it to V equals cropping and resizing
-O = M V, as resizing is linear over space and V is one and the same for all regions. So outputs are kept, not maps.
+removes repeated objects. Its equation is not public; ours is
+
+    O_g = mu crop(O_L, r) + (1 - mu) softmax(Q K_g^T / sqrt d) V_g
+    O_L = softmax(Q_L K_g^T / sqrt d) V_g
+
+Q are region r's image queries, Q_L those of a pass over the whole picture at native size (the overview), K_g and V_g the
+global prompt's keys and values. mu is the setting `attention`.
+
+Outputs are cropped, not maps: let M be the overview's attention maps. Cropping and resizing M and then applying it to V_g
+equals cropping and resizing O_L = M V_g, as resizing is linear over space and V_g is the same for all regions.
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupscale.regions import Region, Size
+from cupscale.method.regions import Region, Size
 
 
 class Box(NamedTuple):
@@ -62,18 +69,28 @@ def _centres(boxes: tuple[Box, ...], grid: Size, device: torch.device) -> Tensor
 def crop_resize(plane: Tensor, boxes: Sequence[Box], grid: Size) -> Tensor:
     """Bilinear samples of `plane` (1, C, H, W) at the token centres of each box: (R, C, grid.h, grid.w).
 
-    In float32, whatever the plane is in: coordinates in bfloat16 are up to a quarter of a token off on a grid of 128, and
+    Sampled in float32, whatever the plane is in: coordinates in bfloat16 are up to a quarter of a token off on a grid of 128, and
     `grid_sample` of torch 2.13 can give NaN for bfloat16 on a CPU.
     """
     where = _centres(tuple(boxes), grid, plane.device)
     planes = plane.float().expand(len(boxes), -1, -1, -1)
-    return F.grid_sample(
-        planes, where, mode="bilinear", padding_mode="border", align_corners=False
-    ).to(plane.dtype)  # fmt: skip
+    sampled = F.grid_sample(planes, where, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled.to(plane.dtype)
+
+
+def screen(plain: Tensor, cropped: Tensor, attention: float) -> Tensor:
+    """Mix the overview's attention into a region's own attention to the global prompt.
+
+    Args:
+        plain: softmax(Q K_g^T / sqrt d) V_g, of any shape.
+        cropped: crop(O_L, r), of the same shape.
+        attention: mu, 0 to 1. 0 returns `plain` itself.
+    """
+    return plain if attention == 0 else plain.lerp(cropped.to(plain.dtype), attention)
 
 
 class GlobalAttention:
-    """O_L of every cross-attention layer in the pass over the whole picture, replaced at each step."""
+    """O_L of every cross-attention layer in the overview, replaced at each step. cells: the overview's size."""
 
     def __init__(self, cells: Size):
         self._cells = cells

@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cupscale.priors.structure import GlobalStructure, strength_at
-from cupscale.regions import Fusion, Region, Size, plan_regions
+from cupscale.method.regions import Fusion, Region, Size, plan_regions
+from cupscale.method.structure import GlobalStructure
 
 
 class Schedule(Protocol):
@@ -32,8 +32,8 @@ class Schedule(Protocol):
 class Denoiser(Protocol):
     """A network with its prompts, for one run."""
 
-    def look(self, latents: Tensor, t: Tensor) -> None:
-        """The pass over the whole picture at native size (1, C, h, w) that feeds the regional attention prior."""
+    def capture(self, latents: Tensor, t: Tensor) -> None:
+        """The pass over the overview (1, C, h, w), the whole picture at native size, that feeds RAP."""
 
     def predict(self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]) -> Tensor:
         """Guided outputs (R, C, h, w) of a batch of regions; `ids` are their places in the plan (their captions)."""
@@ -69,7 +69,7 @@ class Notice:
 def draw_noise(shape: Sequence[int], seed: int, stream: int = 0) -> Tensor:
     """Standard normal float32 noise, drawn on the CPU so that a seed means the same on every device.
 
-    `stream` 0 is the canvas, 1 the picture at native size, 2 the sampler's own noise, 3 the jitter.
+    `stream` 0 is the canvas, 1 the overview, 2 the sampler's own noise, 3 the jitter.
     """
     return torch.randn(tuple(shape), generator=generator(seed, stream))
 
@@ -81,32 +81,40 @@ def generator(seed: int, stream: int) -> torch.Generator:
 def denoise(
     denoiser: Denoiser,
     schedule: Schedule,
-    initial: Tensor,
+    latent: Tensor,
     *,
     window: Size,
     overlap: float,
     seed: int,
     structure: GlobalStructure | None = None,
-    strength: float = 0.0,
-    picture: Tensor | None = None,
+    overview: Tensor | None = None,
     batch: int = 1,
 ) -> Generator[RegionsDone | StepDone | Notice, None, None]:
-    """Diffuse `initial` (1, C, H, W) to the schedule's first step, then denoise it to the end.
+    """Diffuse a canvas to the schedule's first step, then denoise it to the end.
 
-    window: size of a region in cells. overlap: of neighbouring windows, a fraction of a window.
-    structure, strength: the global structure prior and its w_0; None or 0 leaves it out.
-    picture: (1, C, h, w), the low-resolution latent at native size; None leaves the regional attention prior out.
-    batch: regions per network call. Halved, with a Notice, when the memory does not hold it.
+    Args:
+        denoiser: The network with its prompts.
+        schedule: The steps to run.
+        latent: (1, C, H, W) float32, the latent of the base upscale, at canvas size.
+        window: Size of a region in cells.
+        overlap: Of neighbouring windows, a fraction of a window, 0 to 0.75.
+        seed: Of all noise and of the jitter of the windows.
+        structure: The global structure prior; None leaves it out.
+        overview: (1, C, h, w), the low-resolution latent at native size; None leaves the regional attention prior out.
+        batch: Regions per network call. Halved, with a Notice, when the memory does not hold it.
+
+    Yields:
+        RegionsDone after every network call, StepDone after every step.
     """
-    device = initial.device
-    canvas = Size(*initial.shape[-2:])
-    sample = schedule.noised(initial, draw_noise(initial.shape, seed).to(device), 0)
-    picture_noise = None if picture is None else draw_noise(picture.shape, seed, 1).to(device)
+    device = latent.device
+    canvas = Size(*latent.shape[-2:])
+    sample = schedule.noised(latent, draw_noise(latent.shape, seed).to(device), 0)
+    overview_noise = None if overview is None else draw_noise(overview.shape, seed, 1).to(device)
     jitter = generator(seed, 3)
     steps = len(schedule.timesteps)
     for i, t in enumerate(schedule.timesteps):
-        if picture is not None and picture_noise is not None:
-            denoiser.look(schedule.model_input(schedule.noised(picture, picture_noise, i), i), t)
+        if overview is not None and overview_noise is not None:
+            denoiser.capture(schedule.model_input(schedule.noised(overview, overview_noise, i), i), t)
         regions = plan_regions(canvas, window, overlap, jitter)
         model_input = schedule.model_input(sample, i)
         fusion = Fusion(canvas, regions)
@@ -130,7 +138,7 @@ def denoise(
             yield RegionsDone(i, steps, done, len(regions))
         output = fusion.result()
         x0 = schedule.to_x0(output, sample, i)
-        if structure is not None and (w := strength_at(i, steps, strength)) > 0:
+        if structure is not None and (w := structure.weight(i, steps)) > 0:
             x0 = structure.apply(x0, w)
             output = schedule.from_x0(x0, sample, i)
         sample = schedule.step(output, sample, i)

@@ -1,11 +1,13 @@
 """Global Structure Prior (GSP): the low frequencies of the low-resolution image steer the canvas.
 
-C-Upscale (Qian et al., IJCV 2025) uses "the low-frequency component of the low-resolution latent"; its equation is not
-public, so this form is ours:
+The paper uses "the low-frequency component of the low-resolution latent". Its equation is not public; ours is
 
-    x0 <- x0 + w_t LP_D(z_L - x0)
+    x0  <- x0 + w_t LP_D(z_L - x0)
+    w_t  = w_0 (1 + cos(pi i / (n - 1))) / 2        at step i = 0 .. n - 1
 
-on the fused canvas, never per region, where a transform would wrap at the region's edges.
+on the fused canvas, never per region, where a transform would wrap at the region's edges. z_L is the latent of the resized
+input, LP_D a Butterworth low-pass with cutoff D, w_0 the setting `structure`. HiFlow (arXiv 2504.06232) publishes the same
+form with a falling weight, for flow models.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from torch import Tensor
 
 
 def butterworth(height: int, width: int, cutoff: float, order: int = 4) -> Tensor:
-    """Low-pass mask over the half plane of `torch.fft.rfft2`: (height, width // 2 + 1), float32, 1 at zero frequency.
+    """Low-pass mask over the half plane of `torch.fft.rfft2`.
 
-    mask = 1 / (1 + (d^2 / D^2)^order), d the distance from zero frequency with Nyquist at 1 on each axis.
+    mask = 1 / (1 + (d^2 / D^2)^order), where d is the distance from zero frequency and Nyquist lies at 1 on each axis.
+
+    Returns:
+        (height, width // 2 + 1) float32, 1 at zero frequency.
     """
     fy = torch.fft.fftfreq(height, d=0.5)
     fx = torch.fft.rfftfreq(width, d=0.5)
@@ -28,10 +33,10 @@ def butterworth(height: int, width: int, cutoff: float, order: int = 4) -> Tenso
     return 1 / (1 + (distance2 / cutoff**2) ** order)
 
 
-def strength_at(step: int, steps: int, strength: float) -> float:
-    """w_t: from w_0 at the first of `steps` to 0 at the last, along a cosine. A run of one step uses w_0."""
+def decay(step: int, steps: int) -> float:
+    """w_t / w_0: from 1 at the first of `steps` (step 0) to 0 at the last, along a cosine. A run of one step has 1."""
     progress = step / (steps - 1) if steps > 1 else 0.0
-    return strength * 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _fast_length(least: int) -> int:
@@ -53,14 +58,18 @@ def _border(side: int, reach: int) -> tuple[int, int]:
 class GlobalStructure:
     """GSP for one canvas.
 
-    reference: (1, C, H, W), the latent z_L of the plainly resized input, at canvas size.
-    cutoff: D as a fraction of the canvas' Nyquist frequency.
-    shuffle: cells hold shuffle x shuffle pixels side by side in their channels. An exact codec does that (2), a VAE does
-        not (1). Filtering such channels apart would take detail near Nyquist for low frequency, so they are laid out first.
+    Args:
+        reference: (1, C, H, W), the latent z_L of the resized input, at canvas size.
+        cutoff: D as a fraction of the canvas' Nyquist frequency, above 0.
+        weight: w_0, 0 to 1.
+        shuffle: A cell's channels hold `shuffle` x `shuffle` pixels side by side. An exact codec does that (2), a VAE does
+            not (1). Filtering such channels one by one would take detail near Nyquist for low frequency, so the pixels
+            are laid out first.
     """
 
-    def __init__(self, reference: Tensor, cutoff: float, shuffle: int = 1):
+    def __init__(self, reference: Tensor, cutoff: float, weight: float = 1.0, shuffle: int = 1):
         self._reference = reference.float()
+        self._weight = weight
         self._shuffle = shuffle
         height, width = (side * shuffle for side in reference.shape[-2:])
         # The mirror border keeps the opposite edges of the canvas from mixing; 3 / D reaches past the filter's ripple.
@@ -81,8 +90,12 @@ class GlobalStructure:
             low[:, channel] = plane[:, 0, top : top + height, left : left + width]
         return F.pixel_unshuffle(low, self._shuffle) if self._shuffle > 1 else low
 
-    def apply(self, x0: Tensor, strength: float) -> Tensor:
-        """x0 with its low frequencies moved towards the reference's by `strength` in 0..1."""
-        if strength == 0:
+    def weight(self, step: int, steps: int) -> float:
+        """w_t at step `step` (from 0) of `steps`."""
+        return self._weight * decay(step, steps)
+
+    def apply(self, x0: Tensor, weight: float) -> Tensor:
+        """Move the low frequencies of x0 (1, C, H, W) towards the reference's by `weight` (w_t, 0 to 1)."""
+        if weight == 0:
             return x0
-        return x0 + strength * self.lowpass(self._reference - x0)
+        return x0 + weight * self.lowpass(self._reference - x0)

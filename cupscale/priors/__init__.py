@@ -1,1 +1,0 @@
-"""The paper's three priors, one module each."""
