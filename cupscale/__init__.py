@@ -11,20 +11,12 @@ from collections.abc import Generator
 from typing import Any
 
 from cupscale.backbones import Tiles
-from cupscale.captioners import SHARE, Captioned, Captioner, open_captioner
+from cupscale.captioners import Captioned, Captioner, Captioning, open_captioner, open_captioning
 from cupscale.errors import CupscaleError
+from cupscale.events import Event, Finished, Planned, Preview, Progress, Result
 from cupscale.method.sampler import Notice
 from cupscale.models import load
-from cupscale.pipeline import (
-    CUpscalePipeline,
-    Event,
-    Finished,
-    Planned,
-    Preview,
-    Progress,
-    Result,
-    Source,
-)
+from cupscale.pipeline import CUpscalePipeline, Source
 from cupscale.planning import Plan
 from cupscale.settings import Caption, Settings
 
@@ -34,103 +26,79 @@ __version__ = "0.1.0"
 def stream(
     pipe: Any,
     image: Source,
-    *,
     settings: Settings | None = None,
+    *,
     preset: str | None = None,
+    captioner: str | Captioner | Captioning | None = None,
     batch: int | None = None,
     tiles: Tiles | None = None,
     preview_px: int = 512,
-    captioner: str | Captioner | None = None,
-    share: float = SHARE,
-    prepend: bool = False,
-    fresh: bool = False,
     **fields: Any,
 ) -> Generator[Event, None, None]:
-    """The events of a run: Planned, Progress, Preview and Notice as they come, Finished last.
+    """The events of a run: Planned, Progress, Preview and Notice as they come, Finished last. Close it to cancel.
 
-    Bad input raises CupscaleError at the call. See `upscale` for the arguments.
+    Args:
+        pipe: A diffusers pipeline, which comes back as it was.
+        image: A path, bytes, an open file or a PIL image, 16 px a side at least.
+        settings: Whole; None for the model's own defaults.
+        preset: Its fields come over them: "paper", "quick".
+        captioner: Who writes the captions and the prompt that are not given: "qwen", a server's address ..., see
+            `open_captioner`, or a `Captioning`. One that cannot work leaves its regions to the prompt, with a Notice.
+        batch: Regions per network call. It decides memory and time, not the picture.
+        tiles: Of the VAE, likewise.
+        preview_px: Longer side of the previews in pixels, 0 for none.
+        **fields: Single settings, such as prompt, scale, seed, over all of these.
+
+    Raises:
+        CupscaleError: Bad input, at the call.
     """
     run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=preview_px)
-    return run.stream(
-        image,
-        settings=settings,
-        preset=preset,
-        captioner=open_captioner(captioner),
-        share=share,
-        prepend=prepend,
-        fresh=fresh,
-        **fields,
-    )
+    return run.stream(image, settings, preset=preset, captioning=open_captioning(captioner), **fields)
 
 
 def upscale(
     pipe: Any,
     image: Source,
-    *,
     settings: Settings | None = None,
+    *,
     preset: str | None = None,
+    captioner: str | Captioner | Captioning | None = None,
     batch: int | None = None,
     tiles: Tiles | None = None,
-    captioner: str | Captioner | None = None,
-    share: float = SHARE,
-    prepend: bool = False,
-    fresh: bool = False,
     **fields: Any,
 ) -> Result:
-    """Upscale an image with a diffusers pipeline, which comes back as it was.
+    """Upscale an image with a diffusers pipeline. See `stream` for the arguments.
 
-    image: a path, bytes, an open file or a PIL image, 16 px a side at least.
-    settings: whole; or `preset` ("paper", "quick") and single fields such as prompt, scale, seed over the model's own
-        defaults.
-    batch: regions per network call; tiles: of the VAE. Both decide memory and time, not the picture.
-    captioner: who writes the captions and the prompt that are not given: "qwen", "tagger", a server's address ...; see
-        `cupscale.captioners.open_captioner`. One that could not work leaves its regions to the prompt, with a Notice.
-    share: neighbouring regions that differ by less share a caption. prepend: put the prompt before every caption.
-        fresh: do not use answers that are known from before.
-    Returns a Result with .image, .settings, .captions, .plan, .seconds. Raises CupscaleError for bad input.
+    Returns:
+        A Result with .image, .settings, .captions, .plan and .seconds.
+
+    Raises:
+        CupscaleError: Bad input, before any work is done.
     """
     run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=0)
-    return run.upscale(
-        image,
-        settings=settings,
-        preset=preset,
-        captioner=open_captioner(captioner),
-        share=share,
-        prepend=prepend,
-        fresh=fresh,
-        **fields,
-    )
+    return run.upscale(image, settings, preset=preset, captioning=open_captioning(captioner), **fields)
 
 
 def caption(
     pipe: Any,
     image: Source,
-    captioner: str | Captioner = "tagger",
-    *,
+    captioner: str | Captioner | Captioning = "tagger",
     settings: Settings | None = None,
+    *,
     preset: str | None = None,
-    share: float = SHARE,
-    prepend: bool = False,
-    fresh: bool = False,
     **fields: Any,
 ) -> Captioned:
-    """Write the captions of a run without running it: `.captions`, `.prompt` and what they cost.
+    """Write the captions of a run without running it. See `stream` for the arguments.
 
-    They go into a run as `upscale(..., captions=done.captions, prompt=done.prompt)`. The arguments are those of `upscale`;
-    `CUpscalePipeline(pipe).caption(...)` gives the events.
+    Returns:
+        Captioned, which goes into a run as `upscale(..., captions=done.captions, prompt=done.prompt)`.
+        `CUpscalePipeline(pipe).caption(...)` gives the events.
+
+    Raises:
+        CupscaleError: Bad input.
     """
     run = CUpscalePipeline(pipe, preview_px=0)
-    events = run.caption(
-        image,
-        open_captioner(captioner),
-        settings=settings,
-        preset=preset,
-        share=share,
-        prepend=prepend,
-        fresh=fresh,
-        **fields,
-    )
-    for event in events:
+    for event in run.caption(image, open_captioning(captioner), settings, preset=preset, **fields):
         if isinstance(event, Captioned):
             return event
     raise RuntimeError("the captioner ended without a result")
@@ -141,6 +109,7 @@ __all__ = [
     "Caption",
     "Captioned",
     "Captioner",
+    "Captioning",
     "CupscaleError",
     "Event",
     "Finished",

@@ -2,7 +2,7 @@
 
 The same names are keywords in Python, flags on the command line, keys in JSON and in a link's query, and
 the metadata inside a result. How a run is carried out (device, precision, offload, regions at once) is not
-here: it does not decide the picture. See `cupscale.models.load` and `cupscale.pipeline.Run`.
+here: it does not decide the picture. See `cupscale.models.load` and `cupscale.pipeline.CUpscalePipeline`.
 """
 
 from __future__ import annotations

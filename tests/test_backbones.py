@@ -15,10 +15,10 @@ from PIL import Image
 
 import cupscale
 from cupscale import models
-from cupscale.__main__ import main
 from cupscale.backbones import adapt
 from cupscale.backbones.base import Text, parked
 from cupscale.backbones.schedules import FlowSchedule, is_flow
+from cupscale.cli import main
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import Box, GlobalAttention
 from cupscale.method.composer import Composer

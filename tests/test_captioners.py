@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 import cupscale
-from cupscale.__main__ import main
 from cupscale.captioners import (
     Answer,
     Cache,
     Captioned,
     CaptionerError,
+    Captioning,
     CaptionProgress,
     NoCaptioner,
     Request,
@@ -34,7 +34,7 @@ from cupscale.captioners.base import REGION_INSTRUCTION, WHOLE_INSTRUCTION
 from cupscale.captioners.cleaning import WORDS, clean
 from cupscale.captioners.memory import room_for
 from cupscale.captioners.server import Server
-from cupscale.captioners.sharing import distance, look
+from cupscale.captioners.sharing import descriptor, distance
 from cupscale.captions import (
     captions_file,
     captions_text,
@@ -45,9 +45,11 @@ from cupscale.captions import (
     read_prompt,
     within_budget,
 )
+from cupscale.cli import main
 from cupscale.errors import CupscaleError
+from cupscale.events import Finished, Planned, Progress
 from cupscale.method.sampler import Notice
-from cupscale.pipeline import CUpscalePipeline, Finished, Planned, Progress
+from cupscale.pipeline import CUpscalePipeline
 from cupscale.planning import Geometry, make_plan
 from cupscale.settings import Caption, Settings
 
@@ -410,10 +412,10 @@ def test_a_flat_sky_takes_one_call_and_a_bird_in_it_its_own():
 
 def test_merging_is_a_threshold_on_looks_of_windows_that_touch():
     grey, light = Image.new("RGB", (20, 20), (100,) * 3), Image.new("RGB", (20, 20), (145,) * 3)
-    assert distance(look(grey), look(light)) == pytest.approx(15 / 255, abs=1e-4)
-    assert distance(look(grey), look(Image.new("RGB", (20, 20), (100, 100, 145)))) == pytest.approx(
-        20 / 255, abs=1e-4
-    )
+    assert distance(descriptor(grey), descriptor(light)) == pytest.approx(15 / 255, abs=1e-4)
+    assert distance(
+        descriptor(grey), descriptor(Image.new("RGB", (20, 20), (100, 100, 145)))
+    ) == pytest.approx(20 / 255, abs=1e-4)
     touching, apart = [(0, 0, 20, 20), (15, 0, 35, 20)], [(0, 0, 20, 20), (50, 0, 70, 20)]
     assert group([grey, light], touching, 0.08) == [0, 0]
     assert group([grey, light], touching, 0.05) == [0, 1]
@@ -799,7 +801,11 @@ def folder(tmp_path_factory):
 def test_a_run_captions_first_and_its_result_holds_them(folder):
     pipe = cupscale.load(folder, device="cpu")
     captioner = Told()
-    events = list(cupscale.stream(pipe, noise(24, 30), captioner=captioner, scale=4, seed=5, share=0, **FAST))
+    events = list(
+        cupscale.stream(
+            pipe, noise(24, 30), captioner=Captioning(captioner, share=0), scale=4, seed=5, **FAST
+        )
+    )
     assert isinstance(events[0], Planned)
     assert events[0].plan.caption_calls == len(captioner.requests) == len(events[0].plan.regions) + 1
     stages = [event.stage for event in events if isinstance(event, Progress)]
@@ -813,7 +819,9 @@ def test_a_run_captions_first_and_its_result_holds_them(folder):
 
 def test_captions_alone_then_the_run(folder):
     pipe = cupscale.load(folder, device="cpu")
-    done = cupscale.caption(pipe, noise(24, 30), Told(), scale=4, share=0, prepend=True, prompt="mist")
+    done = cupscale.caption(
+        pipe, noise(24, 30), Captioning(Told(), share=0, prepend=True), scale=4, prompt="mist"
+    )
     assert done.captions[0].caption.startswith("mist, ") and done.tokens[0] > 4
     result = cupscale.upscale(
         pipe, noise(24, 30), scale=4, captions=done.captions, prompt=done.prompt, **FAST
@@ -825,8 +833,10 @@ def test_given_captions_and_no_regional_detail_ask_nobody(folder):
     run = CUpscalePipeline(cupscale.load(folder, device="cpu"))
     captioner = Told()
     given = run.settings(prompt="x", scale=2, captions=[caption((0, 0, 60, 64))])
-    run.upscale(noise(30, 32), settings=given.replace(**FAST), captioner=captioner)
-    run.upscale(noise(30, 32), settings=given.replace(captions=[], detail=0, **FAST), captioner=captioner)
+    run.upscale(noise(30, 32), settings=given.replace(**FAST), captioning=Captioning(captioner))
+    run.upscale(
+        noise(30, 32), settings=given.replace(captions=[], detail=0, **FAST), captioning=Captioning(captioner)
+    )
     assert captioner.requests == []
 
 
@@ -850,9 +860,9 @@ def test_the_plan_knows_the_captioners_time_after_a_run(folder):
             time.sleep(0.2 * len(requests))
             yield from super().ask(requests)
 
-    run.upscale(noise(), settings=settings, captioner=Slow(), share=0)
+    run.upscale(noise(), settings=settings, captioning=Captioning(Slow(), share=0))
     plain = run.plan(noise(seed=1), settings)
-    plan = run.plan(noise(seed=1), settings, captioner=Slow(), share=0)
+    plan = run.plan(noise(seed=1), settings, captioning=Captioning(Slow(), share=0))
     assert plan.caption_calls == len(plan.regions) and f"{plan.caption_calls} captioner calls" in plan.line()
     assert plan.seconds - plain.seconds > 0.15 * plan.caption_calls
 
@@ -980,9 +990,13 @@ def test_fresh_reaches_the_captioner_from_every_door(monkeypatch, tmp_path):
     image = Image.new("RGB", (32, 32))
     for door in (cupscale.upscale, cupscale.caption):
         with pytest.raises(CupscaleError, match="seen"):
-            door(pipe, image, captioner="tagger", fresh=True, upscaler="lanczos")
+            door(pipe, image, captioner=Captioning(open_captioner("tagger"), fresh=True), upscaler="lanczos")
     with pytest.raises(CupscaleError, match="seen"):
-        list(cupscale.stream(pipe, image, captioner="tagger", fresh=True, upscaler="lanczos"))
+        list(
+            cupscale.stream(
+                pipe, image, captioner=Captioning(open_captioner("tagger"), fresh=True), upscaler="lanczos"
+            )
+        )
     assert asked == [True] * 3
     given = NoCaptioner()
     assert cupscale.open_captioner(given) is given

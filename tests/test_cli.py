@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cupscale import images
-from cupscale.__main__ import main
+from cupscale.cli import main
 from cupscale.settings import Settings
 
 FAST = ["--steps", "4", "--strength", "0.5", "--guidance", "1", "--upscaler", "lanczos", "--device", "cpu"]

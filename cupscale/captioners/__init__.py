@@ -13,9 +13,9 @@ Nothing here knows a diffusion model or a page.
 
 from __future__ import annotations
 
-from cupscale.captioners.base import Answer, Captioner, CaptionerError, NoCaptioner, Request
+from cupscale.captioners.base import Answer, Captioner, CaptionerError, Captioning, NoCaptioner, Request
 from cupscale.captioners.cache import Cache
-from cupscale.captioners.choose import KNOWN, open_captioner
+from cupscale.captioners.choose import KNOWN, open_captioner, open_captioning
 from cupscale.captioners.regions import Captioned, CaptionProgress, caption_calls, caption_regions
 from cupscale.captioners.sharing import SHARE, group
 
@@ -28,10 +28,12 @@ __all__ = [
     "Captioned",
     "Captioner",
     "CaptionerError",
+    "Captioning",
     "NoCaptioner",
     "Request",
     "caption_calls",
     "caption_regions",
     "group",
     "open_captioner",
+    "open_captioning",
 ]

@@ -70,6 +70,25 @@ class Captioner(Protocol):
         """Give the memory back. The next `ask` loads again."""
 
 
+@dataclass(frozen=True)
+class Captioning:
+    """How a run gets the captions and the prompt that are not given.
+
+    Attributes:
+        captioner: Who writes them; None for nobody, and every region uses the global prompt.
+        share: Neighbouring regions that differ by less share a caption, 0 to 1; 0 for never.
+        prepend: Put the prompt before every caption, given ones too.
+        fresh: Do not use answers that are known from before.
+        style: Ask for words of style too.
+    """
+
+    captioner: Captioner | None = None
+    share: float = 0.08
+    prepend: bool = False
+    fresh: bool = False
+    style: bool = False
+
+
 class NoCaptioner:
     """Nobody: the global prompt serves for every region."""
 

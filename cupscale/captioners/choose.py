@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cupscale.captioners.base import Captioner, NoCaptioner
+from cupscale.captioners.base import Captioner, Captioning, NoCaptioner
 from cupscale.errors import CupscaleError
 
 # The known ones, in the order a page shows them.
@@ -66,3 +66,12 @@ def open_captioner(
         f"unknown captioner '{name}': choose one of {', '.join(KNOWN)}, a hub id such as owner/name, a folder, "
         "or the address of a server such as http://localhost:8000/v1"
     )
+
+
+def open_captioning(captioner: str | Captioner | Captioning | None) -> Captioning:
+    """How a run gets its captions, from whatever a caller gives for a captioner: see `open_captioner`.
+
+    Raises:
+        CupscaleError: A name that is no captioner's.
+    """
+    return captioner if isinstance(captioner, Captioning) else Captioning(open_captioner(captioner))

@@ -18,6 +18,7 @@ from cupscale.captioners import (
     Captioned,
     Captioner,
     CaptionerError,
+    Captioning,
     CaptionProgress,
     caption_calls,
     open_captioner,
@@ -90,7 +91,7 @@ def _events(name: str, picture: Picture, settings: Settings) -> Generator[Any, N
         pipe = engine.pipeline(settings.model)
         with (
             engine.one_run,
-            contextlib.closing(pipe.caption(picture, captioner, settings=settings)) as events,
+            contextlib.closing(pipe.caption(picture, Captioning(captioner), settings)) as events,
         ):
             yield from events
         if not engine.ZERO:

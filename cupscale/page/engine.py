@@ -18,9 +18,10 @@ import spaces
 
 from cupscale import models
 from cupscale.errors import CupscaleError
+from cupscale.events import Event
 from cupscale.images import Picture
-from cupscale.pipeline import CUpscalePipeline, Event
-from cupscale.planning import Geometry, Plan, make_plan
+from cupscale.pipeline import CUpscalePipeline, plan_run
+from cupscale.planning import Geometry, Plan
 from cupscale.settings import Settings
 
 ZERO = bool(os.environ.get("SPACES_ZERO_GPU"))
@@ -101,7 +102,7 @@ def planned(size: tuple[int, int], settings: Settings) -> Plan:
     known = settings.model in models.KNOWN
     speed_name = settings.model if known else pipeline(settings.model).model
     device = "cuda" if ZERO else models.best_device()
-    return make_plan(size, settings, geometry(settings.model), models.known_speed(speed_name, device))
+    return plan_run(size, settings, geometry(settings.model), speed_name, device)
 
 
 def gpu_seconds(size: tuple[int, int], settings: Settings) -> int:

@@ -14,11 +14,11 @@ from typing import Any
 from PIL import Image
 
 from cupscale import images
+from cupscale.events import Finished, Planned, Preview, Progress, Result
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
 from cupscale.page import engine, scratch
 from cupscale.page.limits import Limits
-from cupscale.pipeline import Finished, Planned, Preview, Progress, Result
 from cupscale.planning import Plan, duration
 from cupscale.settings import Settings
 

@@ -1,0 +1,415 @@
+"""The command line. Every command that runs or plans goes through `CUpscalePipeline`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import typing
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from tqdm import tqdm
+
+import cupscale
+from cupscale.errors import CupscaleError
+from cupscale.settings import PRESETS, Settings, preset as preset_fields, read_object
+
+if TYPE_CHECKING:
+    from cupscale.captioners import Captioned, Captioner, Captioning
+    from cupscale.events import Result
+    from cupscale.images import Picture
+    from cupscale.pipeline import CUpscalePipeline
+    from cupscale.planning import Plan
+
+Command = Callable[..., Any]
+FILE = click.Path(path_type=Path)
+
+
+class OneLine(click.Group):
+    """Bad input: one clear line and exit status 2. Ctrl-C: 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CupscaleError as error:
+            click.echo(f"cupscale: {error}", err=True)
+            ctx.exit(2)
+
+
+def _flags(*options: Command) -> Callable[[Command], Command]:
+    """One decorator of several options, in the order that --help shows."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _setting_flags(*names: str) -> Callable[[Command], Command]:
+    """A flag per field of Settings, named as the field."""
+    options = []
+    for name in names:
+        field = Settings.model_fields[name]
+        kind: Any = field.annotation
+        if typing.get_origin(kind) is typing.Literal:
+            kind = click.Choice(typing.get_args(kind))
+        flag = f"--{name.replace('_', '-')}"
+        options.append(click.option(flag, name, type=kind, default=None, help=field.description))
+    return _flags(*options)
+
+
+_CAPTIONER_FLAGS = _flags(
+    click.option(
+        "--captioner",
+        metavar="NAME",
+        help="Who writes captions, and the prompt if it is empty: none, tagger (bundled, a few words), qwen, smolvlm, "
+        "llava, florence, a hub id, a folder, or a server's address such as http://localhost:8000/v1#model (its key: "
+        "OPENAI_API_KEY).",
+    ),
+    click.option(
+        "--share",
+        type=click.FloatRange(0, 1),
+        default=0.08,
+        show_default=True,
+        help="Neighbouring regions that differ by less share one caption; 0: never.",
+    ),
+    click.option("--prepend-prompt", is_flag=True, help="Put the prompt before every caption."),
+    click.option(
+        "--captioner-seconds",
+        type=click.FloatRange(1, 3600),
+        help="Time one region may take.  [default: 60 for a server, 600 for a model]",
+    ),
+    click.option("--fresh", is_flag=True, help="Ask again for captions that are known from before."),
+)
+_SETTINGS_FILE = click.option("--settings", "settings_file", type=FILE, help="Settings from a JSON file.")
+_DEVICE = click.option(
+    "--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]"
+)
+_MODEL_FLAGS = _flags(
+    _DEVICE,
+    click.option(
+        "--dtype",
+        type=click.Choice(["float16", "bfloat16", "float32"]),
+        help="[default: float16; float32 on a CPU]",
+    ),
+    click.option(
+        "--offload",
+        type=click.Choice(["none", "model", "group", "sequential"]),
+        default="none",
+        show_default=True,
+        help="What waits in main memory.",
+    ),
+    click.option("--batch", type=click.IntRange(1, 256), help="Regions at once.  [default: 4; 1 on a CPU]"),
+    click.option(
+        "--tile",
+        type=click.IntRange(256, 8192),
+        default=1024,
+        show_default=True,
+        help="Side of a VAE tile in pixels.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Hardware:
+    """How a model is loaded and run; it does not decide the picture."""
+
+    device: str | None = None
+    dtype: str | None = None
+    offload: Any = "none"
+    batch: int | None = None
+    tile: int = 1024
+
+    def pipeline(self, model: str) -> CUpscalePipeline:
+        """The model, loaded."""
+        _quiet_libraries()
+        from cupscale import models
+        from cupscale.backbones import Tiles
+        from cupscale.pipeline import CUpscalePipeline
+
+        pipe = models.load(model, device=self.device, dtype=self.dtype, offload=self.offload)
+        return CUpscalePipeline(pipe, batch=self.batch, tiles=Tiles(self.tile), preview_px=0)
+
+
+@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name=None, version=cupscale.__version__)
+def main() -> None:
+    """Turn a small image into a large one that stays the picture it is.
+
+    Creative upscaling with a pre-trained text-to-image model under global and regional priors.
+    """
+
+
+@main.command()
+@click.argument("image", type=FILE)
+@click.option("--out", "-o", type=FILE, help="PNG, WebP or JPEG.  [default: IMAGE-x<scale>.png]")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), help="A set of settings; single flags win over it."
+)
+@_SETTINGS_FILE
+@click.option(
+    "--captions",
+    "captions_path",
+    type=FILE,
+    help="A caption per region, from a JSON file that `caption` or a person wrote.",
+)
+@_CAPTIONER_FLAGS
+@click.option("--plan", "plan_only", is_flag=True, help="Print what would be done, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
+@_MODEL_FLAGS
+@_setting_flags(*(name for name in Settings.model_fields if name != "captions"))
+def upscale(
+    image: Path,
+    out: Path | None,
+    preset: str | None,
+    settings_file: Path | None,
+    captions_path: Path | None,
+    plan_only: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Upscale IMAGE.
+
+    The defaults are the model's own; a preset, a settings file and single flags come over them, in this order.
+    """
+    from cupscale import images
+    from cupscale.planning import output_size
+
+    hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
+    captioning = _captioning(hardware.device, flags)
+    settings = _settings(settings_file, preset, flags)
+    picture = images.read(image)
+    size = output_size(picture.size, settings.scale)
+    if captions_path:
+        settings = _with_captions(settings, captions_path, size)
+    if plan_only:
+        plan = _plan(picture, settings, captioning, hardware)
+        click.echo(json.dumps(plan.to_dict()) if as_json else plan.line())
+        return
+    target = out or image.with_name(f"{image.stem}-x{settings.scale:g}.png")
+    images.check_writable(target, size=size, alpha=picture.alpha is not None)
+    result = _run(hardware.pipeline(settings.model), picture, settings, captioning)
+    result.save(target)
+    _report(result, target, as_json)
+
+
+@main.command()
+@click.argument("image", type=FILE)
+@click.option("--out", "-o", type=FILE, help="JSON file.  [default: IMAGE-captions.json]")
+@_SETTINGS_FILE
+@_setting_flags("scale", "overlap", "prompt", "model")
+@_DEVICE
+@click.option("--style", is_flag=True, help="Ask for words of style too.")
+@_CAPTIONER_FLAGS
+def caption(
+    image: Path,
+    out: Path | None,
+    settings_file: Path | None,
+    device: str | None,
+    style: bool,
+    **flags: Any,
+) -> None:
+    """Write a caption for every region of IMAGE, to be read and edited.
+
+    The file has a line per region: its box in pixels of the output, the caption, its source, its tokens. `upscale
+    --captions` and the page take it back. The captioner is the bundled tagger unless another is named.
+    """
+    from cupscale import images
+    from cupscale.captioners.file import check_target, write_text
+    from cupscale.captioners.tokens import token_counter
+    from cupscale.captions import captions_file, captions_text
+
+    named = flags["captioner"]
+    captioning = _captioning(device, flags | {"captioner": named or "tagger"}, style=style)
+    _take(flags, "captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
+    settings = _settings(settings_file, None, flags)
+    picture = images.read(image)
+    target = check_target(out or image.with_name(f"{image.stem}-captions.json"))
+    plan = _plan(picture, settings, None, _Hardware("cpu", "bfloat16"))
+    counter = token_counter(settings.model)
+    count = counter.count if counter else None
+    done = _written(picture, plan, settings, captioning, counter)
+    if named != "none" and not any(one.caption for one in done.captions):
+        raise CupscaleError(f"{_captioner(captioning).name} wrote no caption: {done.captions[0].source}")
+    write_text(target, captions_text(captions_file(done.captions, plan.output, done.prompt, count)))
+    calls = f"{done.calls} calls, {done.cached} of them known from before"
+    click.echo(f"{target}  {len(done.captions)} regions  {calls}")
+
+
+@main.command("models")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def list_models(as_json: bool) -> None:
+    """List the models with a name: window, memory, steps, licence, source."""
+    from cupscale import models
+
+    rows = {name: models.described(name) for name in models.KNOWN}
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    width = max(map(len, rows))
+    for name, row in rows.items():
+        note = f"  ({row['note']})" if row["note"] else ""
+        click.echo(
+            f"{name:{width}}  {row['native']:>4} px  {row['memory_gb']:>2g} GB  "
+            f"strength {row['strength']:g} of {row['steps']:>2} steps, guidance {row['guidance']:g}  "
+            f"{row['licence']}  {row['source']}{note}"
+        )
+    click.echo(
+        "\nGB: on an accelerator, for a 4096 px result with nothing offloaded. A hub id or a folder works too."
+    )
+
+
+@main.command()
+def serve() -> None:
+    """Serve the page, at http://127.0.0.1:7860. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where else."""
+    from cupscale import page
+
+    page.launch(page.build())
+
+
+# Steps of the commands
+
+
+def _take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Some of the flags, which are taken out of `flags`."""
+    return {name: flags.pop(name) for name in names if name in flags}
+
+
+def _captioning(device: str | None, flags: dict[str, Any], *, style: bool = False) -> Captioning:
+    """From the captioner's flags, which are taken out of `flags`."""
+    from cupscale.captioners import Captioning, open_captioner
+
+    taken = _take(flags, "captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
+    captioner = open_captioner(taken["captioner"], device=device, seconds=taken["captioner_seconds"])
+    return Captioning(captioner, taken["share"], taken["prepend_prompt"], taken["fresh"], style)
+
+
+def _captioner(captioning: Captioning) -> Captioner:
+    assert captioning.captioner is not None
+    return captioning.captioner
+
+
+def _settings(file: Path | None, preset: str | None, flags: dict[str, Any]) -> Settings:
+    """The model's defaults, a preset, a file and single flags, the later over the earlier."""
+    from cupscale import models
+
+    given = read_object(file, "settings") if file else {}
+    model = str(flags.get("model") or given.get("model") or "tiny")
+    return Settings.build(models.defaults(model), preset_fields(preset), given, **flags)
+
+
+def _with_captions(settings: Settings, path: Path, size: tuple[int, int]) -> Settings:
+    from cupscale.captions import read_captions, read_prompt
+
+    return settings.replace(captions=read_captions(path, size), prompt=settings.prompt or read_prompt(path))
+
+
+def _plan(picture: Picture, settings: Settings, captioning: Captioning | None, hardware: _Hardware) -> Plan:
+    """What a run would do. A known model is not loaded for it."""
+    from cupscale import models
+    from cupscale.pipeline import plan_run
+
+    known = models.KNOWN.get(settings.model)
+    if known is None:  # its windows are known to the model only
+        return hardware.pipeline(settings.model).plan(picture.rgb, settings, captioning=captioning)
+    device = hardware.device or models.best_device()
+    return plan_run(picture.rgb, settings, known.geometry, settings.model, device, captioning)
+
+
+def _run(pipeline: CUpscalePipeline, picture: Picture, settings: Settings, captioning: Captioning) -> Result:
+    """The run, with a bar."""
+    from cupscale.events import Finished, Planned, Progress
+    from cupscale.method.sampler import Notice
+
+    with tqdm(total=1, unit="region", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
+        for event in pipeline.stream(picture, settings, captioning=captioning):
+            if isinstance(event, Planned):
+                bar.write(event.plan.line(), file=sys.stderr)
+                bar.reset(total=event.plan.steps * len(event.plan.regions))
+            elif isinstance(event, Notice):
+                bar.write(f"note: {event.message}", file=sys.stderr)
+            elif isinstance(event, Progress):
+                _advance(bar, event)
+            elif isinstance(event, Finished):
+                return event.result
+    raise RuntimeError("the run ended without a result")
+
+
+def _advance(bar: Any, event: Any) -> None:
+    if event.stage == "denoise":
+        bar.set_description_str(f"step {event.step}/{event.steps}", refresh=False)
+        bar.update((event.step - 1) * event.total + event.regions - bar.n)
+    elif event.stage == "caption":
+        bar.set_description_str(f"caption {event.regions}/{event.total}")
+    else:
+        bar.set_description_str(event.stage + (f" {event.fraction:.0%}" if event.fraction else ""))
+
+
+def _report(result: Result, target: Path, as_json: bool) -> None:
+    if as_json:
+        report = {
+            "path": str(target),
+            "seconds": round(result.seconds, 2),
+            "plan": result.plan.to_dict(),
+            "settings": result.settings.model_dump(mode="json"),
+        }
+        click.echo(json.dumps(report))
+        return
+    shown = {name: value for name, value in result.settings.model_dump().items() if value not in ("", ())}
+    click.echo(f"{target}  {result.image.width} x {result.image.height}  {result.seconds:.1f} s")
+    click.echo("  ".join(f"{name}={value}" for name, value in shown.items()))
+
+
+def _written(
+    picture: Picture, plan: Plan, settings: Settings, captioning: Captioning, counter: Any
+) -> Captioned:
+    """The captions, with a bar."""
+    from cupscale.captioners import Cache, Captioned, CaptionProgress, caption_calls, caption_regions
+    from cupscale.method.sampler import Notice
+
+    captioner = _captioner(captioning)
+    calls = caption_calls(picture.rgb, plan, prompt=settings.prompt, share=captioning.share)
+    click.echo(f"{len(plan.regions)} regions, {calls} calls of {captioner.name}", err=True)
+    events = caption_regions(
+        captioner,
+        picture.rgb,
+        plan,
+        prompt=settings.prompt,
+        share=captioning.share,
+        prepend=captioning.prepend,
+        style=captioning.style,
+        count_tokens=counter.count if counter else None,
+        text_limit=counter.limit if counter else None,
+        cache=Cache(),
+        fresh=captioning.fresh,
+    )
+    with tqdm(total=calls, unit="call", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
+        if counter is None:
+            note = f"note: tokens are not counted: the tokenizer of {settings.model} is not here"
+            bar.write(note, file=sys.stderr)
+        for event in events:
+            if isinstance(event, CaptionProgress):
+                bar.update(event.done - bar.n)
+            elif isinstance(event, Notice):
+                bar.write(f"note: {event.message}", file=sys.stderr)
+            elif isinstance(event, Captioned):
+                return event
+    raise RuntimeError("the captioner ended without a result")
+
+
+def _quiet_libraries() -> None:
+    """Their progress bars and advice are not ours to show."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")

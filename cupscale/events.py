@@ -1,0 +1,96 @@
+"""What a run says while it goes on: small frozen records, the last of which holds the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from cupscale import images
+from cupscale.captioners import Captioned
+from cupscale.method.sampler import Notice
+from cupscale.planning import Plan
+from cupscale.settings import Caption, Settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished picture.
+
+    Attributes:
+        image: RGB or RGBA, of exactly round(scale x input).
+        settings: As used, with the captions that were written for the run.
+        plan: What was planned, with the seconds that it took.
+        seconds: From the call to the picture.
+    """
+
+    image: Image.Image
+    settings: Settings
+    plan: Plan
+    seconds: float
+
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """The captions that were used."""
+        return self.settings.captions
+
+    def save(self, path: str | Path) -> None:
+        """Write PNG, WebP, JPEG, AVIF or TIFF, by the path's suffix, with the settings inside.
+
+        Raises:
+            CupscaleError: The path cannot be written, or the format cannot hold the picture.
+        """
+        images.write(self.image, path, self.settings.to_json())
+
+
+@dataclass(frozen=True)
+class Planned:
+    """First event: what will be done."""
+
+    plan: Plan
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the run is.
+
+    Attributes:
+        stage: "caption", "enlarge", "encode", "denoise" or "decode".
+        step: Of `steps`, from 1, within "denoise"; 0 elsewhere.
+        steps: Steps that the run takes.
+        regions: Of `total`, done in this step; within "caption" the captioner's calls.
+        total: Regions a step, or calls.
+        elapsed: Seconds since the run began.
+        left: Seconds; None until there is something to judge by.
+        fraction: Of the stage, 0 to 1.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    regions: int
+    total: int
+    elapsed: float
+    left: float | None = None
+    fraction: float = 0.0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The estimate of the result after step `step` (from 1) of `steps`, small, RGB."""
+
+    image: Image.Image
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Last event."""
+
+    result: Result
+
+
+Event = Planned | Captioned | Progress | Preview | Notice | Finished
