@@ -20,25 +20,46 @@ import cupscale
 from benchmarks import watching
 
 UNET: dict[str, Any] = {
-    "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280), "layers_per_block": 2,
+    "sample_size": 128,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (320, 640, 1280),
+    "layers_per_block": 2,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048,
-    "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
-}  # fmt: skip
+}
 VAE: dict[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 1024,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "scaling_factor": 0.13025, "force_upcast": True,
-}  # fmt: skip
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 1024,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "scaling_factor": 0.13025,
+    "force_upcast": True,
+}
 TEXT: dict[str, Any] = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "projection_dim": 768,
-}  # fmt: skip
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+}
 TEXT_2: dict[str, Any] = {
-    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-    "projection_dim": 1280, "hidden_act": "gelu",
-}  # fmt: skip
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+}
 
 
 def build(tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
@@ -74,9 +95,16 @@ def main() -> int:
     arguments = parser.parse_args()
     pipe = build(cupscale.load("tiny").tokenizer)
     return watching.run(
-        pipe, pipe.unet, (1024, 1024), scale=2, strength=0.04, steps=50, guidance=arguments.guidance, overlap=arguments.overlap,
+        pipe,
+        pipe.unet,
+        (1024, 1024),
+        scale=2,
+        strength=0.04,
+        steps=50,
+        guidance=arguments.guidance,
+        overlap=arguments.overlap,
         captions=[{"box": (0, 0, 1024, 1024), "caption": "leaves"}],
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

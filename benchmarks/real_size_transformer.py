@@ -34,25 +34,45 @@ import cupscale
 from benchmarks import watching
 
 TRANSFORMER: dict[str, Any] = {
-    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24, "attention_head_dim": 64,
-    "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048,
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
     "pos_embed_max_size": 192,
-}  # fmt: skip
+}
 VAE: dict[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "sample_size": 1024,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "scaling_factor": 1.5305, "shift_factor": 0.0609, "use_quant_conv": False, "use_post_quant_conv": False,
-}  # fmt: skip
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "sample_size": 1024,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
 
 
 def clip(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=width, projection_dim=width, intermediate_size=4 * width,
-            num_hidden_layers=2, num_attention_heads=width // 64, bos_token_id=tokenizer.bos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            projection_dim=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=2,
+            num_attention_heads=width // 64,
+            bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-    )  # fmt: skip
+    )
 
 
 def build() -> StableDiffusion3Pipeline:
@@ -85,10 +105,20 @@ def main() -> int:
     arguments = parser.parse_args()
     pipe = build()
     return watching.run(
-        pipe, pipe.transformer, (1024, 640), scale=1.5, strength=1 / 28, steps=28, guidance=arguments.guidance, overlap=0.5,
+        pipe,
+        pipe.transformer,
+        (1024, 640),
+        scale=1.5,
+        strength=1 / 28,
+        steps=28,
+        guidance=arguments.guidance,
+        overlap=0.5,
         detail=0.5,
-        captions=[{"box": (0, 0, 1024, 960), "caption": "leaves"}, {"box": (512, 0, 1536, 960), "caption": "a deer"}],
-    )  # fmt: skip
+        captions=[
+            {"box": (0, 0, 1024, 960), "caption": "leaves"},
+            {"box": (512, 0, 1536, 960), "caption": "a deer"},
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -129,9 +129,15 @@ def overhead(save: bool, rounds: int) -> None:
     """256 -> 1024 under all priors, against the same network calls with nothing around them, made in the same moments."""
     pipe = cupscale.load("tiny")
     fields: dict[str, Any] = {
-        "scale": 4, "seed": 1, "strength": 0.45, "steps": 4, "overlap": 0.25, "guidance": 1.0, "upscaler": "lanczos",
+        "scale": 4,
+        "seed": 1,
+        "strength": 0.45,
+        "steps": 4,
+        "overlap": 0.25,
+        "guidance": 1.0,
+        "upscaler": "lanczos",
         "attention": 0.6,
-    }  # fmt: skip
+    }
     image = noise_image(256)
     cupscale.upscale(pipe, image, **fields | {"scale": 1})
     rows, walls, alones = [], 0.0, 0.0
@@ -161,8 +167,13 @@ def one(side: int, overlap: float) -> None:
     """One run of one step in a process of its own: prints its peak memory above the loaded model, and its time."""
     pipe = cupscale.load("tiny")
     fields: dict[str, Any] = {
-        "seed": 1, "strength": 1.0, "steps": 1, "overlap": overlap, "guidance": 1.0, "upscaler": "lanczos",
-    }  # fmt: skip
+        "seed": 1,
+        "strength": 1.0,
+        "steps": 1,
+        "overlap": overlap,
+        "guidance": 1.0,
+        "upscaler": "lanczos",
+    }
     cupscale.upscale(pipe, noise_image(256), scale=1, **fields)  # what the libraries allocate once
     process = psutil.Process()
     loaded = process.memory_info().rss
@@ -184,11 +195,17 @@ def one(side: int, overlap: float) -> None:
     click.echo(
         json.dumps(
             {
-                "side": side, "regions": len(result.plan.regions), "samples": result.plan.samples, "loaded": loaded,
-                "peak": max(peak, high), "seconds": result.seconds, "network": network.seconds, "plan": result.plan.bytes,
+                "side": side,
+                "regions": len(result.plan.regions),
+                "samples": result.plan.samples,
+                "loaded": loaded,
+                "peak": max(peak, high),
+                "seconds": result.seconds,
+                "network": network.seconds,
+                "plan": result.plan.bytes,
             }
         )
-    )  # fmt: skip
+    )
 
 
 def _one(side: int, overlap: float) -> dict[str, Any]:

@@ -60,9 +60,16 @@ KNOWN: dict[str, Known] = {
         licence="Apache-2.0",
         geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000),
         defaults={
-            "strength": 0.1, "steps": 30, "guidance": 5.0, "flat_guidance": 0.0,
-            "negative_prompt": "blurred, smooth", "overlap": 0.25,
-            "upscaler": "realesrgan", "structure": 1.0, "cutoff": 0.2, "scheduler": "euler",
+            "strength": 0.1,
+            "steps": 30,
+            "guidance": 5.0,
+            "flat_guidance": 0.0,
+            "negative_prompt": "blurred, smooth",
+            "overlap": 0.25,
+            "upscaler": "realesrgan",
+            "structure": 1.0,
+            "cutoff": 0.2,
+            "scheduler": "euler",
         },
         note="bundled; runs on a CPU",
         memory=2,
@@ -169,7 +176,7 @@ KNOWN: dict[str, Known] = {
         dtype="bfloat16",
         note="8 steps, no guidance",
     ),
-}  # fmt: skip
+}
 
 
 def load(
@@ -326,7 +333,8 @@ def _speed_file() -> Path:
 def known_speed(model: str, device: str) -> dict[str, float] | None:
     """What `plan` takes as speed: measured by the last run of this model on this device, or None."""
     try:
-        return json.loads(_speed_file().read_text()).get(f"{model} {device}")
+        speed: dict[str, float] | None = json.loads(_speed_file().read_text()).get(f"{model} {device}")
+        return speed
     except (OSError, ValueError):
         return None
 

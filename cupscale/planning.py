@@ -141,11 +141,21 @@ def make_plan(
     guided = settings.guidance > 1
     pixels = canvas_px.h * canvas_px.w
     result = Plan(
-        input=image_size, output=output, cell_px=geometry.cell, canvas=canvas, window=window, overview=overview,
-        regions=regions, steps=steps, evaluations=evaluations, guided=guided,
-        bytes=_bytes(geometry, pixels, window_px), seconds=None, caption_calls=caption_calls,
+        input=image_size,
+        output=output,
+        cell_px=geometry.cell,
+        canvas=canvas,
+        window=window,
+        overview=overview,
+        regions=regions,
+        steps=steps,
+        evaluations=evaluations,
+        guided=guided,
+        bytes=_bytes(geometry, pixels, window_px),
+        seconds=None,
+        caption_calls=caption_calls,
         schedule_steps=settings.steps,
-    )  # fmt: skip
+    )
     if speed:
         cells = window.h * window.w
         seconds = (

@@ -53,10 +53,15 @@ def clip_tokenizer(folder: Path) -> CLIPTokenizer:
 
 def clip_config(tokenizer: CLIPTokenizer, **overrides: Any) -> CLIPTextConfig:
     values: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "projection_dim": 16, "bos_token_id": tokenizer.bos_token_id,
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+        "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
+    }
     return CLIPTextConfig(**values | overrides)
 
 
@@ -97,9 +102,15 @@ def small_vae(channels: int = 4, **overrides: Any) -> AutoencoderKL:
     """4 px to a cell."""
     return AutoencoderKL(
         **overrides,
-        block_out_channels=(8, 16, 16), layers_per_block=1, latent_channels=channels, norm_num_groups=4, sample_size=64,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, scaling_factor=0.5,
-    )  # fmt: skip
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=4,
+        sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        scaling_factor=0.5,
+    )
 
 
 def make_sdxl(folder: Path, **unet: Any) -> Path:
@@ -107,13 +118,22 @@ def make_sdxl(folder: Path, **unet: Any) -> Path:
     torch.manual_seed(0)
     tokenizer = clip_tokenizer(folder / "words")
     config: dict[str, Any] = {
-        "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (16, 32), "layers_per_block": 1,
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": 1, "attention_head_dim": (2, 4), "cross_attention_dim": 32,
-        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 64, "norm_num_groups": 4,
-    }  # fmt: skip
+        "transformer_layers_per_block": 1,
+        "attention_head_dim": (2, 4),
+        "cross_attention_dim": 32,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 64,
+        "norm_num_groups": 4,
+    }
     pipe = StableDiffusionXLPipeline(
         vae=small_vae(),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
@@ -134,11 +154,17 @@ def make_sd15(folder: Path, **unet: Any) -> Path:
     torch.manual_seed(1)
     tokenizer = clip_tokenizer(folder / "words")
     config: dict[str, Any] = {
-        "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (16, 32), "layers_per_block": 1,
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "attention_head_dim": 2, "cross_attention_dim": 16,
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": 2,
+        "cross_attention_dim": 16,
         "norm_num_groups": 4,
-    }  # fmt: skip
+    }
     pipe = StableDiffusionPipeline(
         vae=small_vae(),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
@@ -164,10 +190,17 @@ def make_pixart(folder: Path, sigma: bool = False, **transformer: Any) -> Path:
     torch.manual_seed(2)
     tokenizer = t5_tokenizer()
     config: dict[str, Any] = {
-        "sample_size": 16, "in_channels": 4, "out_channels": 8, "patch_size": 2, "num_layers": 2,
-        "num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "caption_channels": 32,
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 8,
+        "patch_size": 2,
+        "num_layers": 2,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "caption_channels": 32,
         "use_additional_conditions": False,
-    }  # fmt: skip
+    }
     kind = PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
     pipe = kind(
         vae=small_vae(),
@@ -187,10 +220,19 @@ def make_sd3(
     torch.manual_seed(3)
     words, tokenizer = clip_tokenizer(folder / "words"), t5_tokenizer()
     config: dict[str, Any] = {
-        "sample_size": 16, "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_layers": 3,
-        "num_attention_heads": 2, "attention_head_dim": 8, "joint_attention_dim": 32, "caption_projection_dim": 16,
-        "pooled_projection_dim": 32, "pos_embed_max_size": 24, "qk_norm": "rms_norm",
-    }  # fmt: skip
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "patch_size": 2,
+        "num_layers": 3,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 32,
+        "pos_embed_max_size": 24,
+        "qk_norm": "rms_norm",
+    }
     pipe = StableDiffusion3Pipeline(
         vae=small_vae(shift_factor=0.1),
         text_encoder=CLIPTextModelWithProjection(clip_config(words, hidden_act="quick_gelu")),
@@ -211,13 +253,28 @@ def make_zimage(folder: Path, **transformer: Any) -> Path:
     torch.manual_seed(4)
     tokenizer = qwen_tokenizer()
     config: dict[str, Any] = {
-        "in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
-        "cap_feat_dim": 16, "axes_dims": [4, 6, 6], "axes_lens": [1024, 8, 8],
-    }  # fmt: skip
+        "in_channels": 4,
+        "dim": 32,
+        "n_layers": 2,
+        "n_refiner_layers": 1,
+        "n_heads": 2,
+        "n_kv_heads": 2,
+        "cap_feat_dim": 16,
+        "axes_dims": [4, 6, 6],
+        "axes_lens": [1024, 8, 8],
+    }
     text = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     pipe = ZImagePipeline(
         vae=small_vae(shift_factor=0.1),
         text_encoder=Qwen3Model(text),

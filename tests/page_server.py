@@ -59,11 +59,19 @@ def serve(folder: Path, **environment: str) -> Iterator[str]:
         stdout=log,
         stderr=subprocess.STDOUT,
         env={
-            **os.environ, "PYTHONPATH": str(ROOT), "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1",
-            "GRADIO_ANALYTICS_ENABLED": "False", "CUPSCALE_MODELS": f"random={model}", "CUPSCALE_MODEL": "random",
-            "XDG_CACHE_HOME": str(folder / "cache"), "TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1", **environment,
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_SERVER_NAME": "127.0.0.1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "CUPSCALE_MODELS": f"random={model}",
+            "CUPSCALE_MODEL": "random",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "TMPDIR": str(temporary),
+            "HF_HUB_OFFLINE": "1",
+            **environment,
         },
-    )  # fmt: skip
+    )
     url = f"http://127.0.0.1:{port}/"
     try:
         deadline = time.monotonic() + 120

@@ -34,9 +34,19 @@ def main() -> None:
         )
         images.write(result.image, FOLDER / after, result.settings.to_json(), quality=QUALITY)
         settings = result.settings.model_dump(mode="json", exclude={"captions"})
-        rows.append({"name": name, "title": source["title"], "kind": source["kind"], "input": source["input"],
-                     "before": before, "after": after, "size": list(result.image.size), "seconds": round(result.seconds, 1),
-                     "settings": settings})  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "title": source["title"],
+                "kind": source["kind"],
+                "input": source["input"],
+                "before": before,
+                "after": after,
+                "size": list(result.image.size),
+                "seconds": round(result.seconds, 1),
+                "settings": settings,
+            }
+        )
         lines.append(
             f"| {name} | {source['kind']} | {source['title']} | {source['author']} | {source['licence']} | {source['from']} |"
         )

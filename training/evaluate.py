@@ -103,6 +103,20 @@ def caption_of(row: dict, crop: tuple[float, float, float, float], pixels: np.nd
 
 
 @torch.no_grad()
+def _text_crops(file: Path, row: dict, draws: int, random: np.random.Generator) -> list[tuple]:
+    """`draws` crops of 128 x 128 px of a photograph: (pixels, size conditioning, captions)."""
+    picture = read(file)
+    height, width = picture.shape[:2]
+    crops = []
+    for _ in range(draws):
+        top, left = int(random.integers(height - 127)), int(random.integers(width - 127))
+        pixels = picture[top : top + 128, left : left + 128]
+        place = (left / width, top / height, (left + 128) / width, (top + 128) / height)
+        captions = caption_of(row, place, (pixels * 255).round().astype(np.uint8))
+        crops.append((pixels, (2.0 * height, 2.0 * width, top, left, height, width), captions))
+    return crops
+
+
 def evaluate_text(arguments: argparse.Namespace) -> dict:
     """Velocity loss with the right caption against that with a crop's of another photograph, on the same noise.
 
@@ -117,17 +131,7 @@ def evaluate_text(arguments: argparse.Namespace) -> dict:
     alphas = model.make_scheduler().alphas_cumprod
     random = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
-    crops: list[list[tuple]] = []
-    for file in files:
-        picture = read(file)
-        height, width = picture.shape[:2]
-        crops.append([])
-        for _ in range(arguments.draws):
-            top, left = int(random.integers(height - 127)), int(random.integers(width - 127))
-            pixels = picture[top : top + 128, left : left + 128]
-            place = (left / width, top / height, (left + 128) / width, (top + 128) / height)
-            captions = caption_of(rows[file.stem], place, (pixels * 255).round().astype(np.uint8))
-            crops[-1].append((pixels, (2.0 * height, 2.0 * width, top, left, height, width), captions))
+    crops = [_text_crops(file, rows[file.stem], arguments.draws, random) for file in files]
     kinds = list(crops[0][0][2])
     losses: dict[str, list] = {kind: [] for kind in ("empty", *kinds, *(f"other {kind}" for kind in kinds))}
     for number, own in enumerate(crops):

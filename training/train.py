@@ -306,8 +306,7 @@ def validate(trainee: Trainee, pictures: list[tuple[str, np.ndarray, str]], fold
     return scores
 
 
-def main() -> None:
-    """Run the command."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the bundled model.")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder that training.prepare wrote")
     parser.add_argument(
@@ -333,55 +332,86 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--validate-every", type=int, default=500, help="steps between validations")
     parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def _trainee(arguments: argparse.Namespace, photographs: Photographs) -> Trainee:
+    """The run in `arguments.run` as it was left, or a new one."""
+    trainee = Trainee(photographs.captions, arguments.lr, text=arguments.text_of is not None)
+    checkpoint, tokenizer_folder = arguments.run / "checkpoint.pt", arguments.run / "tokenizer"
+    if checkpoint.exists():
+        trainee.load(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        trainee.tokenizer = model.CLIPTokenizer.from_pretrained(tokenizer_folder)
+        return trainee
+    if arguments.text_of:
+        trainee.tokenizer = model.CLIPTokenizer.from_pretrained(arguments.text_of / "tokenizer")
+    # Saved before its first use: what a call asks for, padding and truncation, would be saved as well.
+    trainee.tokenizer.save_pretrained(tokenizer_folder)
+    if arguments.text_of:
+        earlier = torch.load(arguments.text_of / "checkpoint.pt", map_location="cpu", weights_only=True)
+        trainee.parts.load_state_dict(earlier["average"])
+        some = np.random.default_rng(0)
+        crops = [photographs.draw(128, some) for _ in range(64)]
+        fresh_text(trainee.parts, trainee.tokenizer, crops, some)
+    elif arguments.warm:
+        warm_start(trainee.parts["unet"], arguments.warm)
+    trainee.average = {name: value.clone() for name, value in trainee.parts.state_dict().items()}
+    return trainee
+
+
+def _validation(data: Path) -> list[tuple[str, np.ndarray, str]]:
+    """Name, the middle 256 x 256 pixels (floats in 0..1) and caption of every photograph of the validation split."""
+    pictures = []
+    for row in json.loads((data / "index.json").read_text()):
+        if row["split"] == "validate":
+            pixels = np.asarray(Image.open(data / row["file"]).convert("RGB")).astype(np.float32) / 255
+            y, x = (pixels.shape[0] - 256) // 2, (pixels.shape[1] - 256) // 2
+            pictures.append((row["id"], pixels[y : y + 256, x : x + 256], row["caption"]))
+    return pictures
+
+
+def _step(trainee: Trainee, loss: torch.Tensor, rate: float) -> None:
+    """One step of the optimizers at learning rate `rate`."""
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {trainee.step}")
+    for optimizer in trainee.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(trainee.parts.parameters(), 1.0)
+    for optimizer in trainee.optimizers:
+        optimizer.step()
+    trainee.step += 1
+
+
+def _save(trainee: Trainee, folder: Path) -> None:
+    part = folder / "checkpoint.part"
+    torch.save(trainee.state(), part)
+    os.replace(part, folder / "checkpoint.pt")
+
+
+def _note(folder: Path, row: dict) -> None:
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(row) + "\n")
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     arguments.run.mkdir(parents=True, exist_ok=True)
     photographs = Photographs(arguments.data)
-    trainee = Trainee(photographs.captions, arguments.lr, text=arguments.text_of is not None)
-    checkpoint = arguments.run / "checkpoint.pt"
-    tokenizer_folder = arguments.run / "tokenizer"
-    if checkpoint.exists():
-        trainee.load(torch.load(checkpoint, map_location="cpu", weights_only=True))
-        trainee.tokenizer = model.CLIPTokenizer.from_pretrained(tokenizer_folder)
-    else:
-        if arguments.text_of:
-            trainee.tokenizer = model.CLIPTokenizer.from_pretrained(arguments.text_of / "tokenizer")
-        # Saved before its first use: what a call asks for, padding and truncation, would be saved as well.
-        trainee.tokenizer.save_pretrained(tokenizer_folder)
-        if arguments.text_of:
-            earlier = torch.load(arguments.text_of / "checkpoint.pt", map_location="cpu", weights_only=True)
-            trainee.parts.load_state_dict(earlier["average"])
-            some = np.random.default_rng(0)
-            crops = [photographs.draw(128, some) for _ in range(64)]
-            fresh_text(trainee.parts, trainee.tokenizer, crops, some)
-        elif arguments.warm:
-            warm_start(trainee.parts["unet"], arguments.warm)
-        trainee.average = {name: value.clone() for name, value in trainee.parts.state_dict().items()}
+    trainee = _trainee(arguments, photographs)
     random, places = np.random.default_rng(trainee.step), np.random.default_rng(trainee.step + 10**6)
     torch.manual_seed(trainee.step)
-    rows = json.loads((arguments.data / "index.json").read_text())
-    pictures = []
-    for row in rows:
-        if row["split"] == "validate":
-            pixels = (
-                np.asarray(Image.open(arguments.data / row["file"]).convert("RGB")).astype(np.float32) / 255
-            )
-            y, x = (pixels.shape[0] - 256) // 2, (pixels.shape[1] - 256) // 2
-            pictures.append((row["id"], pixels[y : y + 256, x : x + 256], row["caption"]))
+    pictures = _validation(arguments.data)
     alphas = model.make_scheduler().alphas_cumprod
     trainee.parts.train()
     stop = min(arguments.stop or arguments.steps, arguments.steps)
     losses, began = [], time.monotonic()
     alter = 0.4 if trainee.text else 0.0
-
-    def save() -> None:
-        torch.save(trainee.state(), checkpoint.with_suffix(".part"))
-        os.replace(checkpoint.with_suffix(".part"), checkpoint)
-
-    def note(row: dict) -> None:
-        with (arguments.run / "log.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
 
     def draw() -> list:
         return [photographs.draw(arguments.size, places, alter) for _ in range(arguments.batch)]
@@ -389,45 +419,26 @@ def main() -> None:
     ahead = ThreadPoolExecutor(1)
     batch = ahead.submit(draw)
     while trainee.step < stop:
-        factor = learning_rate(trainee.step, arguments.steps)
-        for optimizer in trainee.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = arguments.lr * factor
+        rate = arguments.lr * learning_rate(trainee.step, arguments.steps)
         crops, batch = batch.result(), ahead.submit(draw)
         loss = loss_of(trainee, crops, random, alphas)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {trainee.step}")
-        for optimizer in trainee.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trainee.parts.parameters(), 1.0)
-        for optimizer in trainee.optimizers:
-            optimizer.step()
-        trainee.step += 1
+        _step(trainee, loss, rate)
         trainee.seen += arguments.batch
         trainee.follow()
         losses.append(loss.item())
         now = time.monotonic()
         trainee.hours += (now - began) / 3600
         began = now
+        at = {"step": trainee.step, "hours": round(trainee.hours, 4)}
         if trainee.step % 50 == 0:
-            row = {
-                "step": trainee.step,
-                "hours": round(trainee.hours, 4),
-                "loss": round(float(np.mean(losses)), 5),
-            }
-            row |= {"lr": round(arguments.lr * factor, 6), "crops": trainee.seen}
+            row = at | {"loss": round(float(np.mean(losses)), 5), "lr": round(rate, 6), "crops": trainee.seen}
             losses.clear()
-            note(row)
+            _note(arguments.run, row)
         if trainee.step % arguments.validate_every == 0 or trainee.step == stop:
-            scores = validate(trainee, pictures, arguments.run)
-            named = {
-                f"psnr_{sigma}": round(score, 3)
-                for sigma, score in zip(VALIDATION_SIGMAS, scores, strict=True)
-            }
-            note({"step": trainee.step, "hours": round(trainee.hours, 4), **named})
+            scores = zip(VALIDATION_SIGMAS, validate(trainee, pictures, arguments.run), strict=True)
+            _note(arguments.run, at | {f"psnr_{sigma}": round(score, 3) for sigma, score in scores})
         if trainee.step % arguments.save_every == 0 or trainee.step == stop:
-            save()
+            _save(trainee, arguments.run)
     ahead.shutdown(cancel_futures=True)
 
 

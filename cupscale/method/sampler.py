@@ -117,29 +117,53 @@ def denoise(
             denoiser.capture(schedule.model_input(schedule.noised(overview, overview_noise, i), i), t)
         regions = plan_regions(canvas, window, overlap, jitter)
         model_input = schedule.model_input(sample, i)
-        fusion = Fusion(canvas, regions)
-        done = 0
-        while done < len(regions):
-            ids = range(done, min(done + batch, len(regions)))
-            some = [regions[k] for k in ids]
-            try:
-                latents = torch.cat([region.crop(model_input) for region in some])
-                outputs = denoiser.predict(latents, t, some, ids)
-            except torch.OutOfMemoryError:
-                if batch == 1:
-                    raise
-                batch = max(1, len(some) // 2)
-                torch.cuda.empty_cache()
-                yield Notice(f"out of memory: going on with {batch} region{'s' * (batch > 1)} at once")
-                continue
-            for region, output in zip(some, outputs, strict=True):
-                fusion.add(region, output)
-            done += len(some)
-            yield RegionsDone(i, steps, done, len(regions))
-        output = fusion.result()
+        output, batch = yield from _predict(denoiser, model_input, t, regions, batch, (i, steps))
         x0 = schedule.to_x0(output, sample, i)
         if structure is not None and (w := structure.weight(i, steps)) > 0:
             x0 = structure.apply(x0, w)
             output = schedule.from_x0(x0, sample, i)
         sample = schedule.step(output, sample, i)
         yield StepDone(i, steps, x0, sample)
+
+
+def _predict(
+    denoiser: Denoiser,
+    model_input: Tensor,
+    t: Tensor,
+    regions: Sequence[Region],
+    batch: int,
+    step: tuple[int, int],
+) -> Generator[RegionsDone | Notice, None, tuple[Tensor, int]]:
+    """The network's output for the whole canvas, region by region.
+
+    Args:
+        denoiser: The network with its prompts.
+        model_input: (1, C, H, W).
+        t: The timestep.
+        regions: That cover the canvas.
+        batch: Regions per network call.
+        step: Its number, from 0, and how many there are, for the events.
+
+    Returns:
+        The fused output (1, C, H, W), and the regions per call that the memory held.
+    """
+    fusion = Fusion(Size(*model_input.shape[-2:]), regions)
+    done = 0
+    while done < len(regions):
+        ids = range(done, min(done + batch, len(regions)))
+        some = [regions[k] for k in ids]
+        try:
+            latents = torch.cat([region.crop(model_input) for region in some])
+            outputs = denoiser.predict(latents, t, some, ids)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch = max(1, len(some) // 2)
+            torch.cuda.empty_cache()
+            yield Notice(f"out of memory: going on with {batch} region{'s' * (batch > 1)} at once")
+            continue
+        for region, output in zip(some, outputs, strict=True):
+            fusion.add(region, output)
+        done += len(some)
+        yield RegionsDone(*step, done, len(regions))
+    return fusion.result(), batch

@@ -30,7 +30,8 @@ def butterworth(height: int, width: int, cutoff: float, order: int = 4) -> Tenso
     fy = torch.fft.fftfreq(height, d=0.5)
     fx = torch.fft.rfftfreq(width, d=0.5)
     distance2 = fy[:, None] ** 2 + fx[None, :] ** 2
-    return 1 / (1 + (distance2 / cutoff**2) ** order)
+    mask: Tensor = 1 / (1 + (distance2 / cutoff**2) ** order)
+    return mask
 
 
 def decay(step: int, steps: int) -> float:
