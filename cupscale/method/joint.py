@@ -88,14 +88,16 @@ def _composed_grid(composer: Composer, layer: str, image: Stream, text: Stream, 
     """(R, tokens, C) of the conditional half's image queries."""
     streams = [text] if own is None else [text, own]
     part, masses = split(image.query, image, streams)
-    to_text = attend(image.query, text)
+    plain = attend(image.query, text)
+    screened = plain
     if composer.attention > 0:
-        heads = to_text.shape[1]
-        screened = composer.screened(layer, _flat(to_text))
-        to_text = screened.unflatten(-1, (heads, -1)).transpose(1, 2)
-    out = merge(part, masses[0], to_text, masses[1])
+        flat = composer.screened(layer, _flat(plain))
+        screened = flat.unflatten(-1, (plain.shape[1], -1)).transpose(1, 2)
+    out = merge(part, masses[0], screened, masses[1])
     if own is not None:
         out = add_semantics(out, merge(part, masses[0], attend(image.query, own), masses[2]), composer.detail)
+    elif composer.detail > 0 and composer.attention > 0:  # the global prompt serves as the region's own
+        out = add_semantics(out, merge(part, masses[0], plain, masses[1]), composer.detail)
     return _flat(out)
 
 
