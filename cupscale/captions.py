@@ -23,8 +23,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
-from cupscale.settings import Caption, read_object
+from cupscale.settings import MAX_SIDE_PX, Caption
 
 PixelBox = tuple[int, int, int, int]
 
@@ -125,9 +126,11 @@ def read_captions(path: str | Path, size: tuple[int, int]) -> tuple[Caption, ...
     if not (
         isinstance(written, (list, tuple))
         and len(written) == 2
-        and all(isinstance(n, int) and n > 0 for n in written)
+        and all(isinstance(n, int) and 0 < n <= MAX_SIDE_PX for n in written)
     ):
-        raise CupscaleError(f"captions '{path}': size must be [width, height] in pixels, not {written!r}")
+        raise CupscaleError(
+            f"captions '{path}': size must be [width, height] in pixels, not {str(written)[:60]}"
+        )
     return scaled(captions, written, size)
 
 

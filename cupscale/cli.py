@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import typing
 import warnings
@@ -15,8 +17,9 @@ import click
 from tqdm import tqdm
 
 import cupscale
+from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
-from cupscale.settings import PRESETS, Settings, preset as preset_fields, read_object
+from cupscale.settings import PRESETS, Settings, preset as preset_fields
 
 if TYPE_CHECKING:
     from cupscale.captioners import Captioned, Captioner, Captioning
@@ -30,14 +33,47 @@ FILE = click.Path(path_type=Path)
 
 
 class OneLine(click.Group):
-    """Bad input: one clear line and exit status 2. Ctrl-C: 130."""
+    """Bad input, a full disk, no memory: one clear line and exit status 2, never a traceback. Ctrl-C: 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a full disk can still be said
+            return result
         except CupscaleError as error:
-            click.echo(f"cupscale: {error}", err=True)
-            ctx.exit(2)
+            self._end(ctx, str(error))
+        except MemoryError:
+            self._end(ctx, "not enough memory: choose a smaller scale, or a smaller --tile and --batch 1")
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            self._end(ctx, "out of memory on the device: try --offload model, --batch 1 or a smaller --tile")
+        except BrokenPipeError:
+            _close_stdout()
+            ctx.exit(0)
+        except OSError as error:
+            _close_stdout()
+            self._end(ctx, f"{error.filename or 'the output'}: {error.strerror or error}")
+        except (KeyboardInterrupt, click.Abort):
+            self._end(ctx, "stopped", 130)
+
+    @staticmethod
+    def _end(ctx: click.Context, line: str, status: int = 2) -> None:
+        with contextlib.suppress(OSError):
+            click.echo(f"cupscale: {line}", err=True)
+        ctx.exit(status)
+
+
+def _close_stdout() -> None:
+    """So that the interpreter does not try once more to write what could not be written."""
+    with contextlib.suppress(OSError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    from cupscale.machine import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _flags(*options: Command) -> Callable[[Command], Command]:
@@ -312,13 +348,13 @@ def _with_captions(settings: Settings, path: Path, size: tuple[int, int]) -> Set
 
 def _plan(picture: Picture, settings: Settings, captioning: Captioning | None, hardware: _Hardware) -> Plan:
     """What a run would do. A known model is not loaded for it."""
-    from cupscale import models
+    from cupscale import machine, models
     from cupscale.pipeline import plan_run
 
     known = models.KNOWN.get(settings.model)
     if known is None:  # its windows are known to the model only
         return hardware.pipeline(settings.model).plan(picture.rgb, settings, captioning=captioning)
-    device = hardware.device or models.best_device()
+    device = hardware.device or machine.best_device()
     return plan_run(picture.rgb, settings, known.geometry, settings.model, device, captioning)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,9 @@ from typing import Any, Literal
 
 import torch
 
+from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
+from cupscale.machine import best_device
 from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
@@ -241,16 +242,10 @@ def load(
 def _left_out(source: str) -> dict[str, None]:
     """Parts that a folder was saved without: diffusers wants to be told so."""
     try:
-        index = json.loads((Path(source) / "model_index.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        index = read_object(Path(source) / "model_index.json", "model")
+    except CupscaleError:
         return {}
     return {name: None for name, kind in index.items() if kind == [None, None]}
-
-
-def best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
@@ -321,36 +316,3 @@ def described(name: str) -> dict[str, Any]:
         "lora": known.lora[0] if known.lora else None,
         "note": known.note,
     }
-
-
-# How fast this machine is, as its own runs measured it.
-
-
-def _speed_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cupscale" / "speed.json"
-
-
-def known_speed(model: str, device: str) -> dict[str, float] | None:
-    """What `plan` takes as speed: measured by the last run of this model on this device, or None."""
-    try:
-        speed: dict[str, float] | None = json.loads(_speed_file().read_text()).get(f"{model} {device}")
-        return speed
-    except (OSError, ValueError):
-        return None
-
-
-def remember_speed(model: str, device: str, speed: Mapping[str, float]) -> None:
-    """Keep a run's speed for the next plan. A home that cannot be written is no reason to fail."""
-    file = _speed_file()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            data = json.loads(file.read_text())
-        except (OSError, ValueError):
-            data = {}
-        data[f"{model} {device}"] = dict(speed)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(data, indent=1))
-        part.replace(file)
-    except OSError:
-        pass

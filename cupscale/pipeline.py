@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cupscale import images, models
+from cupscale import images, machine, models
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.backbones.texts import readable
 from cupscale.captioners import (
@@ -28,6 +29,7 @@ from cupscale.captioners import (
 )
 from cupscale.captioners.memory import room_for
 from cupscale.captions import match, within_budget
+from cupscale.errors import CupscaleError
 from cupscale.events import Event, Finished, Planned, Preview, Progress, Result
 from cupscale.method.guidance import guidance_map, richness
 from cupscale.method.regions import Size
@@ -238,7 +240,7 @@ class _Run:
             for event in events:
                 if isinstance(event, Captioned) and (asked := event.calls - event.cached) > 0:
                     speed = {"call": (time.perf_counter() - began) / asked}
-                    models.remember_speed(_speed_name(captioner), captioner.device, speed)
+                    machine.remember_speed(_speed_name(captioner), captioner.device, speed)
                 yield event
 
     # The stages
@@ -305,6 +307,11 @@ class _Run:
             return backbone.encode(_padded(image, size, backbone.geometry.cell), self.pipeline.tiles)
 
         z = encode(base, plan.canvas)
+        if not torch.isfinite(z).all():
+            raise CupscaleError(
+                f"the VAE of {self.pipeline.model} gives NaN or infinity in {_dtype_name(self.pipeline.pipe.vae)}: "
+                "load the model with dtype float32, or for SDXL with the VAE madebyollin/sdxl-vae-fp16-fix"
+            )
         structure = None
         if settings.structure > 0:
             reference = z if base is plain else encode(plain, plan.canvas)
@@ -333,7 +340,7 @@ class _Run:
                 overview=latents.overview,
                 batch=self.pipeline.batch,
             )
-            with contextlib.closing(loop):
+            with contextlib.closing(loop), self._finite():
                 for event in loop:
                     if isinstance(event, RegionsDone):
                         yield self._denoised(event, time.perf_counter() - began)
@@ -365,6 +372,18 @@ class _Run:
         rich = _carried_on(rich, *plan.canvas)
         return guidance_map(rich, settings.guidance, settings.flat_guidance)
 
+    @contextlib.contextmanager
+    def _finite(self) -> Iterator[None]:
+        """NaN from the network, in words."""
+        try:
+            yield
+        except FloatingPointError:
+            network = self.pipeline.backbone.network
+            raise CupscaleError(
+                f"the network of {self.pipeline.model} gives NaN or infinity in {_dtype_name(network)} at the first step: "
+                "load it with dtype bfloat16 or float32"
+            ) from None
+
     def _elapsed(self) -> float:
         return time.perf_counter() - self._began
 
@@ -394,7 +413,7 @@ class _Run:
             "cells": plan.window.h * plan.window.w,
             "megapixel": rest / (plan.output[0] * plan.output[1] / 1e6),
         }
-        models.remember_speed(self.pipeline.model, self.pipeline.backbone.device.type, speed)
+        machine.remember_speed(self.pipeline.model, self.pipeline.backbone.device.type, speed)
 
 
 def plan_run(
@@ -418,7 +437,7 @@ def plan_run(
     Raises:
         CupscaleError: The image or the output is outside the limits.
     """
-    speed = models.known_speed(model, device)
+    speed = machine.known_speed(model, device)
     size = image.size if isinstance(image, Image.Image) else image
     plan = make_plan(size, settings, geometry, speed)
     if not isinstance(image, Image.Image) or captioning is None or not asks(captioning, settings):
@@ -426,7 +445,7 @@ def plan_run(
     regions = captions_wanted(settings)
     calls = caption_calls(image, plan, prompt=settings.prompt, share=captioning.share, regions=regions)
     captioner = captioning.captioner
-    if speed and captioner and (call := models.known_speed(_speed_name(captioner), captioner.device)):
+    if speed and captioner and (call := machine.known_speed(_speed_name(captioner), captioner.device)):
         speed = dict(speed) | call
     return make_plan(size, settings, geometry, speed, caption_calls=calls)
 
@@ -452,6 +471,10 @@ def overview_image(plain: Image.Image, plan: Plan) -> Image.Image:
 
 def _opened(image: Source) -> images.Picture:
     return image if isinstance(image, images.Picture) else images.read(image)
+
+
+def _dtype_name(module: Any) -> str:
+    return str(module.dtype).removeprefix("torch.")
 
 
 def _speed_name(captioner: Captioner) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size, plan_regions
-from cupscale.settings import Settings
+from cupscale.settings import MAX_SCALE, Settings
 
 MIN_SIDE_PX = 16
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
@@ -96,6 +97,57 @@ class Plan:
 def output_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """(width, height) of the result of an image of `size`, in px: exactly round(scale x input), at least 1."""
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A size to reach, in pixels of the result; the aspect is kept. One of these is given.
+
+    Attributes:
+        width: Of the result.
+        height: Of the result.
+        megapixels: Of the result, in millions of pixels.
+        fit: (width, height) of a frame that the result just fits into.
+        cover: (width, height) of a frame that the result just covers.
+        long_side: The longer of width and height.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    megapixels: float | None = None
+    fit: tuple[int, int] | None = None
+    cover: tuple[int, int] | None = None
+    long_side: int | None = None
+
+    def scale(self, size: tuple[int, int]) -> float:
+        """The scale that takes an image of `size` (width, height) there.
+
+        Raises:
+            CupscaleError: None or several are given, or the scale is below 1 or above 16.
+        """
+        width, height = size
+        ways = {
+            "width": self.width and self.width / width,
+            "height": self.height and self.height / height,
+            "megapixels": self.megapixels and math.sqrt(self.megapixels * 1e6 / (width * height)),
+            "fit": self.fit and min(self.fit[0] / width, self.fit[1] / height),
+            "cover": self.cover and max(self.cover[0] / width, self.cover[1] / height),
+            "long side": self.long_side and self.long_side / max(size),
+        }
+        given = {name: scale for name, scale in ways.items() if scale is not None}
+        if len(given) != 1:
+            names = ", ".join(given) or "none"
+            raise CupscaleError(f"one target size is needed, not {names}: give one of {', '.join(ways)}")
+        ((name, scale),) = given.items()
+        if not 1 <= scale <= MAX_SCALE:
+            reach = (
+                f"{width} x {height} to {math.floor(width * MAX_SCALE)} x {math.floor(height * MAX_SCALE)}"
+            )
+            raise CupscaleError(
+                f"that {name} needs a scale of {scale:.3g}, and the limits are 1 and {MAX_SCALE:g}: an image of "
+                f"{width} x {height} reaches {reach}"
+            )
+        return scale
 
 
 def make_plan(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 
 Upscaler = Literal["lanczos", "bicubic", "realesrgan"]
@@ -21,6 +21,7 @@ Scheduler = Literal["model", "ddim", "euler", "dpm++2m"]
 
 MAX_SCALE = 16.0
 MAX_CAPTIONS = 4096
+MAX_SIDE_PX = 2**20  # of a caption's box; no output is as large
 
 
 def default_cutoff(scale: float) -> float:
@@ -40,9 +41,9 @@ class Caption(BaseModel):
     @model_validator(mode="after")
     def _box_has_area(self) -> Caption:
         left, top, right, bottom = self.box
-        if min(left, top) < 0 or right <= left or bottom <= top:
+        if min(left, top) < 0 or right <= left or bottom <= top or max(self.box) > MAX_SIDE_PX:
             raise ValueError(
-                f"box {list(self.box)} is not (left, top, right, bottom) in pixels of the output"
+                f"box {str(list(self.box))[:60]} is not (left, top, right, bottom) in pixels of the output"
             )
         return self
 
@@ -62,7 +63,7 @@ class Settings(BaseModel):
     negative_prompt: str = Field("", max_length=2000, description="What the picture should not show.")
     cutoff: float = Field(
         0.4,
-        gt=0,
+        ge=0.01,
         le=2,
         description="GSP cutoff D, a fraction of Nyquist. Higher keeps more of the input (0.8 / scale).",
     )
@@ -163,31 +164,6 @@ def preset(name: str | None) -> dict[str, Any]:
     if name not in PRESETS:
         raise CupscaleError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def parse_object(text: str, what: str) -> dict[str, Any]:
-    """A JSON object from text. Raises CupscaleError that says where it broke."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CupscaleError(
-            f"{what}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from None
-    if not isinstance(data, dict):
-        raise CupscaleError(f"{what}: expected a JSON object, found {type(data).__name__}")
-    return data
-
-
-def read_object(path: str | Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file. Raises CupscaleError for a missing, unreadable or malformed file."""
-    try:
-        text = Path(path).read_text("utf-8")
-    except FileNotFoundError:
-        raise CupscaleError(f"{what}: no file '{path}'") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise CupscaleError(f"{what}: cannot read '{path}': {reason}") from None
-    return parse_object(text, f"{what} '{path}'")
 
 
 def _one_line(error: ValidationError) -> str:

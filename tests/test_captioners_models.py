@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from cupscale.captioners import CaptionerError, Request, open_captioner
 from cupscale.captioners.tagger import WEIGHTS, Tagger, colours, features
-from cupscale.captioners.vlm import VLM, out_of_memory
+from cupscale.captioners.vlm import VLM
 from cupscale.errors import CupscaleError
+from cupscale.machine import is_out_of_memory
 
 KINDS = ("qwen", "smolvlm", "llava", "florence")
 
@@ -120,8 +121,8 @@ def test_a_region_too_large_for_the_memory_is_reported_and_the_rest_goes_on(fold
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    assert out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
-    assert not out_of_memory(RuntimeError("shapes do not match"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 def test_closing_stops_within_a_token(folders):

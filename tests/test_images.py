@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw, PngImagePlugin
 
 from cupscale import images
 from cupscale.errors import CupscaleError
+from cupscale.images import tensors
 
 SETTINGS = {"scale": 4.0, "seed": 7, "prompt": "a fox in the snow, Gemälde 雪"}
 TEXT = json.dumps(SETTINGS, ensure_ascii=False)
@@ -345,7 +346,7 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     image = gradient(40, 31)
     tensor = images.to_tensor(image)
     for pixels in (1, 90, 40 * 31):
-        monkeypatch.setattr(images, "_STRIP_PX", pixels)
+        monkeypatch.setattr(tensors, "_STRIP_PX", pixels)
         assert torch.equal(images.to_tensor(image), tensor)
         assert distance(images.to_image(tensor), image) == 0
 
@@ -361,7 +362,7 @@ def test_to_image_clips_and_takes_half_precision() -> None:
 def test_resize(method: images.Method) -> None:
     assert images.resize(gradient(), (101, 67), method).size == (101, 67)
     both = images.resize(
-        images.Picture(gradient(), Image.new("L", (48, 32), 9), {"seed": 1}), (101, 67), method
+        images.Picture(gradient(), Image.new("L", (48, 32), 9), '{"seed": 1}'), (101, 67), method
     )
     assert both.size == (101, 67) and both.alpha is not None and both.alpha.size == (101, 67)
     assert both.metadata == {"seed": 1}
@@ -562,8 +563,8 @@ def test_no_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_heic_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "pillow_heif", None)
-    monkeypatch.setattr(images, "_READABLE", ("PNG",))
+    monkeypatch.setattr("cupscale.images.reading.pillow_heif", None)
+    monkeypatch.setattr("cupscale.images.reading._READABLE", ("PNG",))
     assert "pip install pillow-heif" in refusal(images.read, b"\0\0\0\x18ftypheic" + bytes(100))
 
 

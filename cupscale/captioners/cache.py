@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cupscale.captioners.base import Request
+from cupscale.machine import cache_folder
 
 MAX_BYTES = 16 * 2**20  # about 50,000 captions
 _OVERHEAD = 150  # bytes of a row next to its text
-
-
-def default_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cupscale"
 
 
 class Cache:
@@ -27,7 +23,8 @@ class Cache:
     """
 
     def __init__(self, folder: str | Path | None = None, max_bytes: int = MAX_BYTES):
-        self.file = Path(folder) / "captions.sqlite" if folder else default_folder() / "captions.sqlite"
+        place = Path(folder) if folder else cache_folder()
+        self.file = None if place is None else place / "captions.sqlite"
         self.max_bytes = max_bytes
 
     def get(self, key: str) -> str | None:
@@ -58,12 +55,16 @@ class Cache:
                         break
 
     def clear(self) -> None:
-        with contextlib.suppress(OSError):
-            self.file.unlink(missing_ok=True)
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.file.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
         db: sqlite3.Connection | None = None
+        if self.file is None:
+            yield None
+            return
         try:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)

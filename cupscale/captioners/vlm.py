@@ -15,7 +15,7 @@ import torch
 
 from cupscale.captioners import background
 from cupscale.captioners.base import Answer, CaptionerError, Request
-from cupscale.models import best_device
+from cupscale.machine import best_device, is_out_of_memory
 
 DEFAULT = "Qwen/Qwen3-VL-2B-Instruct"
 NEW_TOKENS = 96  # 40 words and some room
@@ -94,7 +94,7 @@ class VLM:
                 try:
                     texts = loaded.generate(some, self.device, self.seconds * len(some), stop)
                 except RuntimeError as error:
-                    if not out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     texts = None
                 if texts is None:  # here, where the failed batch's frames and their tensors are gone
@@ -112,13 +112,6 @@ class VLM:
                 at += len(some)
 
         yield from background.run(work)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """CUDA's error has a class; those of MPS and of the CPU only a text."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        text in str(error) for text in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 def _forget(device: str) -> None:

@@ -105,6 +105,10 @@ def denoise(
 
     Yields:
         RegionsDone after every network call, StepDone after every step.
+
+    Raises:
+        FloatingPointError: The network's first output holds NaN or infinity. Later ones are not looked at, since a look
+            makes an accelerator wait.
     """
     device = latent.device
     canvas = Size(*latent.shape[-2:])
@@ -118,6 +122,8 @@ def denoise(
         regions = plan_regions(canvas, window, overlap, jitter)
         model_input = schedule.model_input(sample, i)
         output, batch = yield from _predict(denoiser, model_input, t, regions, batch, (i, steps))
+        if i == 0 and not torch.isfinite(output).all():
+            raise FloatingPointError("the network's output is not finite")
         x0 = schedule.to_x0(output, sample, i)
         if structure is not None and (w := structure.weight(i, steps)) > 0:
             x0 = structure.apply(x0, w)

@@ -15,12 +15,13 @@ from typing import Any
 import gradio as gr
 
 from cupscale import images
+from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.page import captions as captions_module, engine, regions, run, source
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
-from cupscale.settings import PRESETS, Settings, parse_object, preset as preset_fields
+from cupscale.settings import PRESETS, Settings, preset as preset_fields
 
 FORMATS = ["png", "webp", "jpg"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import spaces
 
-from cupscale import models
+from cupscale import machine
 from cupscale.captioners import (
     Captioned,
     Captioner,
@@ -47,7 +47,7 @@ def _sources() -> dict[str, str]:
     """name -> what `open_captioner` takes. CUPSCALE_CAPTIONERS adds to them: "name=hub/id, name=http://server/v1"."""
     large = {"qwen": "qwen", "smolvlm": "smolvlm"}
     tagger = {"tagger": "tagger"} if find_spec("cupscale.captioners.tagger") else {}
-    if engine.ZERO or models.best_device() != "cpu":
+    if engine.ZERO or machine.best_device() != "cpu":
         named = large | tagger
     else:
         named = tagger if on_space() else tagger | {"smolvlm": "smolvlm"}

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import spaces
 
-from cupscale import models
+from cupscale import machine, models
 from cupscale.errors import CupscaleError
 from cupscale.events import Event
 from cupscale.images import Picture
@@ -48,7 +48,7 @@ def sources() -> dict[str, str]:
 
 def names() -> list[str]:
     """Models a visitor may choose. On a CPU the ones of a GPU's size stay away unless the operator names them."""
-    if models.best_device() == "cpu" and not ZERO:
+    if machine.best_device() == "cpu" and not ZERO:
         small = [name for name, known in models.KNOWN.items() if known.geometry.weights < 2**30]
         return [name for name in sources() if name in small or name not in models.KNOWN]
     return list(sources())
@@ -57,7 +57,7 @@ def names() -> list[str]:
 def default_model() -> str:
     """CUPSCALE_MODEL; else SDXL where there is a GPU, else the bundled one."""
     wanted = os.environ.get("CUPSCALE_MODEL")
-    return check_model(wanted or ("sdxl" if ZERO or models.best_device() != "cpu" else "tiny"))
+    return check_model(wanted or ("sdxl" if ZERO or machine.best_device() != "cpu" else "tiny"))
 
 
 def check_model(name: str) -> str:
@@ -87,7 +87,7 @@ def _loaded(name: str) -> CUpscalePipeline:
 
 def preload() -> None:
     """Load the default model at start-up where a GPU wants it there. Elsewhere the first run loads it."""
-    if ZERO or models.best_device() == "cuda":
+    if ZERO or machine.best_device() == "cuda":
         pipeline(default_model())
 
 
@@ -101,7 +101,7 @@ def planned(size: tuple[int, int], settings: Settings) -> Plan:
     """The plan of a run of this page."""
     known = settings.model in models.KNOWN
     speed_name = settings.model if known else pipeline(settings.model).model
-    device = "cuda" if ZERO else models.best_device()
+    device = "cuda" if ZERO else machine.best_device()
     return plan_run(size, settings, geometry(settings.model), speed_name, device)
 
 

@@ -242,7 +242,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         if not plain:
             shown = scratch.new_folder() / f"{source.name(path)}.png"
             updates[page.image] = str(images.write(images.finish(picture.rgb, picture.alpha), shown))
-        if picture.metadata:
+        if picture.settings_text:
             updates[page.inside] = gr.update(visible=True)
         return updates
 

@@ -1,0 +1,156 @@
+"""Many images with one load of the model: each through the same pipeline, a failed one does not stop the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cupscale import images
+from cupscale.captioners import Captioning
+from cupscale.errors import CupscaleError
+from cupscale.events import Event, Finished, Result
+from cupscale.files import Job, find_images, plan_jobs
+from cupscale.pipeline import CUpscalePipeline
+from cupscale.planning import Target, output_size
+from cupscale.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Started:
+    """Image `number` (from 1) of `total` begins."""
+
+    job: Job
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of one image.
+
+    Attributes:
+        job: Its source and target.
+        result: None where it failed or was skipped.
+        error: Why it failed, in one line; None where it did not.
+    """
+
+    job: Job
+    result: Result | None = None
+    error: str | None = None
+
+
+def own_share(items: Sequence[T]) -> list[T]:
+    """This process's share of `items` under `accelerate launch`; all of them otherwise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return list(items)
+    from accelerate import PartialState
+
+    with PartialState().split_between_processes(list(items)) as share:
+        return list(share)
+
+
+def run_jobs(
+    pipeline: CUpscalePipeline,
+    jobs: Sequence[Job],
+    settings: Callable[[images.Picture], Settings],
+    *,
+    captioning: Captioning | None = None,
+    quality: int = 95,
+) -> Generator[Started | Event | Done, None, None]:
+    """The events of all images, one after the other. Each result is written before its Done.
+
+    Args:
+        pipeline: The model, loaded.
+        jobs: The images, and where their results go.
+        settings: Of the run of one image: a target size gives each its own scale.
+        captioning: Of the runs.
+        quality: Of JPEG, WebP and AVIF, 1 to 100.
+    """
+    for number, job in enumerate(jobs, 1):
+        yield Started(job, number, len(jobs))
+        if job.skip:
+            yield Done(job)
+            continue
+        try:
+            result = yield from _run_job(pipeline, job, settings, captioning, quality)
+            yield Done(job, result)
+        except CupscaleError as error:
+            yield Done(job, error=str(error))
+
+
+def _run_job(
+    pipeline: CUpscalePipeline,
+    job: Job,
+    settings: Callable[[images.Picture], Settings],
+    captioning: Captioning | None,
+    quality: int,
+) -> Generator[Event, None, Result]:
+    picture = images.read(job.source)
+    chosen = settings(picture)
+    size = output_size(picture.size, chosen.scale)
+    images.check_writable(job.target, size=size, alpha=picture.alpha is not None)
+    result = None
+    with contextlib.closing(pipeline.stream(picture, chosen, captioning=captioning)) as events:
+        for event in events:
+            if isinstance(event, Finished):
+                result = event.result
+            yield event
+    assert result is not None
+    images.write(result.image, job.target, result.settings.to_json(), quality)
+    return result
+
+
+def upscale_many(
+    pipe: Any,
+    files: Iterable[str | Path],
+    out: str | Path | None = None,
+    *,
+    recursive: bool = False,
+    skip_existing: bool = False,
+    overwrite: bool = False,
+    suffix: str | None = ".png",
+    target: Target | None = None,
+    preset: str | None = None,
+    captioning: Captioning | None = None,
+    **fields: Any,
+) -> Generator[Done, None, None]:
+    """Upscale files and folders; one Done an image, as it ends.
+
+    Args:
+        pipe: A diffusers pipeline.
+        files: Images, folders, patterns.
+        out: A folder for the results; None for beside each image.
+        recursive: Look into the folders inside folders, too.
+        skip_existing: Leave results alone that are there, and their images out: the same call goes on where it stopped.
+        overwrite: Replace results that are there.
+        suffix: Of the results; None for that of each image.
+        target: A size to reach, in place of a scale.
+        preset: See `CUpscalePipeline.stream`.
+        captioning: See `CUpscalePipeline.stream`.
+        **fields: Single settings.
+
+    Raises:
+        CupscaleError: Bad arguments, at the first step; what is wrong with one image is in its Done.
+    """
+    pipeline = CUpscalePipeline(pipe, preview_px=0)
+    usual = pipeline.settings(preset, **fields)
+
+    def settings(picture: images.Picture) -> Settings:
+        if target is None:
+            return usual
+        return pipeline.settings(preset, **fields | {"scale": target.scale(picture.size)})
+
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    sources = own_share(find_images(map(Path, files), recursive=recursive))
+    jobs = plan_jobs(sources, folder, usual, suffix=suffix, overwrite=overwrite, skip_existing=skip_existing)
+    for event in run_jobs(pipeline, jobs, settings, captioning=captioning):
+        if isinstance(event, Done):
+            yield event

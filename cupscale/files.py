@@ -1,0 +1,141 @@
+"""Which files a command reads, and where its results go. Nothing is overwritten by accident."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cupscale.errors import CupscaleError
+from cupscale.images import READABLE_SUFFIXES, SUFFIXES
+from cupscale.settings import Settings
+
+NAME_BYTES = 255  # of one name, on common file systems
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image of a command.
+
+    Attributes:
+        source: Its file.
+        target: Where the result goes.
+        skip: The result is there already, and is to be left alone.
+    """
+
+    source: Path
+    target: Path
+    skip: bool = False
+
+
+def find_images(given: Iterable[Path], *, recursive: bool = False) -> list[Path]:
+    """The files that arguments name: files themselves, the images in folders, and what patterns match.
+
+    Args:
+        given: Paths and patterns. A path that exists is never taken for a pattern.
+        recursive: Look into the folders inside folders, too.
+
+    Returns:
+        Each file once, in the order of the arguments; within a folder by name.
+
+    Raises:
+        CupscaleError: A folder or a pattern with no image in it.
+    """
+    found: dict[str, Path] = {}
+    for path in given:
+        for file in _named_by(path, recursive):
+            found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def _named_by(path: Path, recursive: bool) -> Sequence[Path]:
+    if path.is_dir():
+        walk = path.rglob("*") if recursive else path.glob("*")
+        files = sorted(file for file in walk if file.suffix.lower() in READABLE_SUFFIXES and file.is_file())
+        if not files:
+            deeper = "" if recursive else ", or look deeper with --recursive"
+            raise CupscaleError(f"no image in the folder '{path}': give one with images in it{deeper}")
+        return files
+    if not os.path.lexists(path) and glob.has_magic(str(path)):
+        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=recursive))]
+        if not files:
+            raise CupscaleError(f"no file matches '{path}': check the pattern")
+        return files
+    return [path]
+
+
+def plan_jobs(
+    sources: Sequence[Path],
+    out: Path | None,
+    settings: Settings,
+    *,
+    suffix: str | None = None,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+) -> list[Job]:
+    """Where the result of every source goes.
+
+    Args:
+        sources: The images.
+        out: A file for one image, a folder for several; None for beside each.
+        settings: Of the run, whose scale and seed the names hold.
+        suffix: Of the names that are made, such as ".png"; None for the source's own where it can be written.
+        overwrite: Replace what is there.
+        skip_existing: Leave what is there alone, and its source out.
+
+    Raises:
+        CupscaleError: A result that would replace its input, or a file that is there and neither flag says what to do.
+    """
+    several = len(sources) > 1
+    if several and out is not None and out.is_file():
+        raise CupscaleError(f"'{out}' is a file and there are {len(sources)} images: give a folder")
+    stems = Counter(source.stem for source in sources)
+    taken: set[str] = set()
+    jobs = []
+    for source in sources:
+        if out is None or several or out.is_dir():
+            stem = source.stem if stems[source.stem] == 1 else source.name
+            name = result_name(stem, settings, suffix or _kept(source.suffix))
+            target = (source.parent if out is None else out) / name
+            made = True
+        else:
+            target, made = out, False
+        jobs.append(_job(source, target, made, taken, overwrite, skip_existing))
+        taken.add(os.path.realpath(jobs[-1].target))
+    return jobs
+
+
+def _job(
+    source: Path, target: Path, made: bool, taken: set[str], overwrite: bool, skip_existing: bool
+) -> Job:
+    if os.path.realpath(source) == os.path.realpath(target):
+        raise CupscaleError(f"the result would replace its input '{source}': choose another name for it")
+    there = os.path.lexists(target)
+    if os.path.realpath(target) in taken or (there and made and not overwrite and not skip_existing):
+        return Job(source, _free(target, taken))
+    if there and not overwrite and not skip_existing and not os.path.isdir(target):
+        raise CupscaleError(f"'{target}' is there already: add --overwrite, --skip-existing, or another name")
+    return Job(source, target, skip=there and skip_existing)
+
+
+def result_name(stem: str, settings: Settings, suffix: str) -> str:
+    """'photo-x4-seed7.png', its stem cut to what a file system takes."""
+    rest = f"-x{settings.scale:.6g}-seed{settings.seed}{suffix}"
+    room = NAME_BYTES - len(rest.encode()) - len("-9999")
+    return stem.encode()[:room].decode(errors="ignore") + rest
+
+
+def _free(target: Path, taken: set[str]) -> Path:
+    """The first of 'name-2.png', 'name-3.png' ... that is not there."""
+    for number in range(2, 10000):
+        candidate = target.with_name(f"{target.stem}-{number}{target.suffix}")
+        if not os.path.lexists(candidate) and os.path.realpath(candidate) not in taken:
+            return candidate
+    raise CupscaleError(f"there are 9999 results named like '{target}': give a name, or another folder")
+
+
+def _kept(suffix: str) -> str:
+    return suffix.lower() if suffix.lower() in SUFFIXES else ".png"

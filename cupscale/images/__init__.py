@@ -1,0 +1,48 @@
+"""Images in and out: reading what people have, writing what they can keep, and tensors between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cupscale.images.picture import METHODS, Method, Picture, Source, finish, resize
+from cupscale.images.reading import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    MIN_SIDE_PX,
+    READABLE_SUFFIXES,
+    read,
+    read_settings,
+)
+from cupscale.images.writing import SUFFIXES, check_writable, write
+
+if TYPE_CHECKING:
+    from cupscale.images.tensors import to_image, to_tensor
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "METHODS",
+    "MIN_SIDE_PX",
+    "READABLE_SUFFIXES",
+    "SUFFIXES",
+    "Method",
+    "Picture",
+    "Source",
+    "check_writable",
+    "finish",
+    "read",
+    "read_settings",
+    "resize",
+    "to_image",
+    "to_tensor",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The tensors' functions, which import torch, when they are asked for."""
+    if name in ("to_image", "to_tensor"):
+        from cupscale.images import tensors
+
+        return getattr(tensors, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

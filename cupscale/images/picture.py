@@ -1,0 +1,77 @@
+"""A picture in memory, and its plain resizing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, overload
+
+from PIL import Image
+
+from cupscale.bounded import parse_object
+from cupscale.errors import CupscaleError
+
+Method = Literal["lanczos", "bicubic"]
+METHODS: dict[str, Image.Resampling] = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        rgb: Mode RGB, sRGB. Colour under alpha 0 has been replaced: see `cupscale.images.reading`.
+        alpha: Mode L, the same size, or None.
+        settings_text: The cupscale settings found in the file as JSON text of at most 2 MB, or None.
+    """
+
+    rgb: Image.Image
+    alpha: Image.Image | None = None
+    settings_text: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.rgb.size
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The cupscale settings found in the file; {} where there are none."""
+        return parse_object(self.settings_text, "the settings inside") if self.settings_text else {}
+
+
+Source = str | Path | bytes | BinaryIO | Image.Image
+
+
+@overload
+def resize(picture: Picture, size: tuple[int, int], method: Method = "lanczos") -> Picture: ...
+
+
+@overload
+def resize(picture: Image.Image, size: tuple[int, int], method: Method = "lanczos") -> Image.Image: ...
+
+
+def resize(
+    picture: Picture | Image.Image, size: tuple[int, int], method: Method = "lanczos"
+) -> Picture | Image.Image:
+    """Resize a picture (colour and alpha) or an image to exactly `size` = (width, height) px."""
+    if isinstance(picture, Picture):
+        rgb = resize(picture.rgb, size, method)
+        alpha = None if picture.alpha is None else resize(picture.alpha, size, method)
+        return Picture(rgb, alpha, picture.settings_text)
+    if method not in METHODS:
+        raise CupscaleError(f"unknown resize {method!r}; choose {' or '.join(METHODS)}")
+    return picture.resize(size, METHODS[method])  # Pillow premultiplies RGBA by itself
+
+
+def finish(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """Put alpha, resized (Lanczos) to the image's size, back on an RGB image. Without alpha: the image
+    itself."""
+    if alpha is None:
+        return image
+    if alpha.size != image.size:
+        alpha = resize(alpha, image.size, "lanczos")
+    return Image.merge("RGBA", (*image.convert("RGB").split(), alpha))

@@ -1,0 +1,48 @@
+"""Images to tensors and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cupscale.errors import CupscaleError
+
+_STRIP_PX = 2**20  # pixels converted at once between uint8 and float
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB image to (1, 3, H, W) float32 in [-1, 1]."""
+    width, height = image.size
+    tensor = torch.empty(1, 3, height, width)
+    for top, bottom in _strips(width, height):
+        strip = np.array(image.crop((0, top, width, bottom)).convert("RGB"))
+        tensor[0, :, top:bottom] = torch.from_numpy(strip).permute(2, 0, 1).float().div_(127.5).sub_(1)
+    return tensor
+
+
+def to_image(tensor: torch.Tensor) -> Image.Image:
+    """(1, 3, H, W) or (3, H, W), any float dtype and device, to an RGB image. Values outside [-1, 1] are
+    clipped; halves round to even. Needs 3 bytes a pixel besides the result, whatever the size.
+
+    Raises CupscaleError if a value is not finite.
+    """
+    if tensor.ndim == 4:
+        (tensor,) = tensor
+    _, height, width = tensor.shape
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top, bottom in _strips(width, height):
+        strip = tensor[:, top:bottom].detach().to("cpu", torch.float32)
+        if not torch.isfinite(strip).all():
+            raise CupscaleError(
+                "the decoded image holds NaN or infinity: the VAE overflows in half precision; load the model with dtype "
+                "float32, or for SDXL with the VAE madebyollin/sdxl-vae-fp16-fix"
+            )
+        pixels[top:bottom] = strip.add(1).mul_(127.5).round_().clamp_(0, 255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels)
+
+
+def _strips(width: int, height: int) -> list[tuple[int, int]]:
+    """(top, bottom) rows of strips of about `_STRIP_PX` pixels."""
+    rows = max(1, _STRIP_PX // width)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
