@@ -268,6 +268,9 @@ def list_models(as_json: bool) -> None:
 @main.command()
 def serve() -> None:
     """Serve the page, at http://127.0.0.1:7860. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where else."""
+    from cupscale.installation import require
+
+    require("page", "the page")
     from cupscale import page
 
     page.launch(page.build())
