@@ -178,7 +178,7 @@ def upscale(
 
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order.
     """
-    from cupscale import images
+    from cupscale import images, upscalers
     from cupscale.planning import output_size
 
     hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
@@ -194,6 +194,7 @@ def upscale(
         return
     target = out or image.with_name(f"{image.stem}-x{settings.scale:g}.png")
     images.check_writable(target, size=size, alpha=picture.alpha is not None)
+    upscalers.check(settings.upscaler)
     result = _run(hardware.pipeline(settings.model), picture, settings, captioning)
     result.save(target)
     _report(result, target, as_json)

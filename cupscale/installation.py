@@ -23,17 +23,21 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 
 
-def require(extra: str, user: str) -> None:
-    """See that an extra is installed, before `user` (a noun for the message) imports it.
+def require(extra: str, user: str, *, instead: str = "") -> None:
+    """See that an extra is installed.
+
+    Args:
+        extra: Its name in pyproject.toml.
+        user: What needs it, for the message.
+        instead: What serves without it, if anything does.
 
     Raises:
         CupscaleError: It is not; the message holds the command that installs it.
     """
     missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
     if missing:
-        raise CupscaleError(
-            f"{user} needs {' and '.join(missing)}, not installed here: {install_command(extra)}"
-        )
+        needs = f"{user} needs {' and '.join(missing)}, not installed here"
+        raise CupscaleError(f"{needs}: {install_command(extra)}{instead and f', or choose {instead}'}")
 
 
 def install_command(extra: str) -> str:
