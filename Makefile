@@ -1,12 +1,13 @@
 # make demo     upscale an example photograph with the bundled model, then serve the page
 # make upscale  the same without the page
 # make test     lint, types, tests
+# make package  the wheel, in out/, installed with all it depends on into an empty environment and tried there
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-PHOTO ?= assets/examples/raccoon.png
+PHOTO ?= cupscale/assets/examples/raccoon.png
 
-.PHONY: demo upscale page test lint clean
+.PHONY: demo upscale page test lint package clean
 
 demo: upscale page
 
@@ -26,10 +27,13 @@ lint: $(VENV)/.dev
 	@rm -f cupscale/page/*.pyi  # gradio writes them when the page runs, and mypy would read them for the modules
 	$(PY) -m mypy
 
+package: $(VENV)/.dev
+	$(PY) -m pytest -n 0 -m install tests/test_package.py
+
 $(PY):
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: requirements.txt requirements-cpu.txt requirements-realesrgan.txt | $(PY)
+$(VENV)/.run: pyproject.toml requirements-cpu.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-cpu.txt
 	@touch $@
 

@@ -257,7 +257,7 @@ def pixels(save: bool, rounds: int) -> None:
 @main.command()
 @click.option("--save", is_flag=True)
 @click.option("--rounds", default=3)
-@click.argument("photograph", type=click.Path(exists=True), default="assets/examples/bee.png")
+@click.argument("photograph", type=click.Path(exists=True), default="cupscale/assets/examples/bee.png")
 def parts(save: bool, rounds: int, photograph: str) -> None:
     """256 -> 1024 at the bundled model's defaults: seconds of each part, its share, and seconds per megapixel of output.
 

@@ -3,106 +3,28 @@
 pipe = cupscale.load("tiny")
 result = cupscale.upscale(pipe, "photo.jpg", prompt="a fox in the snow", scale=4, seed=7)
 result.save("big.png")
+
+The names below are imported when they are first asked for: `import cupscale` alone loads neither torch nor diffusers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from cupscale.backbones import Tiles
-from cupscale.captioners import Captioned, Captioner, Captioning, open_captioner, open_captioning
-from cupscale.errors import CupscaleError
-from cupscale.events import Event, Finished, Planned, Preview, Progress, Result
-from cupscale.method.sampler import Notice
-from cupscale.models import load
-from cupscale.pipeline import CUpscalePipeline, Source
-from cupscale.planning import Plan
-from cupscale.settings import Caption, Settings
+if TYPE_CHECKING:
+    from cupscale.backbones import Tiles
+    from cupscale.captioners import Captioned, Captioner, Captioning, open_captioner
+    from cupscale.errors import CupscaleError
+    from cupscale.events import Event, Finished, Planned, Preview, Progress, Result
+    from cupscale.method.sampler import Notice
+    from cupscale.models import load
+    from cupscale.pipeline import CUpscalePipeline
+    from cupscale.planning import Plan
+    from cupscale.settings import Caption, Settings
+    from cupscale.shortcuts import caption, stream, upscale
 
 __version__ = "0.1.0"
-
-
-def stream(
-    pipe: Any,
-    image: Source,
-    settings: Settings | None = None,
-    *,
-    preset: str | None = None,
-    captioner: str | Captioner | Captioning | None = None,
-    batch: int | None = None,
-    tiles: Tiles | None = None,
-    preview_px: int = 512,
-    **fields: Any,
-) -> Generator[Event, None, None]:
-    """The events of a run: Planned, Progress, Preview and Notice as they come, Finished last. Close it to cancel.
-
-    Args:
-        pipe: A diffusers pipeline, which comes back as it was.
-        image: A path, bytes, an open file or a PIL image, 16 px a side at least.
-        settings: Whole; None for the model's own defaults.
-        preset: Its fields come over them: "paper", "quick".
-        captioner: Who writes the captions and the prompt that are not given: "qwen", a server's address ..., see
-            `open_captioner`, or a `Captioning`. One that cannot work leaves its regions to the prompt, with a Notice.
-        batch: Regions per network call. It decides memory and time, not the picture.
-        tiles: Of the VAE, likewise.
-        preview_px: Longer side of the previews in pixels, 0 for none.
-        **fields: Single settings, such as prompt, scale, seed, over all of these.
-
-    Raises:
-        CupscaleError: Bad input, at the call.
-    """
-    run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=preview_px)
-    return run.stream(image, settings, preset=preset, captioning=open_captioning(captioner), **fields)
-
-
-def upscale(
-    pipe: Any,
-    image: Source,
-    settings: Settings | None = None,
-    *,
-    preset: str | None = None,
-    captioner: str | Captioner | Captioning | None = None,
-    batch: int | None = None,
-    tiles: Tiles | None = None,
-    **fields: Any,
-) -> Result:
-    """Upscale an image with a diffusers pipeline. See `stream` for the arguments.
-
-    Returns:
-        A Result with .image, .settings, .captions, .plan and .seconds.
-
-    Raises:
-        CupscaleError: Bad input, before any work is done.
-    """
-    run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=0)
-    return run.upscale(image, settings, preset=preset, captioning=open_captioning(captioner), **fields)
-
-
-def caption(
-    pipe: Any,
-    image: Source,
-    captioner: str | Captioner | Captioning = "tagger",
-    settings: Settings | None = None,
-    *,
-    preset: str | None = None,
-    **fields: Any,
-) -> Captioned:
-    """Write the captions of a run without running it. See `stream` for the arguments.
-
-    Returns:
-        Captioned, which goes into a run as `upscale(..., captions=done.captions, prompt=done.prompt)`.
-        `CUpscalePipeline(pipe).caption(...)` gives the events.
-
-    Raises:
-        CupscaleError: Bad input.
-    """
-    run = CUpscalePipeline(pipe, preview_px=0)
-    for event in run.caption(image, open_captioning(captioner), settings, preset=preset, **fields):
-        if isinstance(event, Captioned):
-            return event
-    raise RuntimeError("the captioner ended without a result")
-
 
 __all__ = [
     "CUpscalePipeline",
@@ -127,3 +49,29 @@ __all__ = [
     "stream",
     "upscale",
 ]
+
+_HOMES = {
+    "backbones": ("Tiles",),
+    "captioners": ("Captioned", "Captioner", "Captioning", "open_captioner"),
+    "errors": ("CupscaleError",),
+    "events": ("Event", "Finished", "Planned", "Preview", "Progress", "Result"),
+    "method.sampler": ("Notice",),
+    "models": ("load",),
+    "pipeline": ("CUpscalePipeline",),
+    "planning": ("Plan",),
+    "settings": ("Caption", "Settings"),
+    "shortcuts": ("caption", "stream", "upscale"),
+}
+_HOME_OF = {name: f"cupscale.{module}" for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported from its module and kept."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -42,6 +42,8 @@ class OneLine(click.Group):
             return result
         except CupscaleError as error:
             self._end(ctx, str(error))
+        except click.exceptions.Exit:  # click's way out, a RuntimeError
+            raise
         except MemoryError:
             self._end(ctx, "not enough memory: choose a smaller scale, or a smaller --tile and --batch 1")
         except RuntimeError as error:
@@ -214,7 +216,7 @@ def upscale(
 
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order.
     """
-    from cupscale import images
+    from cupscale import images, upscalers
     from cupscale.planning import output_size
 
     hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
@@ -230,6 +232,7 @@ def upscale(
         return
     target = out or image.with_name(f"{image.stem}-x{settings.scale:g}.png")
     images.check_writable(target, size=size, alpha=picture.alpha is not None)
+    upscalers.check(settings.upscaler)
     result = _run(hardware.pipeline(settings.model), picture, settings, captioning)
     result.save(target)
     _report(result, target, as_json)
@@ -304,6 +307,9 @@ def list_models(as_json: bool) -> None:
 @main.command()
 def serve() -> None:
     """Serve the page, at http://127.0.0.1:7860. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where else."""
+    from cupscale.installation import require
+
+    require("page", "the page")
     from cupscale import page
 
     page.launch(page.build())

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
+from cupscale.installation import ASSETS, damaged, reinstall_command
 from cupscale.machine import best_device
 from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
 Offload = Literal["none", "model", "group", "sequential"]
-ASSETS = Path(__file__).resolve().parent / "assets"
+BUNDLED = ASSETS / "tiny"
 SDXL_DEFAULTS: dict[str, Any] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 FEW_STEPS: dict[str, Any] = {
     "strength": 0.45,
@@ -57,7 +59,7 @@ SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
 
 KNOWN: dict[str, Known] = {
     "tiny": Known(
-        source=str(ASSETS / "tiny"),
+        source=str(BUNDLED),
         licence="Apache-2.0",
         geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000),
         defaults={
@@ -207,6 +209,7 @@ def load(
     known = KNOWN.get(model)
     precision = _dtype(dtype or (known.dtype if known and device != "cpu" else None), device)
     source = known.source if known else model
+    _check_bundled(source)
     _check_source(source, model)
     parts: dict[str, Any] = _left_out(source)
     try:
@@ -221,11 +224,8 @@ def load(
             kind, options = known.scheduler
             pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
         pipe.cupscale_name = model if known else None  # for `name_of`: several names share a source
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise CupscaleError(
-            f"cannot load model '{model}': {reason}; check the name and the network, or use model tiny, which needs none"
-        ) from error
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise CupscaleError(f"cannot load model '{model}': {_reason(error, source)}") from error
     if offload == "none":
         return pipe.to(device)
     if offload == "model":
@@ -257,6 +257,25 @@ def _dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
     if dtype not in names:
         raise CupscaleError(f"unknown dtype '{dtype}': choose one of {', '.join(names)}")
     return names[dtype]
+
+
+def _check_bundled(source: str) -> None:
+    """Only where `source` is the bundled model: whether the installation brought all of it."""
+    if source != str(BUNDLED):
+        return
+    fault = damaged(BUNDLED) if BUNDLED.is_dir() else "its folder is missing"
+    if fault:
+        raise CupscaleError(f"the bundled model is not whole: {fault}; {reinstall_command()}")
+
+
+def _reason(error: Exception, source: str) -> str:
+    """What a loader said, in one line, with the remedy."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if source == str(BUNDLED):
+        return f"its files are damaged ({said}); {reinstall_command()}"
+    if isinstance(error, SafetensorError) or "Unable to load weights" in said:
+        return f"its weights are damaged ({said}); delete them and load it again, or use model tiny"
+    return f"{said}; check the name and the network, or use model tiny, which needs none"
 
 
 def _check_source(source: str, model: str) -> None:

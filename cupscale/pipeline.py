@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cupscale import images, machine, models
+from cupscale import images, machine, models, upscalers
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.backbones.texts import readable
 from cupscale.captioners import (
@@ -38,7 +38,6 @@ from cupscale.method.structure import GlobalStructure
 from cupscale.planning import Geometry, Plan, make_plan
 from cupscale.preview import PreviewMap
 from cupscale.settings import MAX_CAPTIONS, Settings, preset as preset_fields
-from cupscale.upscalers import base_upscale_steps
 
 Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
 CaptionEvent = CaptionProgress | Notice | Captioned
@@ -147,6 +146,7 @@ class CUpscalePipeline:
         """
         chosen = self._chosen(settings, preset, fields)
         picture = _opened(image)
+        upscalers.check(chosen.upscaler)
         plan = self.plan(picture.rgb, chosen, captioning=captioning)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
         return _Run(self, picture, chosen, plan, captioning or Captioning()).events()
@@ -290,7 +290,7 @@ class _Run:
         plain = images.resize(self.picture.rgb, self.plan.output, "lanczos" if kind == "realesrgan" else kind)
         if kind != "realesrgan":
             return plain, plain
-        steps = base_upscale_steps(self.picture.rgb, self.plan.output, kind)
+        steps = upscalers.base_upscale_steps(self.picture.rgb, self.plan.output, kind)
         with contextlib.closing(steps):
             while True:
                 try:

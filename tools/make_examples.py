@@ -1,6 +1,6 @@
 """Make the examples' before / after pairs with the bundled model: `python tools/make_examples.py`.
 
-The inputs are in assets/examples, listed with their licences in sources.json; this writes the pairs, index.json
+The inputs are in cupscale/assets/examples, listed with their licences in sources.json; this writes the pairs, index.json
 and README.md beside them.
 """
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cupscale.captioners.base import Captioner, Captioning, NoCaptioner
 from cupscale.errors import CupscaleError
+from cupscale.installation import require
 
 # The known ones, in the order a page shows them.
 KNOWN: dict[str, str] = {
@@ -59,6 +60,7 @@ def open_captioner(
 
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
             raise CupscaleError(f"captioner folder '{name}' holds no config.json: give a model's folder")
+        require("captions", f"captioner {name}")
         vlm = VLM(model, device=device, dtype=dtype, batch=batch)
         vlm.seconds = seconds or vlm.seconds
         return vlm

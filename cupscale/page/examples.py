@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import cupscale
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from cupscale.installation import ASSETS, reinstall_command
 from cupscale.page import viewer
 
-FOLDER = Path(cupscale.__file__).resolve().parent.parent / "assets" / "examples"
+FOLDER = ASSETS / "examples"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Example:
     def path(self, file: str) -> str:
         return str(FOLDER / file)
 
+    def whole(self) -> bool:
+        return all((FOLDER / file).is_file() for file in (self.input, self.before, self.after))
+
     def pair(self) -> dict[str, Any]:
         """For the slider."""
         note = f"Example: {self.title}. {self.size[0]} × {self.size[1]}, model {self.settings.get('model', 'tiny')}"
@@ -39,12 +43,15 @@ class Example:
 
 @lru_cache(maxsize=1)
 def every() -> tuple[Example, ...]:
-    """In the order of the index; none where it was never made."""
-    index = FOLDER / "index.json"
-    if not index.is_file():
+    """In the order of the index, those whose files are there. A broken index is a warning in the log, and no examples."""
+    try:
+        text = (FOLDER / "index.json").read_bytes()
+        found = TypeAdapter(dict[str, list[Example]]).validate_json(text)["examples"]
+    except (OSError, ValidationError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        logging.getLogger(__name__).warning("no examples (%s); %s", reason, reinstall_command())
         return ()
-    rows = json.loads(index.read_text("utf-8"))["examples"]
-    return tuple(Example(**{**row, "size": tuple(row["size"])}) for row in rows)
+    return tuple(example for example in found if example.whole())
 
 
 def named(name: str | None) -> Example | None:

