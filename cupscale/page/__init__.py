@@ -20,6 +20,7 @@ from cupscale.page import (
     style,
     upscale,
 )
+from cupscale.page.blocks import Guarded
 from cupscale.page.limits import Limits, on_space
 from cupscale.page.session import Page
 
@@ -39,7 +40,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     scratch.keep_clean(limits.kept_seconds)
     engine.preload()
     captions.preload()
-    with gr.Blocks(
+    with Guarded(
         title="cupscale",
         analytics_enabled=False,
         delete_cache=(min(600, limits.kept_seconds), limits.kept_seconds),

@@ -9,14 +9,13 @@ import contextlib
 import json
 from collections.abc import Generator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from cupscale import images
 from cupscale.errors import CupscaleError
-from cupscale.page import captions as captions_module, engine, regions, run, source
+from cupscale.page import captions as captions_module, engine, references, regions, run, source
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
@@ -166,7 +165,7 @@ def build(limits: Limits) -> None:
         try:
             if not result:
                 raise CupscaleError("no file was given")
-            return images.read_settings(Path(result).read_bytes())
+            return images.read_settings(references.content(result))
         except CupscaleError as error:
             raise refusal(error) from None
 

@@ -19,6 +19,7 @@ from cupscale.page import (
     history,
     links,
     queue,
+    references,
     region_tab,
     regions,
     run,
@@ -259,7 +260,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         if not path:
             return gr.skip()
         try:
-            data = Path(path).read_bytes()
+            data = references.content(path)
             fields = images.read_settings(data)
             if not fields:
                 raise CupscaleError(
