@@ -37,13 +37,14 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     """The whole page, not yet launched."""
     gr.set_static_paths([examples.FOLDER])
     limits = limits or limits_module.current()
+    own = scratch.take_uploads()
     scratch.keep_clean(limits.kept_seconds)
     engine.preload()
     captions.preload()
     with Guarded(
         title="cupscale",
         analytics_enabled=False,
-        delete_cache=(min(600, limits.kept_seconds), limits.kept_seconds),
+        delete_cache=None if own else (min(600, limits.kept_seconds), limits.kept_seconds),
     ) as demo:
         gr.Markdown(HEAD, elem_id="head")
         page = Page(limits)
@@ -62,12 +63,14 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         api.build(limits)
     demo.queue(default_concurrency_limit=8, api_open=False)
     queue.limit(demo, limits)
+    scratch.keep_present()
     return demo
 
 
 def launch(demo: gr.Blocks, **options: Any) -> Any:
     """Serve the page. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where."""
     limits = limits_module.current()
+    scratch.leave_on_terminate()
     with_mcp = os.environ.get("GRADIO_MCP_SERVER", "").lower() not in ("0", "false") and api.mcp_installed()
     usual: dict[str, Any] = {
         "theme": style.theme(),

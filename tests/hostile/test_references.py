@@ -37,14 +37,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uploads(folder):
-    return folder / "uploads"
+def url(folder):
+    with serve(folder, CUPSCALE_UPLOAD_BYTES="200000") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
-def url(folder, uploads):
-    with serve(folder, GRADIO_TEMP_DIR=str(uploads), CUPSCALE_UPLOAD_BYTES="200000") as address:
-        yield address
+def uploads(folder, url):
+    return next((folder / "tmp").glob("cupscale-*/uploads"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,6 @@ def data_of(config, dependency, index, value):
 def forbidden(folder, uploads):
     """name -> a value that names what is no upload of this page."""
     outside = photo(folder / "private.png")
-    uploads.mkdir(exist_ok=True)
     link, pipe, inner = uploads / "link.png", uploads / "pipe.png", uploads / "folder.png"
     loop = uploads / "loop.png"
     if not link.is_symlink():
@@ -118,7 +117,7 @@ def forbidden(folder, uploads):
         inner.mkdir()
     relative = os.path.relpath(outside)
     named = {
-        "outside": outside, "outside, from the upload folder": f"{uploads}/../private.png", "relative": relative,
+        "outside": outside, "outside, from the upload folder": f"{uploads}/../../../private.png", "relative": relative,
         "link": link, "loop": loop, "pipe": pipe, "folder": inner, "the upload folder": uploads, "zero": "/dev/zero",
         "nothing": folder / "no such file.png", "a zero byte": f"{outside}\0", "a long name": "/" + "x" * 5000,
         "the process": "/proc/self/environ", "file URL": f"file://{outside}",
