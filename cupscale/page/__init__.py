@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from cupscale.page import (
     api,
@@ -21,6 +22,7 @@ from cupscale.page import (
     upscale,
 )
 from cupscale.page.blocks import Guarded
+from cupscale.page.desk import Desk
 from cupscale.page.limits import Limits, on_space
 from cupscale.page.session import Page
 
@@ -47,6 +49,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         delete_cache=None if own else (min(600, limits.kept_seconds), limits.kept_seconds),
     ) as demo:
         gr.Markdown(HEAD, elem_id="head")
+        demo.desk = Desk(limits)
         page = Page(limits)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Upscale", id="upscale"):
@@ -62,7 +65,6 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         compare.wire(page)
         api.build(limits)
     demo.queue(default_concurrency_limit=8, api_open=False)
-    queue.limit(demo, limits)
     scratch.keep_present()
     return demo
 
@@ -84,5 +86,6 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "show_error": True,
         "ssr_mode": False,
         "quiet": on_space(),
+        "app_kwargs": {"middleware": [Middleware(queue.Watch, demo=demo)]},
     }
     return demo.launch(**(usual | options))

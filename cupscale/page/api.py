@@ -15,7 +15,7 @@ import gradio as gr
 
 from cupscale import images
 from cupscale.errors import CupscaleError
-from cupscale.page import captions as captions_module, engine, references, regions, run, source
+from cupscale.page import bounds, captions as captions_module, engine, queue, references, regions, run, source
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
@@ -47,6 +47,7 @@ def build(limits: Limits) -> None:
             raise CupscaleError(f"a caption is too long: the limit is {limits.caption_chars} characters")
         return settings
 
+    @queue.attended
     def upscale(
         image: str, prompt: str = "", negative_prompt: str = "", scale: float = 2.0, seed: float = 0, model: str = "",
         preset: str = "none", settings: str = "{}", format: str = "png",
@@ -108,10 +109,12 @@ def build(limits: Limits) -> None:
             chosen = settings_of("", "", scale, 0, model, preset, settings)
             work = engine.planned(source.read(image, limits).size, chosen)
             limits.check_output(work)
+            bounds.check_run(work.input, [chosen], limits)
         except CupscaleError as error:
             raise refusal(error) from None
-        return {**work.to_dict(), "line": work.line()}
+        return {**work.to_dict(), "line": work.line() + bounds.line(limits)}
 
+    @queue.attended
     def caption(
         image: str,
         scale: float = 2.0,

@@ -8,12 +8,18 @@ import gradio as gr
 
 from cupscale.errors import CupscaleError
 from cupscale.page import references
+from cupscale.page.desk import Desk
 from cupscale.page.session import refusal
 from cupscale.page.source import SourceImage
 
 
 class Guarded(gr.Blocks):
-    """Refuses files that are not the page's own, for every endpoint and every component."""
+    """Refuses files that are not the page's own, for every endpoint and every component.
+
+    desk: the runs that wait and run.
+    """
+
+    desk: Desk
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False

@@ -11,7 +11,7 @@ import gradio as gr
 
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import engine, regions, source
+from cupscale.page import bounds, engine, regions, source
 from cupscale.page.controls import Controls
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, output_size
@@ -87,6 +87,7 @@ class Page:
         picture = self.picture(values)
         work = engine.planned(picture.size, settings)
         self.limits.check_output(work)
+        bounds.check_run(picture.size, [settings], self.limits)
         return picture, settings, work
 
     @staticmethod

@@ -13,6 +13,7 @@ from PIL import Image
 from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.page import (
+    bounds,
     cutoff,
     engine,
     examples,
@@ -161,9 +162,12 @@ def wire(page: Page, demo: gr.Blocks) -> None:
             picture = page.picture(values)
             work = engine.planned(picture.size, settings)
             limits.check_output(work)
+            bounds.check_run(picture.size, [settings], limits)
         except CupscaleError as error:
             return {page.plan_line: run.plan_html(str(error), wrong=True)}
-        updates: dict[Any, Any] = {page.plan_line: run.plan_html(run.plan_line(work, settings))}
+        updates: dict[Any, Any] = {
+            page.plan_line: run.plan_html(run.plan_line(work, settings) + bounds.line(limits))
+        }
         rows = values[page.table]
         laid = {
             "boxes": work.boxes,
@@ -344,6 +348,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
 
     # The run.
 
+    @queue.attended
     def start(values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
         run.forget(values[page.shot])
         yield {page.cancel: gr.update(interactive=True), page.run: gr.update(interactive=False), page.shot: None,
