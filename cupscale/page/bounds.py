@@ -32,7 +32,7 @@ def check_run(size: tuple[int, int], settings: Sequence[Settings], limits: Limit
         limits: Of the page.
 
     Raises:
-        CupscaleError: With the largest scale that fits, else the most steps.
+        CupscaleError: With the largest scale and the most steps that fit.
     """
     wrong = _beyond(size, settings, limits)
     if not wrong:
@@ -57,13 +57,13 @@ def _remedy(size: tuple[int, int], settings: Sequence[Settings], limits: Limits)
     def fits(**fields: float) -> bool:
         return not _beyond(size, [one.replace(**fields) for one in settings], limits)
 
+    most = max(one.steps for one in settings)
     tenths = _largest(10, int(settings[0].scale * 10), lambda tenths: fits(scale=tenths / 10))
-    if tenths:
-        return f"choose a scale of at most {tenths / 10:g}, or fewer steps"
-    steps = _largest(1, max(one.steps for one in settings), lambda steps: fits(steps=steps))
-    if steps:
-        return f"choose at most {steps} steps, or a smaller image"
-    return "choose a smaller image" + (", or fewer variants" if len(settings) > 1 else "")
+    steps = _largest(1, most, lambda steps: fits(steps=steps))
+    ways = [f"a scale of at most {tenths / 10:g}"] * (tenths > 0) + [f"at most {steps} steps"] * (steps > 0)
+    if not ways and (steps := _largest(1, most, lambda steps: fits(scale=1.0, steps=steps))):
+        ways = [f"a scale of 1 with at most {steps} steps"]
+    return "choose " + (" or ".join(ways) or "a smaller image")
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:

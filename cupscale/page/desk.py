@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 import gradio as gr
 
 from cupscale.page.limits import Limits
+from cupscale.planning import duration
+
+_LEFT_SECONDS = 10.0  # a run that waits, after its listener went: gradio drops it then, but for one just sent
+_UNKNOWN_SECONDS = 30.0  # for a program's next try, where no run has ended yet
 
 
 @dataclass
 class Ticket:
     """A run of one visitor.
 
-    unheard: when the last listener went, None while there is one. began: when it began to run, None while it waits.
+    unheard: when the last listener went, None while there is one; left: it had one. began: when it began to run, None while it waits.
     expected: seconds, where its plan is known.
     """
 
@@ -25,6 +29,7 @@ class Ticket:
     kind: str
     session: str
     unheard: float | None
+    left: bool = False
     began: float | None = None
     expected: float | None = None
 
@@ -60,15 +65,14 @@ class Desk:
             line = f"The queue is full: {waiting} run{'s are' if waiting != 1 else ' is'} waiting"
             status = 503
         elif self.limits.share and held >= self.limits.share:
-            line = f"{held} run{'s' if held != 1 else ''} of yours wait{'' if held != 1 else 's'} or run{'' if held != 1 else 's'}, the most that one visitor may have here"
+            runs = "1 run of yours waits or runs" if held == 1 else f"{held} runs of yours wait or run"
+            line = f"{runs}, the most that one visitor may have here"
             status = 429
         else:
             return None
-        return (
-            Refusal(line, status, work or 30.0)
-            if work is None
-            else Refusal(f"{line}, {_about(work)}", status, work)
-        )
+        if work is not None:
+            line += f", about {duration(work)} of work"
+        return Refusal(line, status, _UNKNOWN_SECONDS if work is None else work)
 
     def enter(self, visitor: str, kind: str, session: str | None) -> str | Refusal:
         """Take a place in the queue, under a name that lasts until `name`; or the reason why not."""
@@ -99,20 +103,18 @@ class Desk:
             self._heard[session] += 1
             for ticket in self._tickets.values():
                 if ticket.session == session:
-                    ticket.unheard = None
+                    ticket.unheard, ticket.left = None, False
 
     def leave(self, session: str) -> None:
-        """A listener went. With the last one, gradio drops the runs that wait."""
+        """A listener went."""
         with self._lock:
             self._heard[session] -= 1
             if self._heard[session] > 0:
                 return
             del self._heard[session]
-            for event, ticket in list(self._tickets.items()):
+            for ticket in self._tickets.values():
                 if ticket.session == session:
-                    ticket.unheard = time.monotonic()
-                    if ticket.began is None:
-                        self._drop(event)
+                    ticket.unheard, ticket.left = time.monotonic(), True
 
     def begin(self, event: str) -> bool:
         """A run's turn has come. False where it was given up meanwhile."""
@@ -151,7 +153,10 @@ class Desk:
                 self._drop(event)
 
     def _too_long(self, ticket: Ticket) -> bool:
-        return ticket.unheard is not None and time.monotonic() - ticket.unheard > self.limits.unheard_seconds
+        allowed: float = self.limits.unheard_seconds
+        if ticket.left and ticket.began is None:
+            allowed = min(allowed, _LEFT_SECONDS)
+        return ticket.unheard is not None and time.monotonic() - ticket.unheard > allowed
 
     def _drop(self, event: str) -> None:
         del self._tickets[event]
@@ -175,12 +180,6 @@ class Desk:
                 return None
             total += takes if ticket.began is None else max(0.0, takes - (time.monotonic() - ticket.began))
         return total
-
-
-def _about(seconds: float) -> str:
-    from cupscale.planning import duration
-
-    return f"about {duration(seconds)} of work"
 
 
 def current() -> tuple[Desk, str] | None:
