@@ -44,6 +44,13 @@ def photo(path: Path, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:
 @contextlib.contextmanager
 def serve(folder: Path, **environment: str) -> Iterator[str]:
     """Start the page and give its address. `folder` takes the checkpoint, the caches and the temporary files."""
+    with start(folder, **environment) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def start(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """As `serve`, with the process beside the address."""
     model = folder / "random"
     if not model.exists():
         make_sdxl(model)
@@ -82,7 +89,7 @@ def serve(folder: Path, **environment: str) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the page did not start:\n{Path(log.name).read_text()[-3000:]}")
             time.sleep(0.25)
-        yield url
+        yield url, process
     finally:
         process.terminate()
         process.wait(20)

@@ -47,14 +47,33 @@ def test_out_of_memory_goes_on_with_fewer_regions_and_says_so(pipeline, tmp_path
     assert sights[-1].shot is not None and sights[-1].shot.size == (128, 96)
 
 
-def test_folders_of_visits_are_swept_when_they_are_old():
-    old, new = scratch.new_folder(), scratch.new_folder()
-    assert old.parent == new.parent == scratch.root() and old != new
-    (old / "result.png").write_bytes(b"x")
-    hour_ago = time.time() - 3600
-    os.utime(old, (hour_ago, hour_ago))
+def test_folders_of_visits_are_swept_when_they_are_old(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(scratch.time, "monotonic", lambda: clock[0])
+    old, used, upload = scratch.new_folder(), scratch.new_folder(), scratch.root() / "uploads" / "hash"
+    assert old.parent == used.parent and scratch.root() in old.parents and old != used
+    upload.mkdir()
     scratch.sweep(1800)
-    assert not old.exists() and new.exists()
+    clock[0] += 1000
+    (used / "result.png").write_bytes(b"x")
+    os.utime(used, ns=(1, 1))  # whatever the clock says: it was changed
+    scratch.sweep(1800)
+    clock[0] += 1000
+    scratch.sweep(1800)
+    assert not old.exists() and not upload.exists() and used.exists()
+    clock[0] += 1000
+    scratch.sweep(1800)
+    assert not used.exists()
+
+
+def test_a_clock_that_jumps_deletes_nothing(monkeypatch):
+    folder = scratch.new_folder()
+    for jump in (3600 * 24, -3600 * 24):
+        now = time.time() + jump
+        os.utime(folder, (now, now))
+        monkeypatch.setattr(scratch.time, "time", lambda now=now: now)
+        scratch.sweep(1800)
+    assert folder.exists()
 
 
 def test_zero_gpu_loads_the_captioner_when_the_page_starts(monkeypatch):

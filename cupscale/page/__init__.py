@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from cupscale.page import (
     api,
@@ -20,6 +21,8 @@ from cupscale.page import (
     style,
     upscale,
 )
+from cupscale.page.blocks import Guarded
+from cupscale.page.desk import Desk
 from cupscale.page.limits import Limits, on_space
 from cupscale.page.session import Page
 
@@ -36,15 +39,17 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     """The whole page, not yet launched."""
     gr.set_static_paths([examples.FOLDER])
     limits = limits or limits_module.current()
+    own = scratch.take_uploads()
     scratch.keep_clean(limits.kept_seconds)
     engine.preload()
     captions.preload()
-    with gr.Blocks(
+    with Guarded(
         title="cupscale",
         analytics_enabled=False,
-        delete_cache=(min(600, limits.kept_seconds), limits.kept_seconds),
+        delete_cache=None if own else (min(600, limits.kept_seconds), limits.kept_seconds),
     ) as demo:
         gr.Markdown(HEAD, elem_id="head")
+        demo.desk = Desk(limits)
         page = Page(limits)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Upscale", id="upscale"):
@@ -60,13 +65,14 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         compare.wire(page)
         api.build(limits)
     demo.queue(default_concurrency_limit=8, api_open=False)
-    queue.limit(demo, limits)
+    scratch.keep_present()
     return demo
 
 
 def launch(demo: gr.Blocks, **options: Any) -> Any:
     """Serve the page. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where."""
     limits = limits_module.current()
+    scratch.leave_on_terminate()
     with_mcp = os.environ.get("GRADIO_MCP_SERVER", "").lower() not in ("0", "false") and api.mcp_installed()
     usual: dict[str, Any] = {
         "theme": style.theme(),
@@ -80,5 +86,6 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "show_error": True,
         "ssr_mode": False,
         "quiet": on_space(),
+        "app_kwargs": {"middleware": [Middleware(queue.Watch, demo=demo)]},
     }
     return demo.launch(**(usual | options))

@@ -9,7 +9,6 @@ import contextlib
 import json
 from collections.abc import Generator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -17,7 +16,7 @@ import gradio as gr
 from cupscale import images
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
-from cupscale.page import captions as captions_module, engine, regions, run, source
+from cupscale.page import bounds, captions as captions_module, engine, queue, references, regions, run, source
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
@@ -49,6 +48,7 @@ def build(limits: Limits) -> None:
             raise CupscaleError(f"a caption is too long: the limit is {limits.caption_chars} characters")
         return settings
 
+    @queue.attended
     def upscale(
         image: str, prompt: str = "", negative_prompt: str = "", scale: float = 2.0, seed: float = 0, model: str = "",
         preset: str = "none", settings: str = "{}", format: str = "png",
@@ -111,10 +111,12 @@ def build(limits: Limits) -> None:
             chosen = settings_of("", "", scale, 0, model, preset, settings)
             plan = engine.planned(source.read(image, limits).size, chosen)
             limits.check_output(plan)
+            bounds.check_run(plan.input, [chosen], limits)
         except CupscaleError as error:
             raise refusal(error) from None
-        return {**plan.to_dict(), "line": plan.line()}
+        return {**plan.to_dict(), "line": plan.line() + bounds.line(limits)}
 
+    @queue.attended
     def caption(
         image: str,
         scale: float = 2.0,
@@ -168,7 +170,7 @@ def build(limits: Limits) -> None:
         try:
             if not result:
                 raise CupscaleError("no file was given")
-            return images.read_settings(Path(result).read_bytes())
+            return images.read_settings(references.content(result))
         except CupscaleError as error:
             raise refusal(error) from None
 

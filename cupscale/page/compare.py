@@ -11,7 +11,7 @@ import gradio as gr
 
 from cupscale import images
 from cupscale.errors import CupscaleError
-from cupscale.page import engine, queue, run, scratch, source, viewer
+from cupscale.page import bounds, engine, queue, run, scratch, source, viewer
 from cupscale.page.session import GPU, PRIVATE, SILENT, Page, complain
 from cupscale.planning import output_size
 from cupscale.settings import Settings
@@ -64,6 +64,7 @@ def wire(page: Page) -> None:
     """The events."""
     limits = page.limits
 
+    @queue.attended
     def start(values: Mapping[Any, Any]) -> Generator[dict[Any, Any], None, None]:
         _forget(values[page.shots])
         shots: list[run.Shot] = []
@@ -76,6 +77,7 @@ def wire(page: Page) -> None:
             wanted = [title for title in every if title in values[page.wanted]]
             stem = source.name(values[page.image])
             runs = [title for title in wanted if every[title] is not None]
+            bounds.check_run(picture.size, [s for t in runs if (s := every[t])] or [settings], limits)
             seconds = sum(engine.planned(picture.size, s).seconds or 0 for t in runs if (s := every[t]))
             note = f"{len(wanted)} variants at {plan.output[0]} × {plan.output[1]}, seed {settings.seed}"
             yield {page.compare_status: run.status_html(note + (f", about {run.clock(seconds)}" if seconds else ""), 0.0),

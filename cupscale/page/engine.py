@@ -108,10 +108,27 @@ def planned(size: tuple[int, int], settings: Settings) -> Plan:
 def gpu_seconds(size: tuple[int, int], settings: Settings) -> int:
     """The duration to declare to ZeroGPU, which counts against a visitor's quota."""
     plan = planned(size, settings)
-    window = plan.window.h * plan.window.w
-    # Before the first measured run: 0.11 s a sample of 128 x 128 cells, 0.6 s a megapixel for the rest.
-    guess = plan.samples * 0.11 * window / 128**2 + plan.output[0] * plan.output[1] / 1e6 * 0.6
-    return int(min(_LONGEST_GPU_SECONDS, max(15, 1.25 * (plan.seconds or guess) + 8)))
+    return int(min(_LONGEST_GPU_SECONDS, max(15, 1.25 * expected_seconds(plan, settings) + 8)))
+
+
+def expected_seconds(plan: Plan, settings: Settings) -> float:
+    """How long a run takes: as measured, else a guess on the high side."""
+    if plan.seconds is not None:
+        return plan.seconds
+    cells = plan.window.h * plan.window.w
+    megapixels = plan.output[0] * plan.output[1] / 1e6
+    if (
+        ZERO or machine.best_device() != "cpu"
+    ):  # a sample of 128 x 128 cells of SDXL, and all else by the megapixel
+        return plan.samples * 0.11 * cells / 128**2 + megapixels * 0.6
+    # The bundled model on two cores, and others in proportion to their weights.
+    size = max(1.0, geometry(settings.model).weights / 40e6)
+    return plan.samples * 0.32 * size * cells / 15360 + megapixels * 60
+
+
+def longest_seconds() -> float:
+    """The longest run that the duration declared to ZeroGPU still covers; 0 where nothing is declared."""
+    return (_LONGEST_GPU_SECONDS - 8) / 1.25 if ZERO else 0.0
 
 
 def _duration(picture: Picture, settings: Settings) -> int:

@@ -14,6 +14,8 @@ class Limits:
     """upload_bytes, input_px, output_px: of one image. queue: runs that may wait. captions, caption_chars: of one run.
 
     kept_seconds: how long a file stays on the server. link_chars: of a query that every proxy passes on.
+    max_seconds, max_samples: of one run; 0 for no bound. share: runs that one visitor may have waiting or running; 0 for
+    as many as the queue takes. unheard_seconds: how long a run goes on that nobody listens to.
     """
 
     upload_bytes: int = 64 * 2**20
@@ -25,6 +27,10 @@ class Limits:
     captions_bytes: int = 2**20
     kept_seconds: int = 3600
     link_chars: int = 6000
+    max_seconds: int = 0
+    max_samples: int = 0
+    share: int = 0
+    unheard_seconds: int = 60
 
     def check_output(self, plan: Plan) -> None:
         """Raises CupscaleError where the output has more pixels than the page makes."""
@@ -39,7 +45,15 @@ class Limits:
             )
 
 
-SPACE = Limits(upload_bytes=20 * 2**20, input_px=2**24, output_px=2**25, queue=12)
+SPACE = Limits(
+    upload_bytes=20 * 2**20,
+    input_px=2**24,
+    output_px=2**25,
+    queue=12,
+    max_seconds=900,
+    max_samples=12_000,
+    share=2,
+)
 
 
 def on_space() -> bool:

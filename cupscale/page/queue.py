@@ -1,56 +1,189 @@
-"""The runs that wait for the one machine: how many may, and what a person reads who comes too late.
+"""The runs that wait for the one machine: how many may, of whom, and what a person reads who comes too late.
 
 gradio's own limit counts every event, so that with a full queue a page could not even read its link; and it says "busy"
-and no more. Here only runs count, and a click asks first.
+and no more. Here only runs count, and a click asks first. What programs send is seen on its way through HTTP, so that
+nothing inside gradio's queue is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import json
+import re
+from collections.abc import Callable, Generator
 from typing import Any
+from urllib.parse import parse_qs
 
 import gradio as gr
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupscale.errors import CupscaleError
-from cupscale.page.limits import Limits
-from cupscale.page.run import clock
+from cupscale.page import desk as desk_module
+from cupscale.page.desk import Desk, Refusal
+from cupscale.page.limits import on_space
 from cupscale.page.session import GPU, TOASTING, refusal
+from cupscale.page.visitor import visitor
+
+_AGAIN = "Everything you typed stays here; try again then."
+_POST = re.compile(r"/gradio_api/+(?:queue/+join|call/+(?:v2/+)?(?P<name>[^/]+))/*$")
+_CANCEL = re.compile(r"/gradio_api/+cancel/*$")
+_STREAM = re.compile(r"/gradio_api/+(?:queue/+data|call/+(?:v2/+)?[^/]+/+(?P<event>[^/]+))/*$")
+_COMPLETED = re.compile(rb'data: \{"msg":"process_completed","event_id":"(\w+)"')
 
 
-def admitted(click: Callable[..., Any], limits: Limits) -> Callable[..., Any]:
+def admitted(click: Callable[..., Any], limits: Any) -> Callable[..., Any]:
     """An event that happens after `click` where the queue has room; else a toast says how long to wait, and no more happens."""
 
-    def admit() -> None:
-        context = gr.context.LocalContext.blocks.get(None)
-        if context is not None and (line := full(context, limits)):
-            raise refusal(CupscaleError(line))
+    def admit(request: gr.Request) -> None:
+        desk = getattr(gr.context.LocalContext.blocks.get(None), "desk", None)
+        if desk is None:
+            return
+        who = visitor(request.client.host if request.client else "", request.headers, on_space())
+        if wrong := desk.refusal(who):
+            raise refusal(CupscaleError(f"{wrong.line}. {_AGAIN}"))
 
     return click(admit, None, None, **TOASTING).success
 
 
-def limit(demo: gr.Blocks, limits: Limits) -> None:
-    """Hold the limit for whoever does not ask: programs, and two clicks in one moment. They get HTTP 503 and the line."""
-    push = demo._queue.push
+def attended(run: Callable[..., Generator[Any, None, None]]) -> Callable[..., Generator[Any, None, None]]:
+    """A run that has its place at the desk, and ends when nobody listens to it any more."""
 
-    async def limited(body: Any, *arguments: Any, **named: Any) -> Any:
-        fn = demo.fns.get(body.fn_index)
-        if fn is not None and fn.concurrency_id == GPU["concurrency_id"] and (line := full(demo, limits)):
-            return False, line, "queue_full"
-        return await push(body, *arguments, **named)
+    @functools.wraps(run)
+    def watched(*given: Any, **named: Any) -> Generator[Any, None, None]:
+        found = desk_module.current()
+        if found is None:
+            yield from run(*given, **named)
+            return
+        desk, event = found
+        whole = False
+        try:
+            if not desk.begin(event):
+                raise refusal(_unheard(desk))
+            for answer in (steps := run(*given, **named)):
+                if desk.unheard(event):
+                    steps.close()
+                    raise refusal(_unheard(desk))
+                yield answer
+            whole = True
+        finally:
+            desk.end(event, whole=whole)
 
-    demo._queue.push = limited  # type: ignore[method-assign]
+    return watched
 
 
-def full(demo: gr.Blocks, limits: Limits) -> str | None:
-    """What to say where no more runs may wait."""
-    waiting = demo._queue.event_queue_per_concurrency_id.get(GPU["concurrency_id"])
-    count = len(waiting.queue) if waiting else 0
-    if count < limits.queue:
-        return None
-    times = [
-        t.avg_time for t in demo._queue.process_time_per_fn.values() if t.avg_time
-    ]  # of which runs take longest
-    line = f"The queue is full: {count} run{'s are' if count != 1 else ' is'} waiting"
-    if times:
-        line += f", about {clock(count * max(times))} of work"
-    return f"{line}. Everything you typed stays here; try again then."
+def _unheard(desk: Desk) -> CupscaleError:
+    seconds = desk.limits.unheard_seconds
+    return CupscaleError(
+        f"the run was ended: nobody listened to it for {seconds} s; read the event stream of its event_id while it runs"
+    )
+
+
+class Watch:
+    """ASGI: tells the desk which runs come in, who listens to them, and which are over."""
+
+    def __init__(self, app: ASGIApp, demo: Any) -> None:
+        self._app = app
+        self._demo = demo
+        self._desk: Desk = demo.desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope.get("path", ""), scope.get("method", "")
+        if method == "POST" and (post := _POST.search(path)):
+            await self._join(post["name"], scope, receive, send)
+        elif method == "POST" and _CANCEL.search(path):
+            body, again = await _body(receive)
+            self._desk.cancel(str(_json(body).get("event_id")))
+            await self._app(scope, again, send)
+        elif method == "GET" and (stream := _STREAM.search(path)):
+            await self._listen(stream["event"], scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _join(self, name: str | None, scope: Scope, receive: Receive, send: Send) -> None:
+        body, again = await _body(receive)
+        given = _json(body)
+        kind = self._kind(name, given)
+        if kind is None:
+            await self._app(scope, again, send)
+            return
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        who = visitor((scope.get("client") or ("",))[0], headers, on_space())
+        session = given.get("session_hash") if not name or "/v2/" not in scope["path"] else None
+        place = self._desk.enter(who, kind, session if isinstance(session, str) else None)
+        if isinstance(place, Refusal):
+            retry = {"Retry-After": str(max(1, round(place.after)))}
+            await JSONResponse({"detail": f"{place.line}. {_AGAIN}"}, place.status, retry)(scope, again, send)
+            return
+        answer = bytearray()
+
+        async def keep(message: Message) -> None:
+            # Named before the client knows the event, so that its listener finds it.
+            answer.extend(message.get("body", b""))
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                event = _json(bytes(answer)).get("event_id")
+                self._desk.name(place, event if isinstance(event, str) else None)
+            await send(message)
+
+        try:
+            await self._app(scope, again, keep)
+        finally:
+            self._desk.name(place, None)
+
+    def _kind(self, name: str | None, given: dict[str, Any]) -> str | None:
+        """The function that a request asks for, where it is a run."""
+        if name is None:
+            try:
+                fn = self._demo.fns.get(int(given["fn_index"]))
+            except (KeyError, TypeError, ValueError, OverflowError):
+                return None
+            found = [fn] if fn is not None else []
+        else:
+            found = [fn for fn in self._demo.fns.values() if fn.api_name == name]
+        runs = [fn for fn in found if fn.concurrency_id == GPU["concurrency_id"]]
+        return str(runs[0].api_name) if runs else None
+
+    async def _listen(self, event: str | None, scope: Scope, receive: Receive, send: Send) -> None:
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        session = self._desk.session(event) if event else query.get("session_hash", [""])[0]
+
+        async def watch(message: Message) -> None:
+            body = message.get("body", b"")
+            if event and body.startswith((b"event: complete", b"event: error")):
+                self._desk.end(event)
+            elif not event and (completed := _COMPLETED.match(body[:200])):
+                self._desk.end(completed[1].decode())
+            await send(message)
+
+        self._desk.listen(session)
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            self._desk.leave(session)
+
+
+async def _body(receive: Receive) -> tuple[bytes, Receive]:
+    """A request's body, and a `receive` that gives it once more."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            break
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            break
+    body = b"".join(parts)
+    waiting = [message if message["type"] != "http.request" else {"type": "http.request", "body": body}]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return body, again
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -173,6 +173,7 @@ def wire(page: Page) -> None:
         )
     )
 
+    @queue.attended
     def write(values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
         """A failed captioner leaves the prompt to serve, with a warning."""
         try:

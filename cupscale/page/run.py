@@ -17,7 +17,7 @@ from cupscale import images
 from cupscale.events import Finished, Planned, Preview, Progress, Result
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
-from cupscale.page import engine, scratch
+from cupscale.page import bounds, desk, engine, scratch
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, duration
 from cupscale.settings import Settings
@@ -96,7 +96,11 @@ def _line(event: Progress) -> str:
 
 def watch(picture: Picture, settings: Settings, limits: Limits, stem: str) -> Generator[Sight, None, None]:
     """Run, and say what to show. The last sight has the shot. Closing it stops the run within one network call."""
-    limits.check_output(engine.planned(picture.size, settings))
+    plan = engine.planned(picture.size, settings)
+    limits.check_output(plan)
+    bounds.check_run(picture.size, [settings], limits)
+    desk.expect(engine.expected_seconds(plan, settings))
+    deadline = bounds.Deadline(limits)
     yield Sight("waiting for the model", 0.0)
     shown = fraction = 0.0
     line = ""
@@ -104,6 +108,7 @@ def watch(picture: Picture, settings: Settings, limits: Limits, stem: str) -> Ge
     result: Result | None = None
     with contextlib.closing(engine.stream(picture, settings)) as events:
         for event in events:
+            deadline.check()
             if isinstance(event, Planned):
                 size = event.plan.output
             elif isinstance(event, Notice):

@@ -1,47 +1,161 @@
-"""The server's files of visits: a folder for each, under one root, deleted in time whoever made it."""
+"""The server's files of visits: a folder for each, under one root for each process, deleted in time whoever made it.
+
+Whether a root is still in use is told by a lock that its process holds on a file beside it, and the age of a folder is taken
+on the monotonic clock: a clock that is set forward or back deletes nothing. The lock goes with its process, however that
+ends, so that the next start finds what was left.
+"""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
 from functools import lru_cache
 from pathlib import Path
+from types import FrameType
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: what a killed process leaves is the system's to clean
+    fcntl = None  # type: ignore[assignment]
+
+_PREFIX = "cupscale-"
+_ALIVE = ".alive"
+_LAST_SECONDS = 5.0  # from a SIGTERM to the end, whatever still runs
+_seen: dict[Path, tuple[int, float]] = {}  # folder -> its time of change, and when that was first seen
+_lasting: set[Path] = set()
 
 
 @lru_cache(maxsize=1)
 def root() -> Path:
     """Where the folders are. It goes when the process ends."""
-    path = Path(tempfile.mkdtemp(prefix="cupscale-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    _hold(_beside(path))
+    atexit.register(clean)
+    for name in ("visits", "uploads"):
+        (path / name).mkdir()
     return path
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + _ALIVE)
+
+
+def _hold(path: Path) -> None:
+    """Lock a new file for as long as the process lives. It has its name only once it is locked."""
+    if fcntl is None:
+        return
+    part = path.with_name(f"{path.name}.part")
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)  # left open on purpose
+    with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there either
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.replace(path)
+
+
+def clean() -> None:
+    """Delete this process's folders."""
+    if not root.cache_info().currsize:
+        return
+    shutil.rmtree(root(), ignore_errors=True)
+    if not root().exists():
+        _beside(root()).unlink(missing_ok=True)
+
+
+def sweep_left() -> int:
+    """Delete the roots whose process has ended.
+
+    Returns:
+        How many there were.
+    """
+    if fcntl is None:
+        return 0
+    found = 0
+    for alive in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*{_ALIVE}"):
+        with contextlib.suppress(OSError):
+            found += _sweep_one(alive)
+    return found
+
+
+def _sweep_one(alive: Path) -> bool:
+    if alive.is_symlink() or alive.stat().st_uid != os.getuid():
+        return False
+    with alive.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError where its process lives
+        path = alive.with_name(alive.name.removesuffix(_ALIVE))
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            alive.unlink()
+    return True
 
 
 def new_folder() -> Path:
     """A folder that no one else is given."""
-    return Path(tempfile.mkdtemp(dir=root()))
+    return Path(tempfile.mkdtemp(dir=root() / "visits"))
+
+
+def take_uploads() -> bool:
+    """Let gradio put its files under the root, unless the operator names another folder.
+
+    Returns:
+        Whether they are there, so that `sweep` deletes them in time.
+    """
+    own = str(root() / "uploads")
+    return os.environ.setdefault("GRADIO_TEMP_DIR", own) == own
+
+
+def keep_present() -> None:
+    """What is there now belongs to the page, not to a visit: it stays."""
+    _lasting.update((root() / "uploads").iterdir())
 
 
 def sweep(seconds: float) -> None:
-    """Delete the folders that nothing was added to for `seconds`."""
-    for folder in root().iterdir():
+    """Delete the folders that nothing was added to for `seconds`, counted from when a sweep first saw them so."""
+    now = time.monotonic()
+    folders = [folder for kind in ("visits", "uploads") for folder in (root() / kind).iterdir()]
+    for gone in _seen.keys() - set(folders):
+        del _seen[gone]
+    for folder in folders:
         try:
-            old = time.time() - folder.stat().st_mtime > seconds
+            changed = folder.stat().st_mtime_ns
         except FileNotFoundError:  # its visit ended
             continue
-        if old:
+        if folder in _lasting or _seen.get(folder, (None,))[0] != changed:
+            _seen[folder] = (changed, now)
+        elif now - _seen[folder][1] > seconds:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @lru_cache(maxsize=1)
 def keep_clean(seconds: int) -> None:
-    """Sweep from now on, until the process ends."""
+    """Sweep what earlier processes left, and from now on what is old here, until the process ends."""
+    sweep_left()
 
-    def clean() -> None:
+    def clean_up() -> None:
         while True:
-            time.sleep(min(600, seconds))
-            sweep(seconds)
+            time.sleep(min(60, max(1, seconds / 4)))
+            with contextlib.suppress(OSError):
+                sweep(seconds)
 
-    threading.Thread(target=clean, name="sweeper", daemon=True).start()
+    threading.Thread(target=clean_up, name="sweeper", daemon=True).start()
+
+
+def leave_on_terminate() -> None:
+    """Let SIGTERM end the process as Ctrl-C does, with the folders deleted; its exit status is 143."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # someone else's to handle
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        last = threading.Timer(_LAST_SECONDS, os._exit, (128 + number,))
+        last.daemon = True
+        last.start()
+        clean()
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)

@@ -12,7 +12,7 @@ import gradio as gr
 from cupscale.captions import scaled
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import engine, regions, source
+from cupscale.page import bounds, engine, regions, source
 from cupscale.page.controls import Controls
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, output_size
@@ -87,6 +87,7 @@ class Page:
         picture = self.picture(values)
         plan = engine.planned(picture.size, settings)
         self.limits.check_output(plan)
+        bounds.check_run(picture.size, [settings], self.limits)
         return picture, settings, plan
 
     @staticmethod

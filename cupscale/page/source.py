@@ -11,6 +11,7 @@ from gradio.data_classes import ImageData
 from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
+from cupscale.page import references
 from cupscale.page.limits import Limits
 
 
@@ -27,7 +28,7 @@ class SourceImage(gr.Image):
         if payload.path is None and payload.url and payload.url.startswith("data:"):
             path = super().preprocess(payload)
             return path if isinstance(path, str) else None
-        return payload.path
+        return None if payload.path is None else references.check(payload.path, gone=True)
 
 
 def read(path: str | None, limits: Limits) -> Picture:
@@ -35,11 +36,10 @@ def read(path: str | None, limits: Limits) -> Picture:
     if not path:
         raise CupscaleError("no image yet: upload, paste or drop one, or click an example")
     try:
-        with open(path, "rb") as file:
+        with references.opened(path) as file:
             data = file.read(limits.upload_bytes + 1)
     except OSError:
-        raise CupscaleError("the image is no longer on the server, which keeps files for a while only: upload it again"
-                            ) from None  # fmt: skip
+        raise CupscaleError(references.MISSING) from None
     if len(data) > limits.upload_bytes:
         raise CupscaleError(
             f"the image has more than {limits.upload_bytes / 2**20:.0f} MB, the limit of this page; "

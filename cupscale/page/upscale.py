@@ -14,12 +14,14 @@ from cupscale import images
 from cupscale.captions import match
 from cupscale.errors import CupscaleError
 from cupscale.page import (
+    bounds,
     cutoff,
     engine,
     examples,
     history,
     links,
     queue,
+    references,
     region_tab,
     regions,
     run,
@@ -160,9 +162,12 @@ def wire(page: Page, demo: gr.Blocks) -> None:
             picture = page.picture(values)
             plan = engine.planned(picture.size, settings)
             limits.check_output(plan)
+            bounds.check_run(picture.size, [settings], limits)
         except CupscaleError as error:
             return {page.plan_line: run.plan_html(str(error), wrong=True)}
-        updates: dict[Any, Any] = {page.plan_line: run.plan_html(run.plan_line(plan, settings))}
+        updates: dict[Any, Any] = {
+            page.plan_line: run.plan_html(run.plan_line(plan, settings) + bounds.line(limits))
+        }
         rows = values[page.table]
         laid = {
             "boxes": plan.boxes,
@@ -259,7 +264,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
         if not path:
             return gr.skip()
         try:
-            data = Path(path).read_bytes()
+            data = references.content(path)
             fields = images.read_settings(data)
             if not fields:
                 raise CupscaleError(
@@ -343,6 +348,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
 
     # The run.
 
+    @queue.attended
     def start(values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
         run.forget(values[page.shot])
         yield {page.cancel: gr.update(interactive=True), page.run: gr.update(interactive=False), page.shot: None,

@@ -1,0 +1,35 @@
+"""The page's `gr.Blocks`: what a request brings is checked before any component or handler sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from cupscale.errors import CupscaleError
+from cupscale.page import references
+from cupscale.page.desk import Desk
+from cupscale.page.session import refusal
+from cupscale.page.source import SourceImage
+
+
+class Guarded(gr.Blocks):
+    """Refuses files that are not the page's own, for every endpoint and every component.
+
+    desk: the runs that wait and run.
+    """
+
+    desk: Desk
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> list[Any]:
+        """As gradio's, after the check. The source image has its own words for an upload that was deleted."""
+        try:
+            for k, value in enumerate(inputs):
+                block = block_fn.inputs[k] if k < len(block_fn.inputs) else None
+                references.checked(value, gone=isinstance(block, SourceImage))
+        except CupscaleError as error:
+            raise refusal(error) from None
+        made: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        return made

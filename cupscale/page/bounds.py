@@ -1,0 +1,105 @@
+"""What one run may take: samples and seconds. It is refused before it starts, with the largest that fits; what goes beyond
+its estimate all the same is stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from cupscale.errors import CupscaleError
+from cupscale.page import engine
+from cupscale.page.limits import Limits
+from cupscale.planning import duration
+from cupscale.settings import Settings
+
+_MARGIN = 1.5  # an estimate's error, before a run is stopped
+_GRACE_SECONDS = 30.0
+
+
+def seconds_allowed(limits: Limits) -> float:
+    """How long a run may take here; 0 for no bound. A GPU that is lent ends its runs sooner."""
+    lent = engine.longest_seconds()
+    bounds = [bound for bound in (float(limits.max_seconds), lent) if bound]
+    return min(bounds, default=0.0)
+
+
+def check_run(size: tuple[int, int], settings: Sequence[Settings], limits: Limits) -> None:
+    """See that runs that are asked for at once stay within the page's bounds, together.
+
+    Args:
+        size: Of the image, (width, height).
+        settings: Of each run.
+        limits: Of the page.
+
+    Raises:
+        CupscaleError: With the largest scale and the most steps that fit.
+    """
+    wrong = _beyond(size, settings, limits)
+    if not wrong:
+        return
+    raise CupscaleError(f"{wrong}; {_remedy(size, settings, limits)}")
+
+
+def _beyond(size: tuple[int, int], settings: Sequence[Settings], limits: Limits) -> str:
+    """What is too much; empty where nothing is."""
+    plans = [engine.planned(size, one) for one in settings]
+    samples = sum(plan.samples for plan in plans)
+    if limits.max_samples and samples > limits.max_samples:
+        return f"this run takes {samples} samples of the network: this page allows {limits.max_samples} a run"
+    seconds = sum(map(engine.expected_seconds, plans, settings))
+    allowed = seconds_allowed(limits)
+    if allowed and seconds > allowed:
+        return f"this run would take about {duration(seconds)}: this page allows {duration(allowed)} a run"
+    return ""
+
+
+def _remedy(size: tuple[int, int], settings: Sequence[Settings], limits: Limits) -> str:
+    def fits(**fields: float) -> bool:
+        return not _beyond(size, [one.replace(**fields) for one in settings], limits)
+
+    most = max(one.steps for one in settings)
+    tenths = _largest(10, int(settings[0].scale * 10), lambda tenths: fits(scale=tenths / 10))
+    steps = _largest(1, most, lambda steps: fits(steps=steps))
+    ways = [f"a scale of at most {tenths / 10:g}"] * (tenths > 0) + [f"at most {steps} steps"] * (steps > 0)
+    if not ways and (steps := _largest(1, most, lambda steps: fits(scale=1.0, steps=steps))):
+        ways = [f"a scale of 1 with at most {steps} steps"]
+    return "choose " + (" or ".join(ways) or "a smaller image")
+
+
+def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest whole number from `low` to `high` that fits, by halving; 0 where `low` does not."""
+    if high < low or not fits(low):
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def line(limits: Limits) -> str:
+    """The bound, for the end of a plan's line; empty where there is none."""
+    allowed = seconds_allowed(limits)
+    parts = [f"at most {duration(allowed)} a run here"] if allowed else []
+    if limits.max_samples:
+        parts.append(f"at most {limits.max_samples} samples")
+    return "".join(f", {part}" for part in parts)
+
+
+class Deadline:
+    """Of one run that goes on. Asked at every event; counts from the first."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._allowed = seconds_allowed(limits)
+        self._began: float | None = None
+
+    def check(self) -> None:
+        """Raises CupscaleError once the run is past its bound by more than an estimate's error."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        last = self._allowed * _MARGIN + _GRACE_SECONDS
+        if self._allowed and now - self._began > last:
+            raise CupscaleError(
+                f"the run was stopped after {duration(now - self._began)}: this page allows "
+                f"{duration(self._allowed)} a run, and it took longer than its plan; choose a smaller scale or fewer steps"
+            )

@@ -1,0 +1,202 @@
+"""Who has runs waiting and running, and whether anyone still listens to them. Nothing of gradio but the current event's id."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+import gradio as gr
+
+from cupscale.page.limits import Limits
+from cupscale.planning import duration
+
+_LEFT_SECONDS = 10.0  # a run that waits, after its listener went: gradio drops it then, but for one just sent
+_UNKNOWN_SECONDS = 30.0  # for a program's next try, where no run has ended yet
+
+
+@dataclass
+class Ticket:
+    """A run of one visitor.
+
+    Attributes:
+        visitor: Whose it is.
+        kind: Of the endpoint, whose runs take about as long as one another.
+        session: That hears of it.
+        unheard: When the last listener went, None while there is one.
+        left: It had a listener.
+        began: When it began to run, None while it waits.
+        expected: Seconds, where its plan is known.
+    """
+
+    visitor: str
+    kind: str
+    session: str
+    unheard: float | None
+    left: bool = False
+    began: float | None = None
+    expected: float | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a run may not wait here. status: for a program, of HTTP. after: seconds, for its next try."""
+
+    line: str
+    status: int
+    after: float
+
+
+@dataclass
+class Desk:
+    """The runs of one page. Every method may be called from any thread."""
+
+    limits: Limits
+    _tickets: dict[str, Ticket] = field(default_factory=dict)
+    _dropped: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
+    _heard: Counter[str] = field(default_factory=Counter)
+    _took: dict[str, deque[float]] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def refusal(self, visitor: str) -> Refusal | None:
+        """Why this visitor's next run may not wait now; None where it may."""
+        with self._lock:
+            self._purge()
+            waiting = sum(ticket.began is None for ticket in self._tickets.values())
+            held = sum(ticket.visitor == visitor for ticket in self._tickets.values())
+            work = self._work()
+        if waiting >= self.limits.queue:
+            line = f"The queue is full: {waiting} run{'s are' if waiting != 1 else ' is'} waiting"
+            status = 503
+        elif self.limits.share and held >= self.limits.share:
+            runs = "1 run of yours waits or runs" if held == 1 else f"{held} runs of yours wait or run"
+            line = f"{runs}, the most that one visitor may have here"
+            status = 429
+        else:
+            return None
+        if work is not None:
+            line += f", about {duration(work)} of work"
+        return Refusal(line, status, _UNKNOWN_SECONDS if work is None else work)
+
+    def enter(self, visitor: str, kind: str, session: str | None) -> str | Refusal:
+        """Take a place in the queue, under a name that lasts until `name`; or the reason why not."""
+        with self._lock:
+            if refusal := self.refusal(visitor):
+                return refusal
+            place = uuid.uuid4().hex
+            unheard = None if session and self._heard[session] else time.monotonic()
+            self._tickets[place] = Ticket(visitor, kind, session or "", unheard)
+        return place
+
+    def name(self, place: str, event: str | None) -> None:
+        """gradio took the run as this event; None where it did not."""
+        with self._lock:
+            ticket = self._tickets.pop(place, None)
+            if ticket is not None and event is not None:
+                ticket.session = ticket.session or event
+                self._tickets.setdefault(event, ticket)
+
+    def session(self, event: str) -> str:
+        """The session that hears of an event."""
+        with self._lock:
+            return self._tickets[event].session if event in self._tickets else event
+
+    def listen(self, session: str) -> None:
+        """Someone listens to a session's events."""
+        with self._lock:
+            self._heard[session] += 1
+            for ticket in self._tickets.values():
+                if ticket.session == session:
+                    ticket.unheard, ticket.left = None, False
+
+    def leave(self, session: str) -> None:
+        """A listener went."""
+        with self._lock:
+            self._heard[session] -= 1
+            if self._heard[session] > 0:
+                return
+            del self._heard[session]
+            for ticket in self._tickets.values():
+                if ticket.session == session:
+                    ticket.unheard, ticket.left = time.monotonic(), True
+
+    def begin(self, event: str) -> bool:
+        """A run's turn has come. False where it was given up meanwhile."""
+        with self._lock:
+            self._purge()
+            if event in self._dropped:
+                return False
+            ticket = self._tickets.setdefault(event, Ticket("", "", "", None))
+            ticket.began = time.monotonic()
+            return True
+
+    def expect(self, event: str, seconds: float) -> None:
+        """How long a run that has begun will take from now."""
+        with self._lock:
+            if (ticket := self._tickets.get(event)) is not None and ticket.began is not None:
+                ticket.expected = time.monotonic() - ticket.began + seconds
+
+    def unheard(self, event: str) -> bool:
+        """Whether nobody has listened to a run for too long."""
+        with self._lock:
+            ticket = self._tickets.get(event)
+            return ticket is not None and self._too_long(ticket)
+
+    def end(self, event: str, *, whole: bool = False) -> None:
+        """A run ended, or will not begin. whole: it went to its end, so that its time tells of others."""
+        with self._lock:
+            ticket = self._tickets.pop(event, None)
+            if ticket is not None and ticket.began is not None and whole:
+                took = self._took.setdefault(ticket.kind, deque(maxlen=20))
+                took.append(time.monotonic() - ticket.began)
+
+    def cancel(self, event: str) -> None:
+        """A visitor gave a run up; one that runs ends by itself."""
+        with self._lock:
+            if event in self._tickets and self._tickets[event].began is None:
+                self._drop(event)
+
+    def _too_long(self, ticket: Ticket) -> bool:
+        allowed: float = self.limits.unheard_seconds
+        if ticket.left and ticket.began is None:
+            allowed = min(allowed, _LEFT_SECONDS)
+        return ticket.unheard is not None and time.monotonic() - ticket.unheard > allowed
+
+    def _drop(self, event: str) -> None:
+        del self._tickets[event]
+        self._dropped.append(event)
+
+    def _purge(self) -> None:
+        for event, ticket in list(self._tickets.items()):
+            if ticket.began is None and self._too_long(ticket):
+                self._drop(event)
+
+    def _typical(self, kind: str) -> float | None:
+        took = self._took.get(kind) or [t for times in self._took.values() for t in times]
+        return sum(took) / len(took) if took else None
+
+    def _work(self) -> float | None:
+        """Seconds until all that waits and runs is done; None where a part of it is not known."""
+        total = 0.0
+        for ticket in self._tickets.values():
+            takes = ticket.expected if ticket.expected is not None else self._typical(ticket.kind)
+            if takes is None:
+                return None
+            total += takes if ticket.began is None else max(0.0, takes - (time.monotonic() - ticket.began))
+        return total
+
+
+def current() -> tuple[Desk, str] | None:
+    """The desk of the page and the id of the event that this thread works for; None outside of a request."""
+    local = gr.context.LocalContext
+    desk = getattr(local.blocks.get(None), "desk", None)
+    event = local.event_id.get(None)
+    return (desk, event) if desk is not None and event else None
+
+
+def expect(seconds: float) -> None:
+    """`Desk.expect` for the current event."""
+    if (found := current()) is not None:
+        found[0].expect(found[1], seconds)

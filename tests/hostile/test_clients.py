@@ -1,0 +1,310 @@
+"""Clients that ask for too much, fill the queue, or go away: over HTTP, and the desk's rules on a clock of the test's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from page_server import FAST_SETTINGS, photo, serve
+
+from cupscale import models
+from cupscale.errors import CupscaleError
+from cupscale.page import bounds, desk as desk_module, engine, run
+from cupscale.page.desk import Desk, Refusal
+from cupscale.page.limits import Limits
+from cupscale.page.visitor import visitor
+from cupscale.settings import Settings
+
+# Minutes of work on any machine: what it does is begun and never finished here.
+ENDLESS = {**FAST_SETTINGS, "steps": 1000, "strength": 1.0}
+FAST = json.dumps(FAST_SETTINGS)
+
+
+def request(url, body=None, **headers):
+    data = None if body is None else json.dumps(body).encode()
+    made = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
+    return urllib.request.urlopen(made, timeout=120)
+
+
+def upload(url, path):
+    mark = "part"
+    head = (
+        f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'.encode()
+    )
+    kind = {"Content-Type": f"multipart/form-data; boundary={mark}"}
+    body = head + path.read_bytes() + f"\r\n--{mark}--\r\n".encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/upload", body, kind)) as answer:
+        return {"path": json.load(answer)[0], "meta": {"_type": "gradio.FileData"}}
+
+
+def join(url, file, settings, scale=2, **headers):
+    """Ask for a run and do not listen: its event id."""
+    data = [file, "", "", scale, 0, "", "none", json.dumps(settings), "png"]
+    with request(f"{url}gradio_api/call/upscale", {"data": data}, **headers) as answer:
+        return json.load(answer)["event_id"]
+
+
+@contextmanager
+def stream(url, event):
+    with request(f"{url}gradio_api/call/upscale/{event}") as answer:
+        yield answer
+
+
+def until(lines, mark):
+    """The data of the first event of this kind; what comes before it is read."""
+    for line in lines:
+        if line.startswith(f"event: {mark}".encode()):
+            return next(lines).decode()
+    raise AssertionError(f"the stream ended with no '{mark}'")
+
+
+def last(url, event):
+    with stream(url, event) as lines:
+        return lines.read().decode()
+
+
+def refused(call):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        call()
+    return caught.value.code, json.loads(caught.value.read())["detail"], caught.value.headers
+
+
+@pytest.fixture
+def file_of(tmp_path):
+    return lambda url: upload(url, photo(tmp_path / "small.png"))
+
+
+def test_a_run_over_the_bound_is_refused_with_the_largest_that_fits(tmp_path, file_of):
+    with serve(tmp_path, CUPSCALE_MAX_SAMPLES="40") as url:
+        file = file_of(url)
+        answer = last(url, join(url, file, {**FAST_SETTINGS, "strength": 1.0}, scale=16))
+        assert "event: error" in answer and "this page allows 40 a run" in answer
+        fits = float(re.search(r"a scale of at most ([\d.]+)", answer)[1])
+        assert 1 <= fits < 16
+        plan = [file, fits, "", "none", json.dumps({**FAST_SETTINGS, "strength": 1.0})]
+        for scale, good in ((fits, True), (fits + 0.1, False)):
+            plan[1] = scale
+            with request(f"{url}gradio_api/call/plan", {"data": plan}) as joined:
+                event = json.load(joined)["event_id"]
+            with request(f"{url}gradio_api/call/plan/{event}") as lines:
+                text = lines.read().decode()
+            assert ("event: complete" in text and "at most 40 samples" in text) is good, text
+        assert "event: complete" in last(url, join(url, file, FAST_SETTINGS))
+
+
+def test_one_visitor_holds_a_share_and_others_come_in(tmp_path, file_of):
+    with serve(
+        tmp_path, SPACE_ID="someone/cupscale", CUPSCALE_MAX_SECONDS="0", CUPSCALE_MAX_SAMPLES="0"
+    ) as url:
+        file = file_of(url)
+        one = {"X-Forwarded-For": "8.8.8.8"}
+        first = join(url, file, ENDLESS, **one)
+        with stream(url, first) as lines:
+            until(lines, "generating")
+            join(url, file, FAST_SETTINGS, **one)
+            code, line, headers = refused(lambda: join(url, file, FAST_SETTINGS, **one))
+            assert code == 429 and "2 runs of yours" in line and int(headers["Retry-After"]) >= 1
+            spoofed = {
+                "X-Forwarded-For": "9.9.9.9, 8.8.8.8"
+            }  # what stands before the proxy's word is the visitor's own
+            assert refused(lambda: join(url, file, FAST_SETTINGS, **spoofed))[0] == 429
+            join(url, file, FAST_SETTINGS, **{"X-Forwarded-For": "1.1.1.1"})
+
+
+def test_a_full_queue_is_told_with_a_status_and_a_line(tmp_path, file_of):
+    with serve(tmp_path, CUPSCALE_QUEUE="1") as url:
+        file = file_of(url)
+        with stream(url, join(url, file, ENDLESS)) as lines:
+            until(lines, "generating")
+            join(url, file, FAST_SETTINGS)
+            code, line, _ = refused(lambda: join(url, file, FAST_SETTINGS))
+            assert code == 503 and line.startswith("The queue is full: 1 run is waiting")
+
+
+def test_a_run_that_nobody_listens_to_ends_and_the_next_one_runs(tmp_path, file_of):
+    with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="2") as url:
+        file = file_of(url)
+        endless = join(url, file, ENDLESS)  # and no word more
+        assert "event: complete" in last(
+            url, join(url, file, FAST_SETTINGS)
+        )  # hours later, were it not ended
+        assert "nobody listened" in last(url, endless)
+
+
+def test_a_run_whose_listener_goes_ends(tmp_path, file_of):
+    with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="2") as url:
+        file = file_of(url)
+        event = join(url, file, ENDLESS)
+        host, port = re.match(r"http://([\d.]+):(\d+)/", url).groups()
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(f"GET /gradio_api/call/upscale/{event} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            seen = b""
+            while b"generating" not in seen:
+                seen += raw.recv(4096)
+        assert "event: complete" in last(url, join(url, file, FAST_SETTINGS))
+
+
+def test_a_run_that_is_listened_to_is_not_ended(tmp_path, file_of):
+    with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="1") as url:
+        slow = {**FAST_SETTINGS, "steps": 200, "strength": 1.0}
+        assert "event: complete" in last(url, join(url, file_of(url), slow))
+
+
+# The desk's rules.
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def enter(desk, who, event, session=None):
+    place = desk.enter(who, "upscale", session)
+    if not isinstance(place, Refusal):
+        desk.name(place, event)
+    return place
+
+
+def test_the_announced_wait_is_the_work_that_is_left(clock):
+    desk = Desk(Limits(queue=2, unheard_seconds=10**6))
+    enter(desk, "a", "e0")
+    desk.begin("e0")
+    clock[0] += 40
+    desk.end("e0", whole=True)  # a run takes 40 s
+    for event in ("e1", "e2", "e3"):
+        assert not isinstance(enter(desk, "a", event), Refusal)
+        if event == "e1":
+            desk.begin("e1")
+            desk.expect("e1", 100.0)
+    clock[0] += 30
+    refusal = enter(desk, "b", "e4")
+    assert refusal.status == 503 and refusal.after == pytest.approx(70 + 2 * 40)
+    assert "2 runs are waiting, about 2 min 30 s of work" in refusal.line
+    desk.end("e1")  # cancelled: its time tells nothing of others
+    desk.cancel("e2")
+    desk.cancel("e3")
+    assert desk.refusal("b") is None
+
+
+def test_a_run_that_nobody_waits_for_frees_its_place(clock):
+    desk = Desk(Limits(queue=1, share=1, unheard_seconds=60))
+    enter(desk, "a", "e1", "session")
+    assert enter(desk, "a", "e2").status == 503
+    desk.listen("session")
+    clock[0] += 1000
+    assert isinstance(enter(desk, "a", "e2"), Refusal)  # it is listened to
+    desk.leave("session")
+    clock[0] += 11
+    assert desk.refusal("a") is None
+    assert not desk.begin("e1")  # its turn comes all the same
+
+
+def test_places_are_taken_before_gradio_answers(clock):
+    desk = Desk(Limits(queue=20, share=2))
+    places = [desk.enter("a", "upscale", None) for _ in range(5)]
+    assert [isinstance(place, Refusal) for place in places] == [False, False, True, True, True]
+    desk.name(places[0], None)  # gradio refused it
+    assert not isinstance(desk.enter("a", "upscale", None), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "behind", "expected"),
+    [
+        ("8.8.8.8", True, "8.8.8.8"),
+        ("9.9.9.9, 8.8.8.8", True, "8.8.8.8"),
+        ("8.8.8.8, 10.0.0.7", True, "8.8.8.8"),
+        ("8.8.8.8", False, "10.1.1.1"),
+        ("nonsense", True, "10.1.1.1"),
+        ("", True, "10.1.1.1"),
+        ("2600:1:2:3:4::5", True, "2600:1:2:3::/64"),
+    ],
+)
+def test_the_visitor_is_who_the_proxy_says(forwarded, behind, expected):
+    assert visitor("10.1.1.1", {"x-forwarded-for": forwarded}, behind) == expected
+
+
+# The bounds.
+
+
+@pytest.fixture
+def tiny():
+    return Settings.build(models.defaults("tiny"), model="tiny", scale=4.0)
+
+
+def test_seconds_are_bounded_by_the_plan_and_by_a_guess_before_it(tiny, monkeypatch):
+    for speed in (None, {"sample": 1.0, "cells": 128 * 128, "megapixel": 1.0}):
+        monkeypatch.setattr(engine.machine, "known_speed", lambda *_, speed=speed: speed)
+        long = tiny.replace(steps=1000)
+        with pytest.raises(
+            CupscaleError, match=r"would take about .*: this page allows 1 min a run; choose"
+        ) as error:
+            bounds.check_run((256, 256), [long], Limits(max_seconds=60))
+        words = str(error.value)
+        changes = [{"scale": float(x)} for x in re.findall(r"scale of at most ([\d.]+)", words)]
+        changes += [{"steps": int(n)} for n in re.findall(r"(?<!with) at most (\d+) steps", words)]
+        changes += [{"scale": 1.0, "steps": int(n)} for n in re.findall(r"with at most (\d+) steps", words)]
+        assert changes
+        for change in changes:
+            fits = long.replace(**change)
+            bounds.check_run((256, 256), [fits], Limits(max_seconds=60))
+        bounds.check_run((256, 256), [long], Limits())
+
+
+def test_the_remedy_is_the_largest_that_fits(tiny, monkeypatch):
+    # 1 s a sample of any window, nothing else: 10 s are 10 samples. One region, guided, and the attention prior's pass
+    # make 3 samples a step, of which start = 0.1 runs a tenth: 3 steps of the last of 30 to 39.
+    monkeypatch.setattr(
+        engine.machine, "known_speed", lambda *_: {"sample": 1.0, "cells": 128 * 128, "megapixel": 0.0}
+    )
+    one = tiny.replace(scale=1.0, steps=1000)
+    assert engine.planned((256, 256), one).seconds == 300.0
+    with pytest.raises(CupscaleError) as error:
+        bounds.check_run((256, 256), [one], Limits(max_seconds=10))
+    steps = int(re.search(r"at most (\d+) steps", str(error.value))[1])
+    assert engine.planned((256, 256), one.replace(steps=steps)).seconds == 9.0
+    assert engine.planned((256, 256), one.replace(steps=steps + 1)).seconds == 12.0
+
+
+def test_runs_that_are_asked_for_at_once_are_counted_together(tiny):
+    one = engine.planned((256, 256), tiny).samples
+    bounds.check_run((256, 256), [tiny], Limits(max_samples=one))
+    with pytest.raises(CupscaleError, match=f"{2 * one} samples"):
+        bounds.check_run((256, 256), [tiny, tiny], Limits(max_samples=one))
+
+
+def test_a_run_that_outruns_its_plan_is_stopped(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bounds.time, "monotonic", lambda: now[0])
+    deadline, none = bounds.Deadline(Limits(max_seconds=100)), bounds.Deadline(Limits())
+    for now[0] in (50.0, 50.0 + 100 * 1.5 + 29):
+        deadline.check()
+        none.check()
+    now[0] = 50.0 + 100 * 1.5 + 31
+    with pytest.raises(CupscaleError, match="was stopped after 3 min 1 s: this page allows 1 min 40 s"):
+        deadline.check()
+    none.check()
+
+
+def test_the_deadline_is_asked_while_a_run_goes_on(tmp_path, monkeypatch, tiny):
+    from cupscale import images
+
+    asked = []
+
+    def check(self):
+        asked.append(self)
+        if len(asked) == 5:
+            raise CupscaleError("the run was stopped")
+
+    monkeypatch.setattr(bounds.Deadline, "check", check)
+    picture = images.read(photo(tmp_path / "small.png"))
+    quick = tiny.replace(upscaler="lanczos", scale=2.0, steps=10, strength=1.0)
+    with pytest.raises(CupscaleError, match="was stopped"):
+        list(run.watch(picture, quick, Limits(), "small"))
+    assert len(asked) == 5
