@@ -1,7 +1,7 @@
 # make demo     upscale an example photograph with the bundled model, then serve the page
 # make upscale  the same without the page
 # make test     lint, types, tests
-# make package  the wheel, in out/, installed with all it depends on into an empty environment and tried there
+# make package  the wheel, installed with all it depends on into an empty environment and tried there
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
