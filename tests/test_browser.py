@@ -561,7 +561,7 @@ def test_paper_sets_what_the_paper_states(page, url):
     visit(page, url)
     open_part(page, "advanced")
     page.get_by_role("button", name="Paper", exact=True).click()
-    expect(page.locator("#set-start input[type=number]")).to_have_value("0.45")
+    expect(page.locator("#set-strength input[type=number]")).to_have_value("0.45")
     expect(page.locator("#set-overlap input[type=number]")).to_have_value("0.5")
     expect(page.locator("#set-steps input")).to_have_value("50")
 

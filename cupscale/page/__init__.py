@@ -8,23 +8,16 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from cupscale.page import (
-    api,
-    captions,
-    compare,
-    engine,
-    examples,
-    limits as limits_module,
-    queue,
-    region_tab,
-    scratch,
-    style,
-    upscale,
-)
+from cupscale.page import api, captions, engine, examples, limits as limits_module, queue, scratch, style
+from cupscale.page.api import Endpoints
 from cupscale.page.blocks import Guarded
+from cupscale.page.compare import CompareTab
 from cupscale.page.desk import Desk
+from cupscale.page.history import History
 from cupscale.page.limits import Limits, on_space
-from cupscale.page.session import Page
+from cupscale.page.region_tab import RegionsTab
+from cupscale.page.session import Session
+from cupscale.page.upscale import UpscaleTab
 
 __all__ = ["Limits", "build", "launch"]
 
@@ -50,20 +43,20 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     ) as demo:
         gr.Markdown(HEAD, elem_id="head")
         demo.desk = Desk(limits)
-        page = Page(limits)
+        session = Session(limits)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Upscale", id="upscale"):
-                upscale.build(page)
+                upscale = UpscaleTab(session)
             with gr.Tab("Regions", id="regions"):
-                region_tab.build(page)
+                regions = RegionsTab(session)
             with gr.Tab("Compare", id="compare"):
-                compare.build(page)
+                compare = CompareTab(session)
             with gr.Tab("History", id="history"):
-                upscale.build_history(page)
-        upscale.wire(page, demo)
-        region_tab.wire(page)
-        compare.wire(page)
-        api.build(limits)
+                past = History(elem_id="history")
+        upscale.wire(demo, regions.drawing(), past)
+        regions.wire()
+        compare.wire()
+        Endpoints(limits).build()
     demo.queue(default_concurrency_limit=8, api_open=False)
     scratch.keep_present()
     return demo

@@ -30,11 +30,14 @@ def mcp_installed() -> bool:
     return find_spec("mcp") is not None
 
 
-def build(limits: Limits) -> None:
-    """The endpoints: /upscale, /plan, /caption, /read_settings, /models."""
+class Endpoints:
+    """/upscale, /plan, /caption, /read_settings, /models."""
 
-    def settings_of(
-        prompt: str, negative_prompt: str, scale: float, seed: float, model: str, preset: str, more: str
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def _settings(
+        self, prompt: str, negative_prompt: str, scale: float, seed: float, model: str, preset: str, more: str
     ) -> Settings:
         given = parse_object(more or "{}", "settings")
         model = engine.check_model(str(given.pop("model", None) or model or engine.default_model()))
@@ -42,17 +45,27 @@ def build(limits: Limits) -> None:
         fields["negative_prompt"] = negative_prompt or None  # an empty one leaves the model's own
         chosen = preset_fields(None if preset in ("", "none", None) else preset)
         settings = Settings.build(engine.defaults(model), chosen, fields, given, model=model)
-        if len(settings.captions) > limits.captions:
-            raise CupscaleError(f"{len(settings.captions)} captions: the limit is {limits.captions}")
-        if any(len(caption.caption) > limits.caption_chars for caption in settings.captions):
-            raise CupscaleError(f"a caption is too long: the limit is {limits.caption_chars} characters")
+        if len(settings.captions) > self._limits.captions:
+            raise CupscaleError(f"{len(settings.captions)} captions: the limit is {self._limits.captions}")
+        if any(len(caption.caption) > self._limits.caption_chars for caption in settings.captions):
+            raise CupscaleError(
+                f"a caption is too long: the limit is {self._limits.caption_chars} characters"
+            )
         return settings
 
     @queue.attended
     def upscale(
-        image: str, prompt: str = "", negative_prompt: str = "", scale: float = 2.0, seed: float = 0, model: str = "",
-        preset: str = "none", settings: str = "{}", format: str = "png",
-    ) -> Generator[tuple[Any, Any], None, None]:  # fmt: skip
+        self,
+        image: str,
+        prompt: str = "",
+        negative_prompt: str = "",
+        scale: float = 2.0,
+        seed: float = 0,
+        model: str = "",
+        preset: str = "none",
+        settings: str = "{}",
+        format: str = "png",
+    ) -> Generator[tuple[Any, Any], None, None]:
         """Enlarge a picture with a text-to-image model that adds detail and keeps the picture what it is.
 
         Args:
@@ -76,9 +89,9 @@ def build(limits: Limits) -> None:
                 raise CupscaleError(
                     f"unknown format '{str(format)[:20]}': choose one of {', '.join(FORMATS)}"
                 )
-            chosen = settings_of(prompt, negative_prompt, scale, seed, model, preset, settings)
-            picture = source.read(image, limits)
-            with contextlib.closing(run.watch(picture, chosen, limits, source.name(image))) as sights:
+            chosen = self._settings(prompt, negative_prompt, scale, seed, model, preset, settings)
+            picture = source.read(image, self._limits)
+            with contextlib.closing(run.watch(picture, chosen, self._limits, source.name(image))) as sights:
                 for sight in sights:
                     if sight.shot is None:
                         yield None, {"status": sight.status, "fraction": round(sight.fraction, 3)}
@@ -86,14 +99,18 @@ def build(limits: Limits) -> None:
                     shot = sight.shot
                     path = shot.png if format == "png" else run.encode(shot, format)
                     plan = engine.planned(picture.size, shot.settings)
-                    report = {"status": "done", "settings": shot.settings.model_dump(mode="json"),
-                              "plan": plan.to_dict(), "note": shot.note}  # fmt: skip
+                    report = {
+                        "status": "done",
+                        "settings": shot.settings.model_dump(mode="json"),
+                        "plan": plan.to_dict(),
+                        "note": shot.note,
+                    }
                     yield path, report
         except CupscaleError as error:
             raise refusal(error) from None
 
     def plan(
-        image: str, scale: float = 2.0, model: str = "", preset: str = "none", settings: str = "{}"
+        self, image: str, scale: float = 2.0, model: str = "", preset: str = "none", settings: str = "{}"
     ) -> Any:
         """What a run would do and cost, with nothing run: output size, regions, network evaluations, bytes, seconds.
 
@@ -108,16 +125,17 @@ def build(limits: Limits) -> None:
             The plan as JSON. `seconds` is null where this model never ran here.
         """
         try:
-            chosen = settings_of("", "", scale, 0, model, preset, settings)
-            plan = engine.planned(source.read(image, limits).size, chosen)
-            limits.check_output(plan)
-            bounds.check_run(plan.input, [chosen], limits)
+            chosen = self._settings("", "", scale, 0, model, preset, settings)
+            plan = engine.planned(source.read(image, self._limits).size, chosen)
+            self._limits.check_output(plan)
+            bounds.check_run(plan.input, [chosen], self._limits)
         except CupscaleError as error:
             raise refusal(error) from None
-        return {**plan.to_dict(), "line": plan.line() + bounds.line(limits)}
+        return {**plan.to_dict(), "line": plan.line() + bounds.line(self._limits)}
 
     @queue.attended
     def caption(
+        self,
         image: str,
         scale: float = 2.0,
         prompt: str = "",
@@ -139,10 +157,10 @@ def build(limits: Limits) -> None:
             A captions file as JSON: {"size", "prompt", "regions": [{"box", "caption", "source"}], "notes"}.
         """
         try:
-            chosen = settings_of(prompt, "", scale, 0, model, "none", settings)
-            picture = source.read(image, limits)
+            chosen = self._settings(prompt, "", scale, 0, model, "none", settings)
+            picture = source.read(image, self._limits)
             plan = engine.planned(picture.size, chosen)
-            limits.check_output(plan)
+            self._limits.check_output(plan)
             kind = captioner or captions_module.kinds()[0]
             notes = []
             found: tuple[Any, ...] = ()
@@ -158,7 +176,7 @@ def build(limits: Limits) -> None:
         except CupscaleError as error:
             raise refusal(error) from None
 
-    def read_settings(result: str) -> Any:
+    def read_settings(self, result: str) -> Any:
         """The settings inside a picture that was made here or by the command line.
 
         Args:
@@ -174,41 +192,43 @@ def build(limits: Limits) -> None:
         except CupscaleError as error:
             raise refusal(error) from None
 
-    def list_models() -> Any:
+    def models(self) -> Any:
         """The models, presets, captioners and limits of this server, and the default settings of each model.
 
         Returns:
             JSON: {"default", "models": {name: settings}, "presets", "captioners", "limits"}.
         """
         every = {name: json.loads(Settings.build(engine.defaults(name)).to_json()) for name in engine.names()}
-        return {"default": engine.default_model(), "models": every, "presets": PRESETS,
-                "captioners": captions_module.kinds(), "limits": vars(limits)}  # fmt: skip
+        return {
+            "default": engine.default_model(),
+            "models": every,
+            "presets": PRESETS,
+            "captioners": captions_module.kinds(),
+            "limits": vars(self._limits),
+        }
 
-    with gr.Row(visible=False):
-        image = SourceImage(type="filepath", image_mode=None, label="image")
-        prompt = gr.Textbox("", label="prompt", max_length=2000)
-        negative = gr.Textbox("", label="negative_prompt", max_length=2000)
-        scale = gr.Number(2.0, label="scale", minimum=1, maximum=16)
-        seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**32 - 1)
-        model = gr.Textbox("", label="model", max_length=200)
-        preset = gr.Textbox("none", label="preset", max_length=40)
-        more = gr.Textbox("{}", label="settings")
-        kind = gr.Textbox("png", label="format", max_length=20)
-        captioner = gr.Textbox("", label="captioner", max_length=200)
-        picture = gr.Image(label="result", type="filepath", format="png")
-        report = gr.JSON(label="report")
-        dropped = gr.File(label="result file", type="filepath")
-        trigger = gr.Button("call")
-    gr.on([trigger.click], upscale, [image, prompt, negative, scale, seed, model, preset, more, kind], [picture, report],
-          api_name="upscale", **GPU)  # fmt: skip
-    gr.on([trigger.click], plan, [image, scale, model, preset, more], report, api_name="plan")
-    gr.on(
-        [trigger.click],
-        caption,
-        [image, scale, prompt, captioner, model, more],
-        report,
-        api_name="caption",
-        **GPU,
-    )
-    gr.on([trigger.click], read_settings, dropped, report, api_name="read_settings")
-    gr.on([trigger.click], list_models, None, report, api_name="models")
+    def build(self) -> None:
+        """The endpoints' components, which no one sees, and their events."""
+        with gr.Row(visible=False):
+            image = SourceImage(type="filepath", image_mode=None, label="image")
+            prompt = gr.Textbox("", label="prompt", max_length=2000)
+            negative = gr.Textbox("", label="negative_prompt", max_length=2000)
+            scale = gr.Number(2.0, label="scale", minimum=1, maximum=16)
+            seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**32 - 1)
+            model = gr.Textbox("", label="model", max_length=200)
+            preset = gr.Textbox("none", label="preset", max_length=40)
+            more = gr.Textbox("{}", label="settings")
+            kind = gr.Textbox("png", label="format", max_length=20)
+            captioner = gr.Textbox("", label="captioner", max_length=200)
+            picture = gr.Image(label="result", type="filepath", format="png")
+            report = gr.JSON(label="report")
+            dropped = gr.File(label="result file", type="filepath")
+            trigger = gr.Button("call")
+        call = [trigger.click]
+        inputs = [image, prompt, negative, scale, seed, model, preset, more, kind]
+        gr.on(call, self.upscale, inputs, [picture, report], api_name="upscale", **GPU)
+        gr.on(call, self.plan, [image, scale, model, preset, more], report, api_name="plan")
+        inputs = [image, scale, prompt, captioner, model, more]
+        gr.on(call, self.caption, inputs, report, api_name="caption", **GPU)
+        gr.on(call, self.read_settings, dropped, report, api_name="read_settings")
+        gr.on(call, self.models, None, report, api_name="models")

@@ -46,8 +46,17 @@ EFFECTS = {
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The network that paints.",
 }
-_STEP = {"scale": 0.1, "cutoff": 0.01, "strength": 0.01, "structure": 0.05, "attention": 0.05, "detail": 0.05,
-         "overlap": 0.05, "guidance": 0.1, "flat_guidance": 0.05}  # fmt: skip
+_STEP = {
+    "scale": 0.1,
+    "cutoff": 0.01,
+    "strength": 0.01,
+    "structure": 0.05,
+    "attention": 0.05,
+    "detail": 0.05,
+    "overlap": 0.05,
+    "guidance": 0.1,
+    "flat_guidance": 0.05,
+}
 _LOWEST = {"cutoff": 0.01, "strength": 0.01}  # the settings want more than 0
 
 
@@ -85,15 +94,25 @@ class Controls:
     def slider(self, name: str) -> None:
         low, high = _range(name)
         self.by_name[name] = gr.Slider(
-            low, high, value=getattr(self.first, name), step=_STEP[name], label=LABELS[name], info=EFFECTS.get(name),
+            low,
+            high,
+            value=getattr(self.first, name),
+            step=_STEP[name],
+            label=LABELS[name],
+            info=EFFECTS.get(name),
             elem_id=f"set-{name}",
-        )  # fmt: skip
+        )
 
     def number(self, name: str, low: int, high: int) -> None:
         self.by_name[name] = gr.Number(
-            getattr(self.first, name), label=LABELS[name], info=EFFECTS.get(name), precision=0, minimum=low, maximum=high,
+            getattr(self.first, name),
+            label=LABELS[name],
+            info=EFFECTS.get(name),
+            precision=0,
+            minimum=low,
+            maximum=high,
             elem_id=f"set-{name}",
-        )  # fmt: skip
+        )
 
     def choice(self, name: str) -> None:
         field: Any = Settings.model_fields[name].annotation

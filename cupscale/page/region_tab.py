@@ -1,4 +1,4 @@
-"""The Regions tab: components and events."""
+"""The Regions tab: the grid over the image, and the captions in a table."""
 
 from __future__ import annotations
 
@@ -9,132 +9,209 @@ from typing import Any
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import captions as captions_module, queue, regions
-from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain, new_book
+from cupscale.page import captions, queue, regions
+from cupscale.page.session import (
+    GPU,
+    PRIVATE,
+    SILENT,
+    TOASTING,
+    Session,
+    Step,
+    Updates,
+    Values,
+    complain,
+    new_book,
+)
 
 # While someone types in the caption box, an update of nothing.
-SHOW_ROW = """(region, table) => document.activeElement?.closest("#caption")
+_SHOW_ROW = """(region, table) => document.activeElement?.closest("#caption")
   ? {__type__: "update"} : table?.data?.[(region || 1) - 1]?.[2] ?? ''"""
+_CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#saved a, a#saved, #saved')?.click(), 150)"
 
 
-def build(page: Page) -> None:
-    """The components."""
-    gr.Markdown(
-        "The picture is painted in overlapping regions. Each may have a caption of its own; one without takes the prompt. "
-        "Click a region, or choose its number.", elem_classes="cu-small",
-    )  # fmt: skip
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=6, min_width=320):
-            page.overlay = gr.Image(
-                label="Regions",
-                interactive=False,
-                buttons=[],
-                elem_id="overlay",
-                alt_text="The image with the grid of regions",
+class RegionsTab:
+    """Its components, made inside its `gr.Tab`, and what they do."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        gr.Markdown(
+            "The picture is painted in overlapping regions. Each may have a caption of its own; one without takes the prompt. "
+            "Click a region, or choose its number.",
+            elem_classes="cu-small",
+        )
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=320):
+                self._build_grid()
+            with gr.Column(scale=4, min_width=300):
+                self._build_region()
+        session.table.render()
+        self._build_captioner()
+
+    def _build_grid(self) -> None:
+        self.overlay = gr.Image(
+            label="Regions",
+            interactive=False,
+            buttons=[],
+            elem_id="overlay",
+            alt_text="The image with the grid of regions",
+        )
+        self.chosen = gr.Number(1, label="Region", minimum=1, precision=0, elem_id="chosen")
+
+    def _build_region(self) -> None:
+        self.crop = gr.Image(
+            label="This region",
+            interactive=False,
+            buttons=[],
+            height=240,
+            elem_id="crop",
+            alt_text="The chosen region",
+        )
+        self.caption = gr.Textbox(
+            label="Its caption",
+            lines=3,
+            max_length=self._session.limits.caption_chars,
+            elem_id="caption",
+            placeholder="One sentence about this region. Empty: the prompt serves.",
+        )
+
+    def _build_captioner(self) -> None:
+        with gr.Row():
+            kinds = captions.kinds()
+            self.captioner = gr.Dropdown(
+                kinds, value=kinds[0], label="Captioner", scale=2, elem_id="captioner"
             )
-            page.chosen = gr.Number(1, label="Region", minimum=1, precision=0, elem_id="chosen")
-        with gr.Column(scale=4, min_width=300):
-            page.crop = gr.Image(
-                label="This region",
-                interactive=False,
-                buttons=[],
-                height=240,
-                elem_id="crop",
-                alt_text="The chosen region",
-            )
-            page.caption = gr.Textbox(
-                label="Its caption", lines=3, max_length=page.limits.caption_chars, elem_id="caption",
-                placeholder="One sentence about this region. Empty: the prompt serves.",
-            )  # fmt: skip
-    page.table = gr.Dataframe(
-        headers=regions.HEADERS, datatype=["number", "str", "str"], type="array", interactive=True, static_columns=[0, 1],
-        column_widths=["110px", "230px", "auto"], wrap=True, max_height=420, label="Captions", elem_id="captions",
-        column_count=3, row_count=1, value=[], buttons=[],
-    )  # fmt: skip
-    with gr.Row():
-        kinds = captions_module.kinds()
-        page.captioner = gr.Dropdown(kinds, value=kinds[0], label="Captioner", scale=2, elem_id="captioner")
-        page.write = gr.Button("Write the captions", variant="primary", scale=2, elem_id="write")
-        page.stop_writing = gr.Button("Cancel", scale=1, min_width=80, elem_id="stop-writing")
-    page.writing = gr.HTML("", elem_id="writing")
-    with gr.Row():
-        page.save = gr.Button("Save captions", size="sm", elem_id="save")
-        page.load = gr.UploadButton("Load captions", file_types=[".json"], size="sm", elem_id="load")
-        page.clear = gr.Button("Clear captions", size="sm", elem_id="clear")
-        page.saved = gr.DownloadButton("captions.json", visible="hidden", elem_id="saved")
+            self.write = gr.Button("Write the captions", variant="primary", scale=2, elem_id="write")
+            self.stop_writing = gr.Button("Cancel", scale=1, min_width=80, elem_id="stop-writing")
+        self.writing = gr.HTML("", elem_id="writing")
+        with gr.Row():
+            self.save = gr.Button("Save captions", size="sm", elem_id="save")
+            self.load = gr.UploadButton("Load captions", file_types=[".json"], size="sm", elem_id="load")
+            self.clear = gr.Button("Clear captions", size="sm", elem_id="clear")
+            self.saved = gr.DownloadButton("captions.json", visible="hidden", elem_id="saved")
 
+    # Events
 
-def drawing(page: Page) -> dict[str, Any]:
-    """The step that draws the grid, the chosen region and its caption, where they changed."""
-
-    def draw(values: dict[Any, Any]) -> Any:
-        try:
-            picture, _, plan = page.plan(values)
-        except CupscaleError:
-            return {page.overlay: None, page.crop: None, page.caption: "", page.drawn: None,
-                    page.chosen: gr.update(maximum=1, value=1)}  # fmt: skip
-        chosen = min(max(int(values[page.chosen] or 1), 1), len(plan.boxes))
-        key = (values[page.image], plan.boxes, plan.output, chosen)
-        if values[page.drawn] == key:
-            return gr.skip()
-        number = gr.update(maximum=len(plan.boxes), label=f"Region, 1 to {len(plan.boxes)}")
-        if chosen != values[page.chosen]:  # and only then: another number may have been typed since
-            number["value"] = chosen
+    def drawing(self) -> Step:
+        """The step that draws the grid and the chosen region, where they changed."""
+        session = self._session
         return {
-            page.overlay: regions.overlay(picture.rgb, plan, chosen - 1),
-            page.crop: regions.crop(picture.rgb, plan, chosen - 1),
-            page.chosen: number,
-            page.drawn: key,
+            "fn": self.draw,
+            "inputs": session.inputs | {session.laid, session.book, self.chosen, session.drawn},
+            "outputs": [self.overlay, self.crop, self.caption, self.chosen, session.drawn],
+            **SILENT,
         }
 
-    return {
-        "fn": draw,
-        "inputs": page.inputs | {page.laid, page.book, page.chosen, page.drawn},
-        "outputs": [page.overlay, page.crop, page.caption, page.chosen, page.drawn],
-        **SILENT,
-    }
+    def wire(self) -> None:
+        """Connect the tab. After the Upscale tab, whose plan follows what happens here."""
+        session = self._session
+        self.chosen.change(**self.drawing(), trigger_mode="always_last")
+        self.overlay.select(self.pointed, session.laid, self.chosen, **SILENT)
+        session.table.select(self.row, None, self.chosen, **SILENT)
+        # What follows from the table follows its change, the last one last: a chain behind every letter could end out of
+        # order.
+        self.caption.input(
+            self.typed,
+            [self.caption, self.chosen, session.table, session.laid, session.book],
+            [session.table, session.book],
+            trigger_mode="always_last",
+            **SILENT,
+        )
+        # The caption box shows its row of the table. It does so in the browser, and not while someone types in it: an
+        # answer of the server would come late, and take the first letters back.
+        gr.on(
+            [self.chosen.change, session.table.change],
+            None,
+            [self.chosen, session.table],
+            self.caption,
+            js=_SHOW_ROW,
+            **SILENT,
+        )
+        self._wire_files()
+        self._wire_captioner()
 
+    def _wire_files(self) -> None:
+        session = self._session
+        known = session.inputs | {session.laid, session.book}
+        saved = self.save.click(self.to_file, known, self.saved, **TOASTING)
+        saved.success(None, js=_CLICK_DOWNLOAD)
+        changed = [session.book, session.laid, session.drawn]
+        session.follow(self.load.upload(self.from_file, [self.load, session.laid], changed, **TOASTING))
+        session.follow(self.clear.click(lambda: (new_book(), None, None), None, changed, **SILENT))
 
-def wire(page: Page) -> None:
-    """The events."""
-    limits = page.limits
-    known = page.inputs | {page.laid, page.book}
-    page.chosen.change(**drawing(page), trigger_mode="always_last")
+    def _wire_captioner(self) -> None:
+        session = self._session
+        prompt = session.controls["prompt"]
+        started = queue.admitted(self.write.click, session.limits)(
+            self.written,
+            session.inputs | {session.laid, session.book, self.captioner},
+            [self.writing, session.book, session.laid, session.drawn, prompt],
+            show_progress="minimal",
+            show_progress_on=[self.writing],
+            **GPU,
+            **PRIVATE,
+        )
+        session.follow(started)
+        self.stop_writing.click(lambda: "", None, self.writing, cancels=[started], **SILENT)
 
-    def click(event: gr.SelectData, laid: Any) -> Any:
+    # Handlers
+
+    def draw(self, values: Values) -> Any:
+        """The grid, the chosen region and its number."""
+        session = self._session
+        try:
+            picture, _, plan = session.plan(values)
+        except CupscaleError:
+            number = gr.update(maximum=1, value=1)
+            return {
+                self.overlay: None,
+                self.crop: None,
+                self.caption: "",
+                session.drawn: None,
+                self.chosen: number,
+            }
+        chosen = min(max(int(values[self.chosen] or 1), 1), len(plan.boxes))
+        key = (values[session.image], plan.boxes, plan.output, chosen)
+        if values[session.drawn] == key:
+            return gr.skip()
+        number = gr.update(maximum=len(plan.boxes), label=f"Region, 1 to {len(plan.boxes)}")
+        if chosen != values[self.chosen]:  # and only then: another number may have been typed since
+            number["value"] = chosen
+        return {
+            self.overlay: regions.overlay(picture.rgb, plan, chosen - 1),
+            self.crop: regions.crop(picture.rgb, plan, chosen - 1),
+            self.chosen: number,
+            session.drawn: key,
+        }
+
+    def pointed(self, event: gr.SelectData, laid: Any) -> Any:
+        """A click on the grid chooses the region whose middle is nearest."""
         if not laid:
             return gr.skip()
         return regions.nearest_box(laid["boxes"], laid["output"], *event.index) + 1
 
-    page.overlay.select(click, page.laid, page.chosen, **SILENT)
-
-    def row(event: gr.SelectData) -> Any:
+    def row(self, event: gr.SelectData) -> int:
+        """A click on the table chooses its row's region."""
         index = event.index
         return int(index[0] if isinstance(index, (list, tuple)) else index) + 1
 
-    page.table.select(row, None, page.chosen, **SILENT)
-
-    def typed(text: str, chosen: float, rows: Any, laid: Any, book: Any) -> Any:
+    def typed(self, text: str, chosen: float, rows: Any, laid: Any, book: Any) -> Any:
         """The caption box goes into the table and the book."""
+        session = self._session
         k = int(chosen or 1) - 1
         if not laid or not rows or k >= len(rows) or str(rows[k][2] or "") == text:
             return gr.skip()
         rows = [list(r) for r in rows]
         rows[k][2] = text
-        return {page.table: rows, page.book: _book(page, rows, laid, book)}
+        with contextlib.suppress(CupscaleError):
+            found = regions.captions_of(rows, session.limits)
+            kept = [caption.model_dump() for caption in found]
+            book = {**book, "size": laid["output"], "captions": kept}
+        return {session.table: rows, session.book: book}
 
-    # What follows from the table follows its change, the last one last: a chain behind every letter could end out of order.
-    page.caption.input(typed, [page.caption, page.chosen, page.table, page.laid, page.book], [page.table, page.book],
-                       trigger_mode="always_last", **SILENT)  # fmt: skip
-
-    # The caption box shows its row of the table. It does so in the browser, and not while someone types in it: an answer of
-    # the server would come late, and take the first letters back.
-    gr.on([page.chosen.change, page.table.change], None, [page.chosen, page.table], page.caption, js=SHOW_ROW,
-          **SILENT)  # fmt: skip
-
-    def save(values: dict[Any, Any]) -> Any:
+    def to_file(self, values: Values) -> Any:
+        """Save the captions."""
         try:
-            _, settings, plan = page.plan(values)
+            _, settings, plan = self._session.plan(values)
             if not settings.captions:
                 raise CupscaleError(
                     "there are no captions yet: type some into the table, or let a captioner write them"
@@ -144,68 +221,37 @@ def wire(page: Page) -> None:
             complain(error)
             return gr.skip()
 
-    js = "() => setTimeout(() => document.querySelector('#saved a, a#saved, #saved')?.click(), 150)"
-    page.save.click(save, known, page.saved, **TOASTING).success(None, js=js)
-
-    def load(path: str, laid: Any) -> Any:
+    def from_file(self, path: str, laid: Any) -> Any:
+        """Load captions."""
+        session = self._session
         try:
             if not laid:
                 raise CupscaleError("no image yet: captions need its regions")
-            captions = regions.load(path, laid["output"], limits)
+            found = regions.load(path, laid["output"], session.limits)
         except CupscaleError as error:
             complain(error)
             return gr.skip()
-        return {
-            page.book: new_book([c.model_dump() for c in captions], laid["output"]),
-            page.laid: None,
-            page.drawn: None,
-        }
-
-    page.follow(
-        page.load.upload(load, [page.load, page.laid], [page.book, page.laid, page.drawn], **TOASTING)
-    )
-    page.follow(
-        page.clear.click(
-            lambda: (new_book(), None, None),
-            None,
-            [page.book, page.laid, page.drawn],
-            **SILENT,
-        )
-    )
+        book = new_book([caption.model_dump() for caption in found], laid["output"])
+        return {session.book: book, session.laid: None, session.drawn: None}
 
     @queue.attended
-    def write(values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
-        """A failed captioner leaves the prompt to serve, with a warning."""
+    def written(self, values: Values) -> Generator[Updates, None, None]:
+        """Let the captioner write. A failed one leaves the prompt to serve, with a warning."""
+        session = self._session
         try:
-            picture, settings, plan = page.plan(values)
-            with contextlib.closing(
-                captions_module.write(values[page.captioner], picture, plan, settings)
-            ) as steps:
+            picture, settings, plan = session.plan(values)
+            steps = captions.write(values[self.captioner], picture, plan, settings)
+            with contextlib.closing(steps):
                 for step in steps:
-                    updates: dict[Any, Any] = {page.writing: step.html}
+                    updates: Updates = {self.writing: step.html}
                     if step.warning:
                         complain(CupscaleError(step.warning), "Captions")
                     if step.captions is not None:
                         book = new_book([c.model_dump() for c in step.captions], plan.output)
-                        updates |= {page.book: book, page.laid: None, page.drawn: None}
+                        updates |= {session.book: book, session.laid: None, session.drawn: None}
                         if step.prompt and not settings.prompt:
-                            updates[page.controls["prompt"]] = step.prompt
+                            updates[session.controls["prompt"]] = step.prompt
                     yield updates
         except CupscaleError as error:
             complain(error)
-            yield {page.writing: ""}
-
-    started = queue.admitted(page.write.click, limits)(
-        write, known | {page.captioner}, [page.writing, page.book, page.laid, page.drawn, page.controls["prompt"]],
-        show_progress="minimal", show_progress_on=[page.writing], **GPU, **PRIVATE,
-    )  # fmt: skip
-    page.follow(started)
-    page.stop_writing.click(lambda: "", None, page.writing, cancels=[started], **SILENT)
-
-
-def _book(page: Page, rows: Any, laid: Any, book: Any) -> Any:
-    """The book after an edit of the table."""
-    with contextlib.suppress(CupscaleError):
-        captions = regions.captions_of(rows, page.limits)
-        return {**book, "size": laid["output"], "captions": [c.model_dump() for c in captions]}
-    return book
+            yield {self.writing: ""}

@@ -25,8 +25,10 @@ def rows_of(plan: Plan, captions: Sequence[Caption]) -> Rows:
     """The table: a row per region of the plan, with the caption that fits it."""
     inside = [c for c in captions if c.box[2] <= plan.output[0] and c.box[3] <= plan.output[1]]
     texts = match(inside, plan.boxes, plan.output).texts
-    return [[k, ", ".join(map(str, box)), text or ""]
-            for k, (box, text) in enumerate(zip(plan.boxes, texts, strict=True), 1)]  # fmt: skip
+    return [
+        [k, ", ".join(map(str, box)), text or ""]
+        for k, (box, text) in enumerate(zip(plan.boxes, texts, strict=True), 1)
+    ]
 
 
 def captions_of(rows: Any, limits: Limits) -> tuple[Caption, ...]:

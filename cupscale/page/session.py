@@ -1,11 +1,11 @@
-"""What the tabs share: the components, by name, and the few values a visit carries."""
+"""The page as one object: its tabs, the few values a visit carries, and the settings as the page shows them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -24,37 +24,75 @@ SILENT: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_pro
 TOASTING: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 GPU: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "gpu"}
 
+Values = Mapping[Any, Any]  # of components, by component
+Updates = dict[Any, Any]  # likewise
+Step = dict[str, Any]  # arguments of gradio's `.then`
+
 
 def new_book(captions: Sequence[Mapping[str, Any]] = (), size: Any = None) -> dict[str, Any]:
     """Captions for the table to take over. The stamp tells them from those it already shows; edits keep it."""
     return {"size": size, "captions": list(captions), "stamp": time.time_ns() if captions else 0}
 
 
-class Page:
-    """Made inside `gr.Blocks`. The tabs add their components in `build` and connect them in `wire`.
+class Session:
+    """What the tabs share. Made inside `gr.Blocks`, before the tabs.
 
-    book: the captions of this visit: {"size": of the output they are for, "captions": a list}. laid: the boxes that the
-    table shows. example: the name of the example that is the input, or None.
-    drawn: what the Regions tab shows.
+    Attributes:
+        limits: Of the page.
+        controls: One for every setting.
+        book: The captions of this visit: {"size": of the output they are for, "captions": a list, "stamp": its version}.
+        laid: The boxes that the table of captions shows.
+        drawn: What the Regions tab shows.
+        example: The name of the example that is the input, or None.
+        image: The input image; the Upscale tab places it.
+        randomize: Whether every run draws a seed; likewise.
+        table: The captions; the Regions tab places it.
+        chain: What follows a change of the settings or the image: the plan, then the drawing of the regions.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.controls = Controls(limits)
-        self.book = gr.State(new_book(), time_to_live=limits.kept_seconds)
-        self.laid = gr.State(None, time_to_live=limits.kept_seconds)
-        self.drawn = gr.State(None, time_to_live=limits.kept_seconds)
-        self.chain: list[dict[str, Any]] = []  # what follows a change of the settings or the image
-        self.example = gr.State(None, time_to_live=limits.kept_seconds)
+        self.book = self._state(new_book())
+        self.laid = self._state(None)
+        self.drawn = self._state(None)
+        self.example = self._state(None)
+        self.image = source.SourceImage(
+            type="filepath",
+            image_mode=None,
+            label="Image",
+            sources=["upload", "clipboard", "webcam"],
+            height=280,
+            elem_id="image",
+            buttons=[],
+            alt_text="The input image",
+            placeholder="Drop an image here\n- or -\nclick to upload",
+            render=False,
+        )
+        self.randomize = gr.Checkbox(
+            False, label="A new seed for every run", elem_id="randomize", render=False
+        )
+        self.table = gr.Dataframe(
+            headers=regions.HEADERS,
+            datatype=["number", "str", "str"],
+            type="array",
+            interactive=True,
+            static_columns=[0, 1],
+            column_widths=["110px", "230px", "auto"],
+            wrap=True,
+            max_height=420,
+            label="Captions",
+            elem_id="captions",
+            column_count=3,
+            row_count=1,
+            value=[],
+            buttons=[],
+            render=False,
+        )
+        self.chain: list[Step] = []
 
-    if TYPE_CHECKING:
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            """A tab's component."""
-
-    def __getattr__(self, name: str) -> Any:
-        """The tabs' components, set in their `build`."""
-        raise AttributeError(f"the page has no component '{name}' yet: its tab is built later")
+    def _state(self, value: Any) -> gr.State:
+        return gr.State(value, time_to_live=self.limits.kept_seconds)
 
     def follow(self, event: Any) -> None:
         """Let the plan, the regions and all else that depends on the settings follow an event."""
@@ -66,11 +104,11 @@ class Page:
         """What every handler that needs the settings takes."""
         return {self.image, self.randomize, self.table, self.example, *self.controls.all}
 
-    def picture(self, values: Mapping[Any, Any]) -> Picture:
+    def picture(self, values: Values) -> Picture:
         """The input image. Raises CupscaleError."""
         return source.opened(values[self.image], self.limits)
 
-    def settings(self, values: Mapping[Any, Any], *, draw_seed: bool = False) -> Settings:
+    def settings(self, values: Values, *, draw_seed: bool = False) -> Settings:
         """The settings as the page shows them, captions included. Raises CupscaleError."""
         captions = regions.captions_of(values[self.table], self.limits)
         laid = values.get(self.laid)
@@ -81,7 +119,7 @@ class Page:
                 captions = scaled(captions, laid["output"], output)
         return self.controls.settings(values, captions, randomize=draw_seed and bool(values[self.randomize]))
 
-    def plan(self, values: Mapping[Any, Any]) -> tuple[Picture, Settings, Plan]:
+    def plan(self, values: Values) -> tuple[Picture, Settings, Plan]:
         """What a run would do. Raises CupscaleError for what a run would refuse."""
         settings = self.settings(values)
         picture = self.picture(values)

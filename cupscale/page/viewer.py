@@ -69,8 +69,15 @@ def pair(
     keep: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """before and after: files of one size, (width, height). keep: what the browser keeps of it in its history."""
-    return {"state": "pair", "before": file(before), "after": file(after), "note": note, "width": size[0],
-            "height": size[1], "keep": keep}  # fmt: skip
+    return {
+        "state": "pair",
+        "before": file(before),
+        "after": file(after),
+        "note": note,
+        "width": size[0],
+        "height": size[1],
+        "keep": keep,
+    }
 
 
 class Grid(Scripted):

@@ -1,0 +1,174 @@
+"""Settings that come back to the page: from a picture, the history, an example, a link, a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from cupscale import images
+from cupscale.errors import CupscaleError
+from cupscale.page import engine, examples, links, references, run
+from cupscale.page.controls import EFFECTS, LABELS
+from cupscale.page.session import SILENT, TOASTING, Session, Updates, complain, new_book
+from cupscale.page.viewer import BeforeAfter
+from cupscale.settings import Settings, preset
+
+
+class Filling:
+    """Puts settings on the page.
+
+    Attributes:
+        followed: The cutoff that was set for the scale; while the control still has it, it goes with the scale.
+        outputs: What a handler that restores settings may change.
+    """
+
+    def __init__(self, session: Session, followed: gr.State) -> None:
+        self._session = session
+        self._controls = session.controls
+        self.followed = followed
+        self.outputs = [*session.controls.all, session.book, session.laid, session.randomize]
+
+    def fill(self, fields: Mapping[str, Any], size: Any = None) -> Updates:
+        """Put every setting there is on the page, the rest at the model's defaults; captions go into the book.
+
+        Args:
+            fields: Settings; those that are not given are the model's own.
+            size: Of the output that the captions are for; None for this image's.
+
+        Raises:
+            CupscaleError: A setting that is none, or out of its range.
+        """
+        session = self._session
+        model = str(fields.get("model") or self._controls.model)
+        if model not in engine.names():
+            own = self._controls.model
+            gr.Warning(f"The picture was made with another model than this page has; {own} takes its place.")
+            model = own
+        settings = Settings.build(engine.defaults(model), {**fields, "model": model})
+        updates = self._controls.show(settings.model_dump(exclude={"captions"}))
+        captions = [caption.model_dump() for caption in settings.captions]
+        return {
+            **updates,
+            session.book: new_book(captions, size),
+            session.laid: None,
+            session.randomize: False,
+        }
+
+    def from_file(self, path: str | None) -> Any:
+        """The settings inside a result."""
+        if not path:
+            return gr.skip()
+        try:
+            data = references.content(path)
+            fields = images.read_settings(data)
+            if not fields:
+                raise CupscaleError(
+                    "there are no settings of ours in this picture: only files that were downloaded here or written by the "
+                    "command hold them, and other programs remove them when they save"
+                )
+            updates = self.fill(fields, images.read(data).size)
+        except CupscaleError as error:
+            complain(error)
+            return gr.skip()
+        line = "The settings of this picture are back. Give the image they were used on."
+        gr.Info(line, title="Restored", duration=6)
+        return updates
+
+    def from_history(self, event: gr.EventData) -> Any:
+        """The settings of an entry of the history."""
+        try:
+            updates = self.fill(Settings.from_json(str(event.settings)).model_dump())
+        except CupscaleError as error:
+            complain(error)
+            return gr.skip()
+        gr.Info("The settings are back on the Upscale tab.", title="Restored", duration=4)
+        return updates
+
+    def wire_presets(self, quick: gr.Button, paper: gr.Button, reset: gr.Button) -> None:
+        """The three buttons."""
+        controls = self._controls
+        shown = [controls[name] for name in LABELS if name in EFFECTS or name == "negative_prompt"]
+        for button, name in ((quick, "quick"), (paper, "paper"), (reset, None)):
+            inputs = [controls["model"], controls["scale"]]
+            button.click(self._preset(name), inputs, [*shown, self.followed], **SILENT)
+
+    def _preset(self, name: str | None) -> Callable[[str, float], Updates]:
+        def press(model: str, scale: float) -> Updates:
+            settings = Settings.build(engine.defaults(model), preset(name), scale=scale)
+            shown = self._controls.show(settings.model_dump(include=set(EFFECTS)))
+            shown[self.followed] = settings.cutoff
+            if name is None:
+                shown |= self._controls.show({"negative_prompt": settings.negative_prompt})
+            return shown
+
+        return press
+
+
+class Examples:
+    """Examples and links, which may name one."""
+
+    def __init__(
+        self,
+        session: Session,
+        filling: Filling,
+        viewer: BeforeAfter,
+        status: gr.HTML,
+        inside: gr.Button,
+        downloads: gr.Row,
+    ) -> None:
+        self._session = session
+        self._filling = filling
+        self._viewer = viewer
+        self._status = status
+        self._inside = inside
+        self._downloads = downloads
+
+    def wire(self, gallery: gr.Gallery | None, demo: gr.Blocks) -> None:
+        """A click in the gallery, and the page's own address."""
+        session = self._session
+        outputs = [
+            *self._filling.outputs,
+            session.image,
+            session.example,
+            self._viewer,
+            self._status,
+            self._inside,
+        ]
+        outputs.append(self._downloads)
+        if gallery is not None:
+            session.follow(gallery.select(self.chosen, None, outputs, **TOASTING))
+        session.follow(demo.load(self.opened, None, outputs, **TOASTING))
+
+    def chosen(self, event: gr.SelectData) -> Updates:
+        """An example of the gallery, with its result."""
+        example = examples.every()[int(event.index)]
+        return {
+            **self._filling.fill(example.settings),
+            **self._input(example),
+            self._viewer: example.pair(),
+            self._status: run.status_html(""),
+            self._inside: gr.update(visible=False),
+            self._downloads: gr.update(visible=False),
+        }
+
+    def opened(self, request: gr.Request) -> Any:
+        """A link: its settings and its example."""
+        good, name, wrong = links.from_query(dict(request.query_params))
+        for line in wrong:
+            complain(CupscaleError(line), "Part of the link was left out")
+        example = examples.named(name)
+        if name and example is None:
+            gr.Warning("The example of this link is not on this page.", title="Part of the link was left out")
+        if not good and example is None:
+            return gr.skip()
+        updates = self._filling.fill({**(example.settings if example else {}), **good})
+        if example:
+            updates |= self._input(example)
+            if all(example.settings.get(key, value) == value for key, value in good.items()):
+                updates[self._viewer] = example.pair()
+        return updates
+
+    def _input(self, example: examples.Example) -> Updates:
+        return {self._session.image: example.path(example.input), self._session.example: example.name}

@@ -1,0 +1,141 @@
+"""What follows the controls: the plan's line, the link, the picture of the cutoff, the captions on their regions."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import gradio as gr
+
+from cupscale.captions import match
+from cupscale.errors import CupscaleError
+from cupscale.images import Picture
+from cupscale.page import bounds, cutoff, engine, regions, run, share, source
+from cupscale.page.session import SILENT, TOASTING, Session, Step, Updates, Values, complain
+from cupscale.planning import Plan
+from cupscale.settings import Settings, default_cutoff
+
+
+class Following:
+    """Shows what the present settings mean.
+
+    Args:
+        session: What the tabs share.
+        plan_line: Where the plan is said.
+        links: The link, the command and the Python.
+        kept: The picture of what the cutoff keeps.
+        kept_line: Its caption.
+        followed: The cutoff that was set for the scale.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        plan_line: gr.HTML,
+        links: share.Share,
+        kept: gr.Image,
+        kept_line: gr.Markdown,
+        followed: gr.State,
+    ) -> None:
+        self._session = session
+        self._plan_line = plan_line
+        self._links = links
+        self._kept = kept
+        self._kept_line = kept_line
+        self._followed = followed
+
+    def wire(self, drawing: Step) -> None:
+        """Let all of it follow every control, the image and the table. drawing: of the Regions tab, the last step."""
+        session, controls = self._session, self._session.controls
+        known = session.inputs | {session.book, session.laid}
+        outputs = [self._plan_line, self._links, self._kept, self._kept_line, session.laid, session.table]
+        planning: Step = {"inputs": known, "outputs": outputs, **SILENT}
+        session.chain = [{"fn": self.refresh, **planning}, drawing]
+        moved = [component.change for component in (*controls.all, session.image, session.table)]
+        gr.on(moved, self.refresh, trigger_mode="always_last", **planning).then(**drawing)
+        session.table.input(self.remember, known, [session.book], **TOASTING)
+        controls["scale"].change(
+            self.cutoff_of_scale,
+            [controls["scale"], controls["cutoff"], self._followed, controls["model"]],
+            [controls["cutoff"], self._followed],
+            trigger_mode="always_last",
+            **SILENT,
+        )
+
+    def refresh(self, values: Values) -> Updates:
+        """Everything that follows."""
+        session = self._session
+        try:
+            settings = session.controls.settings(values)
+            if not values[session.image]:
+                return self._without_image(values, settings)
+            picture = session.picture(values)
+            plan = engine.planned(picture.size, settings)
+            session.limits.check_output(plan)
+            bounds.check_run(picture.size, [settings], session.limits)
+        except CupscaleError as error:
+            return {self._plan_line: run.plan_html(str(error), wrong=True)}
+        line = run.plan_line(plan, settings) + bounds.line(session.limits)
+        laid, rows = self._lay(values, plan)
+        with contextlib.suppress(
+            CupscaleError
+        ):  # too long a caption is refused at the run and on the Regions tab
+            settings = settings.replace(captions=regions.captions_of(rows, session.limits))
+        return {
+            self._plan_line: run.plan_html(line),
+            **laid,
+            **self._shared(values, settings, source.name(values[session.image])),
+            **self._low_frequencies(picture, settings),
+        }
+
+    def _without_image(self, values: Values, settings: Settings) -> Updates:
+        return {
+            self._plan_line: run.plan_html("Choose an image to see what a run takes."),
+            **self._shared(values, settings, "photo"),
+            self._kept: gr.update(visible=False),
+            self._kept_line: "",
+        }
+
+    def _lay(self, values: Values, plan: Plan) -> tuple[Updates, Any]:
+        """Lay the book's captions on the plan's regions where those changed; the rows of the table."""
+        session = self._session
+        laid = {
+            "boxes": plan.boxes,
+            "output": plan.output,
+            "image": values[session.image],
+            "stamp": values[session.book]["stamp"],
+        }
+        if values[session.laid] == laid:
+            return {}, values[session.table]
+        rows = regions.rows_of(plan, session.written(values[session.book], plan))
+        return {session.laid: laid, session.table: rows}, rows
+
+    def _shared(self, values: Values, settings: Settings, stem: str) -> Updates:
+        session = self._session
+        return {self._links: share.texts(settings, values[session.example], stem, session.limits)}
+
+    def _low_frequencies(self, picture: Picture, settings: Settings) -> Updates:
+        geometry = engine.geometry(settings.model)
+        low, line = cutoff.kept(picture.rgb, settings.cutoff, settings.scale, geometry)
+        return {self._kept: gr.update(value=low, visible=True), self._kept_line: line}
+
+    def remember(self, values: Values) -> Any:
+        """An edit of the table goes into the book; captions that no region takes now stay in it."""
+        session = self._session
+        try:
+            captions = regions.captions_of(values[session.table], session.limits)
+            _, _, plan = session.plan(values)
+        except CupscaleError as error:
+            complain(error)
+            return gr.skip()
+        book = values[session.book]
+        extra = match(session.written(book, plan), plan.boxes, plan.output).extra
+        kept = [caption.model_dump() for caption in (*captions, *extra)]
+        return {session.book: {**book, "size": plan.output, "captions": kept}}
+
+    def cutoff_of_scale(self, scale: float, now: float, followed: float, model: str) -> Any:
+        """The cutoff goes with the scale until a person moves it."""
+        usual = engine.defaults(model).get("cutoff") if model in engine.names() else None
+        wanted = float(str(usual)) if usual is not None else default_cutoff(scale)
+        cutoff_control = self._session.controls["cutoff"]
+        return {cutoff_control: wanted, self._followed: wanted} if now == followed else gr.skip()
