@@ -24,21 +24,21 @@ def softmax_maps(query: ArrayLike, key: ArrayLike, read: Sequence[bool] | None =
     return maps
 
 
-def bilinear(plane: Array, y: float, x: float) -> float:
-    """The plane (h, w) at a place whose cells have their centres at halves; beyond the outer centres, the outer cells."""
-    height, width = plane.shape
+def bilinear(plane: Array, y: float, x: float) -> Array:
+    """The plane (h, w, ...) at a place whose cells have their centres at halves; beyond the outer centres, the outer cells."""
+    height, width = plane.shape[:2]
     y, x = min(max(y - 0.5, 0), height - 1), min(max(x - 0.5, 0), width - 1)
     top, left = math.floor(y), math.floor(x)
     bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
     upper = plane[top, left] * (1 - (x - left)) + plane[top, right] * (x - left)
     lower = plane[bottom, left] * (1 - (x - left)) + plane[bottom, right] * (x - left)
-    return float(upper * (1 - (y - top)) + lower * (y - top))
+    return np.asarray(upper * (1 - (y - top)) + lower * (y - top))
 
 
 def crop(plane: Array, box: Sequence[float], height: int, width: int) -> Array:
     """A box (top, left, bottom, right; the plane's edges at 0 and 1), resized to height x width."""
     top, left, bottom, right = box
-    out = np.zeros((height, width))
+    out = np.zeros((height, width, *plane.shape[2:]))
     for i in range(height):
         for j in range(width):
             y = top + (i + 0.5) / height * (bottom - top)
@@ -48,9 +48,9 @@ def crop(plane: Array, box: Sequence[float], height: int, width: int) -> Array:
 
 
 def crop_maps(maps: Array, grid: tuple[int, int], box: Sequence[float], out: tuple[int, int]) -> Array:
-    """Attention maps (tokens, words) of the whole picture, cropped to a box and resized, word by word."""
-    planes = [crop(maps[:, word].reshape(grid), box, *out).reshape(-1) for word in range(maps.shape[1])]
-    return np.stack(planes, axis=1)
+    """Attention maps (tokens, words) of the whole picture, each cropped to a box and resized."""
+    words = maps.shape[1]
+    return crop(maps.reshape(*grid, words), box, *out).reshape(-1, words)
 
 
 def frequency(k: int, n: int) -> float:

@@ -27,18 +27,18 @@ def never():
 
 @pytest.fixture
 def case():
-    """Guided: two rows without the prompt, then two with it. The overview is guided too, its last row is with it."""
-    queries, whole = noise(4, 12, 8, seed=1), noise(2, 9, 8, seed=2)
+    """Three rows without the prompt, then two with it. Of the overview's three, the last is with it."""
+    queries, whole = noise(5, 12, 8, seed=1), noise(3, 9, 8, seed=2)
     key, value = noise(2, 7, 8, seed=3)
     own_key, own_value = noise(2, 2, 4, 8, seed=4)
     return {
         "plain": torch.stack([attention(query, key, value) for query in queries]),
         "whole": torch.stack([attention(query, key, value) for query in whole]),
         "own": torch.stack(
-            [attention(*parts) for parts in zip(queries[2:], own_key, own_value, strict=True)]
+            [attention(*parts) for parts in zip(queries[3:], own_key, own_value, strict=True)]
         ),
         "cropped": [
-            slow.crop_maps(slow.softmax_maps(whole[1], key), (3, 3), box, (3, 4)) @ value.double().numpy()
+            slow.crop_maps(slow.softmax_maps(whole[2], key), (3, 3), box, (3, 4)) @ value.double().numpy()
             for box in BOXES
         ],
     }
@@ -56,13 +56,13 @@ def composer(case, attention, detail, own=4):
 @pytest.mark.parametrize("guided", [True, False])
 def test_both_priors(case, mu, lam, guided):
     """O = (1 - lambda) (mu crop(O_L) + (1 - mu) O_K) + lambda O_r, in the conditional half alone."""
-    plain = case["plain"] if guided else case["plain"][2:]
+    plain = case["plain"] if guided else case["plain"][3:]
     out = composer(case, mu, lam).compose("layer", plain, lambda: case["own"])
     assert out.shape == plain.shape
     if guided:
-        assert torch.equal(out[:2], plain[:2])
+        assert torch.equal(out[:3], plain[:3])
     for r in range(2):
-        screened = mu * case["cropped"][r] + (1 - mu) * case["plain"][2 + r].double().numpy()
+        screened = mu * case["cropped"][r] + (1 - mu) * case["plain"][3 + r].double().numpy()
         expected = (1 - lam) * screened + lam * case["own"][r].double().numpy()
         assert np.allclose(out[-2 + r], expected, atol=1e-5)
 
@@ -70,12 +70,12 @@ def test_both_priors(case, mu, lam, guided):
 def test_where_no_region_has_a_caption_the_prompt_is_every_regions_own(case):
     out = composer(case, 0.6, 0.3, own=0).compose("layer", case["plain"], never)
     for r in range(2):
-        plain = case["plain"][2 + r].double().numpy()
+        plain = case["plain"][3 + r].double().numpy()
         expected = 0.7 * (0.6 * case["cropped"][r] + 0.4 * plain) + 0.3 * plain
-        assert np.allclose(out[2 + r], expected, atol=1e-5)
+        assert np.allclose(out[3 + r], expected, atol=1e-5)
     alone = composer(case, 0.6, 0.0, own=0).compose("layer", case["plain"], never)
-    expected = 0.6 * case["cropped"][1] + 0.4 * case["plain"][3].double().numpy()
-    assert np.allclose(alone[3], expected, atol=1e-5)
+    expected = 0.6 * case["cropped"][1] + 0.4 * case["plain"][4].double().numpy()
+    assert np.allclose(alone[4], expected, atol=1e-5)
 
 
 def test_off_leaves_attention_alone(case):
@@ -86,7 +86,7 @@ def test_off_leaves_attention_alone(case):
 
 def test_screened_is_the_attention_prior_alone(case):
     made = composer(case, 0.6, 0.3)
-    conditional = case["plain"][2:]
+    conditional = case["plain"][3:]
     out = made.screened("layer", conditional)
     for r in range(2):
         expected = 0.6 * case["cropped"][r] + 0.4 * conditional[r].double().numpy()

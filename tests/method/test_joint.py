@@ -12,12 +12,12 @@ from cupscale.method.regions import Size
 
 HEADS, WIDTH = 2, 4
 GRID, OVERVIEW = (3, 5), (4, 3)  # the image's tokens; two more are padding
-IMAGE, TEXT, OWN = 17, 6, 4
+IMAGE, TEXT, OWN = 17, 6, 5
 BOXES = [Box(0.0, 0.125, 0.6, 0.75), Box(0.3, 0.25, 1.0, 0.875)]
-ROWS = 4  # two without the prompt, two with it
+ROWS = 5  # three without the prompt, two with it
 # Whole rows, and the first tokens of each: texts end at different places.
-READ = torch.arange(TEXT) < torch.tensor([[6], [3], [4], [5]])
-READ_OWN = torch.arange(OWN) < torch.tensor([[0], [0], [4], [2]])
+READ = torch.arange(TEXT) < torch.tensor([[6], [3], [6], [4], [5]])
+READ_OWN = torch.arange(OWN) < torch.tensor([[0], [0], [0], [5], [2]])
 
 
 def stream(tokens, seed, mask=None, rows=ROWS):
@@ -56,16 +56,16 @@ def streams(request):
 
 @pytest.fixture
 def overview(streams):
-    """A guided pass over the overview: its streams, of two rows, the last with the prompt. One token is padding."""
+    """A pass over the overview: its streams, of three rows, the last with the prompt. One token is padding."""
     _, text, _ = streams
-    return stream(13, 5, rows=2), stream(TEXT, 6, None if text.mask is None else text.mask[:2], rows=2)
+    return stream(13, 5, rows=3), stream(TEXT, 6, None if text.mask is None else text.mask[:3], rows=3)
 
 
 def composer(overview, mu, lam, own):
     made = Composer(mu, lam, GlobalAttention(Size(*OVERVIEW)), mode="capture")
     image, text = overview
     out, words = compose_joint(made, "layer", image, text, tokens=12)
-    for row in range(2):
+    for row in range(3):
         assert np.allclose(out[row], attention(image.query, overview, row), atol=1e-5)
         assert np.allclose(words[row], attention(text.query, overview, row), atol=1e-5)
     made.mode, made.boxes, made.cells, made.own = "compose", BOXES, Size(*GRID), own
@@ -73,7 +73,7 @@ def composer(overview, mu, lam, own):
 
 
 def expected_grid(streams, overview, row, mu, lam, with_own):
-    """Row 2 + r of the image's grid, (15, heads * d), head by head from the maps."""
+    """Row 3 + r of the image's grid, (15, heads * d), head by head from the maps."""
     image, text, own = streams
     tokens = GRID[0] * GRID[1]
     whole, words = overview
@@ -84,8 +84,8 @@ def expected_grid(streams, overview, row, mu, lam, with_own):
         image_share = both[:, :IMAGE] @ value[:IMAGE]
         mass = both[:, IMAGE:].sum(axis=1, keepdims=True)
         alone, text_value = maps(query, (text,), row, head)
-        of_whole, whole_value = maps(whole.query[:, :, :12], (words,), 1, head)
-        cropped = slow.crop_maps(of_whole, OVERVIEW, BOXES[row - 2], GRID) @ whole_value
+        of_whole, whole_value = maps(whole.query[:, :, :12], (words,), 2, head)
+        cropped = slow.crop_maps(of_whole, OVERVIEW, BOXES[row - 3], GRID) @ whole_value
         screened = image_share + mass * (mu * cropped + (1 - mu) * (alone @ text_value))
         plain, value = maps(query, (image, own if with_own else text), row, head)
         heads.append((1 - lam) * screened + lam * (plain @ value))
@@ -98,17 +98,17 @@ def expected_grid(streams, overview, row, mu, lam, with_own):
 def test_both_priors(streams, overview, mu, lam, guided, with_own):
     image, text, own = streams
     made = composer(overview, mu, lam, OWN if with_own else 0)
-    rows = slice(None) if guided else slice(2, None)
+    rows = slice(None) if guided else slice(3, None)
     args = (image.rows(rows), text.rows(rows), own.rows(rows) if with_own else None)
     out, words = compose_joint(made, "layer", *args, tokens=15)
-    assert out.shape[:2] == ((4 if guided else 2), IMAGE)
-    assert words.shape[:2] == ((4 if guided else 2), TEXT + OWN * with_own)
-    for row in range(4) if guided else (2, 3):
-        got, got_words = out[row if guided else row - 2], words[row if guided else row - 2]
+    assert out.shape[:2] == ((5 if guided else 2), IMAGE)
+    assert words.shape[:2] == ((5 if guided else 2), TEXT + OWN * with_own)
+    for row in range(5) if guided else (3, 4):
+        got, got_words = out[row if guided else row - 3], words[row if guided else row - 3]
         plain = attention(image.query, (image, text), row)
         assert np.allclose(got_words[:TEXT], attention(text.query, (image, text), row), atol=1e-5)
         assert np.allclose(got[15:], plain[15:], atol=1e-5)  # padding of the image
-        if row < 2:
+        if row < 3:
             assert np.allclose(got, plain, atol=1e-5)
             assert got_words[TEXT:].abs().sum() == 0
             continue
@@ -139,7 +139,7 @@ def test_a_softmax_in_parts(streams):
     """The image's share and every part's mass, from the maps over all keys; put together again, one softmax."""
     part, masses = split(streams[0].query, streams[0], streams[1:])
     assert len(masses) == 3 and part.shape == streams[0].query.shape
-    for row in (2, 3):
+    for row in (3, 4):
         for head in range(HEADS):
             look, value = maps(streams[0].query, streams, row, head)
             assert np.allclose(part[row, head], look[:, :IMAGE] @ value[:IMAGE], atol=1e-5)
@@ -149,7 +149,7 @@ def test_a_softmax_in_parts(streams):
                 assert np.allclose(masses[k][row, head], expected, atol=1e-5)
     for k in (1, 2):
         back = merge(part, masses[0], attend(streams[0].query, streams[k]), masses[k])
-        for row in (2, 3):
+        for row in (3, 4):
             expected = attention(streams[0].query, (streams[0], streams[k]), row)
             assert np.allclose(back[row].transpose(0, 1).flatten(1), expected, atol=1e-5)
 
