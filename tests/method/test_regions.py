@@ -143,6 +143,7 @@ def test_every_plan_of_a_generator_is_another():
         (37, 16, [0, 10, 21]),  # overlaps of 6 and 5
         (30, 16, [14, 0, 3, 14, 3, 9]),  # more than two at once; in any order, and twice
         (40, 10, [0, 10, 20, 30]),  # side by side
+        (28, 10, [0, 9, 18]),  # one cell shared
         (12, 12, [0]),
     ],
 )

@@ -232,6 +232,16 @@ def test_batches(batch, calls):
     assert events[:-1] == [RegionsDone(0, 1, end, 5) for end in ends]
 
 
+def test_an_output_for_every_region_is_asked_for():
+    class Short(Network):
+        def predict(self, latents, t, regions, ids):
+            return super().predict(latents, t, regions, ids)[:-1]
+
+    options = {"window": Size(4, 8), "overlap": 0.5, "seed": 0, "batch": 3}
+    with pytest.raises(ValueError):
+        list(denoise(Short(), Schedule(1), torch.zeros(1, 1, 4, 16), **options))
+
+
 def test_one_region_at_once_where_nothing_is_said():
     network = Network()
     list(denoise(network, Schedule(1), torch.zeros(1, 1, 4, 16), window=Size(4, 8), overlap=0.5, seed=0))
