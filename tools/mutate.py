@@ -4,7 +4,7 @@
     python tools/mutate.py method/regions.py    only the files whose paths end so
 
 A mutant is one changed operator, comparison, constant, index or bound of a slice, a dropped `-` or `not`, or two swapped
-neighbours of a call's arguments or of a list. It is killed when a test fails, or when the tests take ten times as long as
+neighbours of a call's arguments or of a list. It is killed when a test fails, or when the tests take five times as long as
 they should. What was killed is remembered in --results, so a run may be stopped and taken up again, and after new tests only
 the survivors are tried. Mutants that change nothing one could test stand in tools/mutate-equivalent.txt, each with a reason.
 """
@@ -32,7 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "tools" / "mutate-equivalent.txt"
-ADAPTERS = ("tests/method/test_adapters.py", "tests/method/test_same_prompt.py", "tests/test_backbones.py")
+ADAPTERS = ("tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {
     "attention": ("tests/method/test_composer.py",),
@@ -367,13 +367,16 @@ def _run(pool: Any, mutants: dict[str, list[Mutant]], known: dict[str, list[str]
         ]
         for file, ours in mutants.items()
     }
-    jobs = []
-    plain = [(file, None, 600) for file, ours in todo.items() if ours]
-    for file, _, outcome, seconds in pool.imap_unordered(attempt, plain):
+    files = {tuple(tests_of(file)): file for file, ours in todo.items() if ours}
+    limits = {}
+    for file, _, outcome, seconds in pool.imap_unordered(attempt, [(f, None, 600) for f in files.values()]):
+        tests = tuple(tests_of(file))
         if outcome != "survived":
-            raise SystemExit(f"{file}: its tests fail on the file as it is: {' '.join(tests_of(file))}")
-        print(f"{file}: {len(todo[file])} mutants to try, its tests take {seconds:.1f} s", flush=True)
-        jobs += [(file, mutant, int(10 * seconds) + 20) for mutant in todo[file]]
+            raise SystemExit(f"without a mutant too, a test fails of {' '.join(tests)}")
+        print(f"{seconds:.1f} s for {' '.join(tests)}", flush=True)
+        limits[tests] = int(5 * seconds) + 20
+    jobs = [(file, mutant, limits[tuple(tests_of(file))]) for file, ours in todo.items() for mutant in ours]
+    print(f"{len(jobs)} mutants to try of {sum(map(len, mutants.values()))}", flush=True)
     jobs.sort(key=lambda job: job[0].split("/")[1] != "method")
     for done, (file, mutant, outcome, _) in enumerate(pool.imap_unordered(attempt, jobs), 1):
         known[str(mutant)] = [outcome, states[file][outcome]]

@@ -679,3 +679,79 @@ def test_w_t_step_by_step_through_a_real_network(load):
             noise = (sample - math.sqrt(kept[i]) * x0) / math.sqrt(1 - kept[i])
             sample = math.sqrt(kept[i + 1]) * x0 + math.sqrt(1 - kept[i + 1]) * noise
             assert torch.allclose(done[i].sample, sample, atol=2e-4), i
+
+
+def test_a_layers_own_scale_is_kept(load):
+    """Layers that divide their output, as some U-Nets have them."""
+    pipe = load("sd15")
+    backbone = adapt(pipe)
+    layers = {n: m for n, m in backbone.network.named_modules() if n.endswith("attn2")}
+    before, after = {}, {}
+    for name, module in layers.items():
+        module.rescale_output_factor = 4.0
+        module.to_out[0].register_forward_hook(lambda m, args, out, n=name: before.__setitem__(n, out))
+        module.register_forward_hook(lambda m, args, out, n=name: after.__setitem__(n, out))
+    with backbone.denoiser(settings(detail=0.5), CAPTIONS, CANVAS, OVERVIEW) as denoiser:
+        denoiser.predict(latents(), torch.tensor(500), REGIONS, range(3))
+    for name in layers:
+        assert torch.allclose(after[name], before[name] / 4)
+
+
+# Defaults, text, precision
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "guidance"),
+    [("sd15", 50, 7.5), ("sdxl", 50, 7.5), ("pixart", 20, 4.5), ("sd3", 28, 5.0), ("z-image", 8, 1.0)],
+)
+def test_defaults_of_a_model_without_a_name(load, name, steps, guidance):
+    expected = {"strength": 0.45, "steps": steps, "guidance": guidance, "overlap": 0.5}
+    assert dict(adapt(load(name)).defaults) == expected
+
+
+def test_defaults_of_a_few_step_scheduler(load):
+    pipe = load("sdxl")
+    pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config)
+    assert dict(adapt(pipe).defaults) == {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "words"),
+    [
+        ("sd15", 75, 7),  # letters, as the checkpoint's tokenizer has them
+        ("sdxl", 75, 7),
+        ("pixart", 119, 10),  # and a mark before each word
+        ("sd3", 255, 10),
+        ("z-image", 504, 9),  # and the spaces between; its template takes 8 of 512
+    ],
+)
+def test_tokens_are_counted_without_the_tokenizers_marks(load, name, limit, words):
+    backbone = adapt(load(name))
+    assert backbone.text_limit == limit
+    assert backbone.count_tokens("a red fox") == words
+    assert backbone.count_tokens("") == 0
+    assert backbone.count_tokens(" ".join(["boat"] * 400)) >= 1600
+
+
+@pytest.mark.parametrize(
+    ("dtype", "force", "used"),
+    [
+        (torch.float16, True, torch.float32),
+        (torch.bfloat16, True, torch.bfloat16),
+        (torch.bfloat16, False, torch.bfloat16),
+        (torch.float16, False, torch.float16),
+    ],
+)
+def test_a_vae_that_overflows_in_half_precision_works_in_float32(load, dtype, force, used):
+    """SDXL's does. Its own precision comes back."""
+    pipe = load("sdxl")
+    pipe.vae.register_to_config(force_upcast=force)
+    pipe.vae.to(dtype=dtype)
+    seen = []
+    pipe.vae.encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    pipe.vae.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    backbone = adapt(pipe)
+    z = backbone.encode(torch.zeros(1, 3, 32, 48), Tiles())
+    pixels = backbone.decode(z, Tiles())
+    assert seen == [used, used] and pipe.vae.dtype == dtype
+    assert z.dtype == pixels.dtype == torch.float32
