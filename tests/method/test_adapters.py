@@ -618,10 +618,21 @@ def test_pndm_is_replaced_by_its_first_order(load):
     pipe = load("sd15")
     assert isinstance(pipe.scheduler, diffusers.PNDMScheduler)
     schedule = adapt(pipe).schedule(settings(scheduler="model", strength=0.5, steps=10))
-    t, after = schedule.timesteps[0].item(), schedule.timesteps[1].item()
-    sample = math.sqrt(KEPT[t]) * X0 + math.sqrt(1 - KEPT[t]) * NOISE
-    expected = math.sqrt(KEPT[after]) * X0 + math.sqrt(1 - KEPT[after]) * NOISE
-    assert torch.allclose(schedule.step(NOISE, sample, 0), expected, atol=1e-4)
+    assert schedule.timesteps.tolist() == [401, 301, 201, 101, 1]
+    sample = math.sqrt(KEPT[401]) * X0 + math.sqrt(1 - KEPT[401]) * NOISE
+    for i, (t, after) in enumerate(((401, 301), (301, 201), (201, 101))):
+        output = NOISE + i  # another at each step: a multistep sampler would mix them
+        x0 = (sample - math.sqrt(1 - KEPT[t]) * output) / math.sqrt(KEPT[t])
+        expected = math.sqrt(KEPT[after]) * x0 + math.sqrt(1 - KEPT[after]) * output
+        sample = schedule.step(output, sample, i)
+        assert torch.allclose(sample, expected, atol=1e-4)
+
+
+def test_another_scheduler_that_is_asked_for_takes_pndms_place(load):
+    """Euler: its state grows with the noise, by 1 / alpha."""
+    schedule = adapt(load("sd15")).schedule(settings(scheduler="euler", strength=0.5, steps=10))
+    alpha, sigma = vp(schedule.timesteps[0].item())
+    assert schedule.noised(torch.zeros(1), torch.ones(1), 0).item() == pytest.approx(sigma / alpha, abs=1e-4)
 
 
 @pytest.mark.parametrize(
