@@ -20,9 +20,6 @@ from cupscale.backbones.base import Text, parked
 from cupscale.backbones.schedules import FlowSchedule, is_flow
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
-from cupscale.method.attention import Box, GlobalAttention
-from cupscale.method.composer import Composer
-from cupscale.method.joint import Stream, attend, compose_joint, merge, split
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
@@ -229,25 +226,6 @@ def test_one_region_with_all_priors_off_is_pixarts_own_run(load, name, guidance)
     assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
 
 
-def test_pixart_is_told_the_size_of_a_window(tmp_path):
-    """The 1024 px model takes the size and the aspect; its windows are 128 cells."""
-    size = {
-        "sample_size": 128,
-        "use_additional_conditions": True,
-        "attention_head_dim": 12,
-        "cross_attention_dim": 24,
-    }
-    pipe = cupscale.load(str(make_pixart(tmp_path, **size)), device="cpu")
-    seen = []
-    handle = pipe.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
-    )
-    result = cupscale.upscale(pipe, photo(64, 32), attention=0, **FAST | {"steps": 2, "guidance": 1.0})
-    handle.remove()
-    assert result.plan.window == Size(24, 48)
-    assert seen[0]["resolution"].tolist() == [[96, 192]] and seen[0]["aspect_ratio"].tolist() == [[0.5]]
-
-
 # Priors
 
 
@@ -322,62 +300,6 @@ def test_guidance_may_differ_from_cell_to_cell(load, name):
     assert torch.allclose(mixed[..., : CELLS.h // 2, :], none[..., : CELLS.h // 2, :], atol=1e-6)
     assert torch.allclose(mixed[..., CELLS.h // 2 :, :], even[..., CELLS.h // 2 :, :], atol=1e-6)
     assert (even - none).abs().max() > 1e-3
-
-
-# Joint attention
-
-
-def streams(seed, mask=False, batch=2):
-    generator = torch.Generator().manual_seed(seed)
-
-    def stream(n):
-        return Stream(*torch.randn(3, batch, 3, n, 16, generator=generator))
-
-    image, text, own = stream(20), stream(7), stream(5)
-    if mask:
-        text = text._replace(mask=torch.arange(7).expand(batch, -1) < torch.tensor([[4], [7]])[:batch])
-        own = own._replace(mask=torch.arange(5).expand(batch, -1) < torch.tensor([[5], [2]])[:batch])
-    return image, text, own
-
-
-@pytest.mark.parametrize("mask", [False, True])
-def test_the_split_softmax_put_back_is_the_plain_one(mask):
-    image, text, own = streams(1, mask)
-    part, masses = split(image.query, image, [text, own])
-    assert torch.allclose(sum(masses), torch.ones_like(masses[0]), atol=1e-5)
-    for k, stream in enumerate((text, own), 1):
-        back = merge(part, masses[0], attend(image.query, stream), masses[k])
-        assert torch.allclose(back, attend(image.query, image, stream), atol=1e-5)
-
-
-def test_the_mass_is_the_log_sum_exps():
-    image, text, own = streams(2)
-    _, masses = split(image.query, image, [text, own])
-    scores = [(image.query @ s.key.transpose(-1, -2)) / 16**0.5 for s in (image, text, own)]
-    parts = torch.cat([s.logsumexp(-1, keepdim=True) for s in scores], dim=-1)
-    expected = (parts - torch.cat(scores, dim=-1).logsumexp(-1, keepdim=True)).exp()
-    assert torch.allclose(torch.cat(masses, dim=-1), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("mask", [False, True])
-def test_joint_attention_at_weights_0_is_the_plain_one(mask):
-    image, text, own = streams(3, mask)
-    composer = Composer(0.0, 0.0, GlobalAttention(Size(8, 10)))
-    plain = compose_joint(composer, "layer", image, text)  # mode off
-    composer.mode, composer.boxes, composer.cells = "compose", [Box(0, 0, 1, 1)] * 2, Size(8, 10)
-    for regions in (None, own):
-        out, words = compose_joint(composer, "layer", image, text, regions)
-        assert torch.allclose(out, plain[0], atol=1e-5)
-        assert torch.allclose(words[:, :7], plain[1], atol=1e-5)
-    # padding of the image is left as it is, and the unconditional half too
-    composer = Composer(1.0, 0.0, GlobalAttention(Size(8, 8)), "compose", [Box(0, 0, 1, 1)], Size(8, 8))
-    composer.overview.keep("layer", torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(4)))
-    out, words = compose_joint(composer, "layer", image, text, own, tokens=16)
-    assert torch.allclose(out[0], plain[0][0], atol=1e-5) and torch.allclose(
-        words[0, :7], plain[1][0], atol=1e-5
-    )
-    assert torch.allclose(out[1, 16:], plain[0][1, 16:], atol=1e-5)
-    assert not torch.allclose(out[1, :16], plain[0][1, :16], atol=1e-2)
 
 
 # Flow matching

@@ -75,7 +75,8 @@ def draw_noise(shape: Sequence[int], seed: int, stream: int = 0) -> Tensor:
 
 
 def generator(seed: int, stream: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed + stream * 2**32)
+    """A generator on the CPU. It looks at the lower 32 bits of its seed only, so the streams differ in those."""
+    return torch.Generator().manual_seed((seed + stream * 0x9E3779B9) % 2**32)
 
 
 def denoise(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import slow
 import torch
 
 import cupscale
@@ -35,6 +36,34 @@ def test_richness_is_the_contrast_of_the_neighbourhood():
     assert richness(half)[..., :, :60].max() == 0 and richness(half)[..., :, 68:].min() == 1
 
 
+def uneven(height, width, seed):
+    """Noise whose strength rises from nothing to 40 grey levels, down and across, each colour with its own."""
+    generator = torch.Generator().manual_seed(seed)
+    grain = torch.randn(3, height, width, generator=generator)
+    strength = torch.linspace(0, 30, height)[:, None] * torch.linspace(0, 1, width) ** 2
+    return ((grain * strength + 20) / 127.5 + torch.tensor([0.1, -0.2, 0.3])[:, None, None])[None]
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 23), (9, 6), (3, 17)])
+def test_richness_against_a_slow_loop(height, width):
+    image = uneven(height, width, seed=height)
+    rich = richness(image)
+    assert rich.shape == (1, 1, height, width)
+    expected = slow.richness(image[0].double().numpy())
+    assert np.allclose(rich[0, 0], expected, atol=1e-4)
+    assert 0 < expected.mean() < 1
+
+
+def test_grey_is_weighed_as_eyes_weigh_it():
+    """A chessboard of +-40 grey levels in one colour: 40 times that colour's share, less 4, in 8."""
+    for colour, share in enumerate((0.299, 0.587, 0.114)):
+        image = torch.zeros(1, 3, 20, 30)
+        image[:, colour] = textured(20 / share * 0.4, 30)[:, 0, :20] * 0.999
+        middle = richness(image)[0, 0, 10, 15]
+        deviation = 20 * 0.4 * 0.999 * (624 / 625) ** 0.5  # 13 of one and 12 of the other in 25
+        assert middle == pytest.approx((deviation - 4) / 8, abs=1e-4)
+
+
 def test_richness_does_not_see_light():
     """A slope of light over the whole picture, as a sky has, is flat; so is any brightness."""
     slope = torch.linspace(-1, 1, 256).expand(1, 3, 64, 256)
@@ -42,11 +71,17 @@ def test_richness_does_not_see_light():
     assert richness(torch.full((1, 3, 32, 32), 0.9)).max() == 0
 
 
+def test_contrast_that_is_no_number_is_none():
+    """Sums in float32 leave a variance of less than nothing here and there."""
+    assert torch.isfinite(richness(uneven(40, 30, 1) * 1e-3 + 0.7)).all()
+
+
 def test_guidance_map():
     rich = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
     assert guidance_map(rich, 4.0, 1.0).flatten().tolist() == [4, 4, 4]
     assert guidance_map(rich, 4.0, 0.0).flatten().tolist() == [0, 2, 4]
     assert guidance_map(rich, 4.0, 0.25).flatten().tolist() == [1, 2.5, 4]
+    assert guidance_map(torch.tensor([[0.25]]), 6.0, 0.3).item() == pytest.approx(6 * (0.3 + 0.7 * 0.25))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (67, 41)])

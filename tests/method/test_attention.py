@@ -1,0 +1,109 @@
+"""Regional attention prior, against its formula."""
+
+import numpy as np
+import pytest
+import slow
+import torch
+
+from cupscale.method.attention import Box, GlobalAttention, crop_resize, screen, token_grid
+from cupscale.method.regions import Region, Size
+
+BOXES = [Box(0, 0, 1, 1), Box(0.1, 0.33, 0.6, 0.71), Box(0.5, 0.625, 1, 1), Box(0.0, 0.2, 0.3, 0.3)]
+
+
+def noise(*shape, seed=2):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_box_is_a_region_in_fractions_of_the_canvas():
+    assert Box.of(Region(y=6, x=5, h=9, w=10), Size(h=24, w=40)) == (0.25, 0.125, 0.625, 0.375)
+
+
+@pytest.mark.parametrize(
+    ("cells", "tokens", "grid"),
+    [
+        ((128, 128), 4096, (64, 64)),
+        ((13, 20), 260, (13, 20)),
+        ((13, 20), 70, (7, 10)),
+        ((13, 20), 20, (4, 5)),
+        ((3, 9), 10, (2, 5)),
+    ],
+)
+def test_token_grid(cells, tokens, grid):
+    assert token_grid(tokens, Size(*cells)) == grid
+
+
+@pytest.mark.parametrize("tokens", [17, 255, 5])
+def test_token_grid_refuses_what_does_not_fit(tokens):
+    with pytest.raises(ValueError, match=f"{tokens} tokens are no halving of a grid of 16 x 12 cells"):
+        token_grid(tokens, Size(16, 12))
+
+
+@pytest.mark.parametrize("grid", [(9, 6), (3, 11), (1, 1)])
+def test_crop_resize_against_a_slow_loop(grid):
+    plane = noise(1, 2, 7, 12)
+    out = crop_resize(plane, BOXES, Size(*grid))
+    assert out.shape == (len(BOXES), 2, *grid)
+    for r, box in enumerate(BOXES):
+        for c in range(2):
+            expected = slow.crop(plane[0, c].double().numpy(), box, *grid)
+            assert np.allclose(out[r, c], expected, atol=1e-5)
+
+
+def test_the_same_boxes_again_on_another_grid_and_plane():
+    """What is kept between calls belongs to its boxes and grid."""
+    for seed, grid, boxes in ((1, (2, 3), BOXES), (2, (3, 2), BOXES), (3, (2, 3), BOXES[::-1])):
+        plane = noise(1, 1, 5, 4, seed=seed)
+        for box, out in zip(boxes, crop_resize(plane, boxes, Size(*grid)), strict=True):
+            assert np.allclose(out[0], slow.crop(plane[0, 0].double().numpy(), box, *grid), atol=1e-5)
+
+
+def test_cropped_outputs_are_the_cropped_maps_times_the_values():
+    """The identity the prior rests on: O_L is kept and cropped here; there, the overview's maps are, one word at a time."""
+    cells, grid, channels, words = (
+        Size(11, 20),
+        Size(6, 10),
+        8,
+        5,
+    )  # a layer at half of the overview's resolution
+    query = noise(grid.h * grid.w, channels)
+    key, value = noise(2, words, channels, seed=3)
+    maps = slow.softmax_maps(query, key)
+    overview = GlobalAttention(cells)
+    overview.keep("other", noise(1, grid.h * grid.w, channels))
+    overview.keep("layer", torch.from_numpy(maps @ value.double().numpy())[None].float())
+    out = Size(9, 4)
+    cropped = overview.cropped("layer", BOXES, out)
+    assert cropped.shape == (len(BOXES), out.h * out.w, channels)
+    for r, box in enumerate(BOXES):
+        expected = slow.crop_maps(maps, grid, box, out) @ value.double().numpy()
+        assert np.allclose(cropped[r], expected, atol=1e-5)
+
+
+def test_a_step_replaces_what_the_last_one_kept_and_clear_forgets_it():
+    overview = GlobalAttention(Size(2, 3))
+    for value in (1.0, 2.0):
+        overview.keep("layer", torch.full((1, 6, 4), value))
+    assert torch.equal(overview.cropped("layer", BOXES[:1], Size(2, 3)), torch.full((1, 6, 4), 2.0))
+    overview.clear()
+    with pytest.raises(KeyError):
+        overview.cropped("layer", BOXES[:1], Size(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_samples_the_same_places(dtype):
+    plane = noise(1, 8, 128, 128).to(dtype)
+    for box in (Box(0.1, 0.2, 0.6, 0.7), Box(0, 0, 0.5, 1), Box(0.5, 0.5, 1, 1)):
+        for grid in (Size(16, 16), Size(128, 128)):
+            sampled = crop_resize(plane, [box], grid)
+            assert sampled.dtype == dtype
+            assert torch.allclose(sampled.float(), crop_resize(plane.float(), [box], grid), atol=0.02)
+
+
+def test_screen():
+    """mu cropped + (1 - mu) plain."""
+    plain, cropped = torch.tensor([2.0, -4.0]), torch.tensor([10.0, 6.0])
+    assert screen(plain, cropped, 0) is plain
+    assert screen(plain, cropped, 0.25).tolist() == [4.0, -1.5]
+    assert screen(plain, cropped, 1).tolist() == [10.0, 6.0]
+    assert screen(plain.half(), cropped, 0.25).dtype == torch.float16

@@ -1,0 +1,273 @@
+"""The loop, against a loop written by hand: w_t at every step, the noise streams, what reaches the network."""
+
+import math
+
+import numpy as np
+import pytest
+import slow
+import torch
+
+from cupscale.method.regions import Size, plan_regions
+from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise, generator
+from cupscale.method.structure import GlobalStructure
+
+CANVAS = Size(9, 13)
+
+
+class Schedule:
+    """x_i = a_i x0 + s_i noise; the network's input is x_i / 2, its output the noise. `step` goes on with the estimate."""
+
+    a = (0.5, 0.6, 0.8, 0.9)
+    s = (0.9, 0.7, 0.5, 0.2, 0.0)
+
+    def __init__(self, steps=4):
+        self.timesteps = torch.tensor([900.0, 600.0, 300.0, 100.0])[:steps]
+
+    def noised(self, x0, noise, i):
+        return self.a[i] * x0 + self.s[i] * noise
+
+    def model_input(self, sample, i):
+        return sample / 2
+
+    def to_x0(self, output, sample, i):
+        return (sample - self.s[i] * output) / self.a[i]
+
+    def from_x0(self, x0, sample, i):
+        return (sample - self.a[i] * x0) / self.s[i]
+
+    def step(self, output, sample, i):
+        return self.to_x0(output, sample, i) + self.s[i + 1] * output
+
+
+class Network:
+    """Known outputs: 0.3 x + t / 1000, cell by cell, so that fusing regions is the same as taking the canvas at once."""
+
+    def __init__(self, most=100):
+        self.captured, self.regions, self.calls = [], [], []
+        self._most = most
+
+    def capture(self, latents, t):
+        self.captured.append((latents, t.item()))
+
+    def predict(self, latents, t, regions, ids):
+        if len(regions) > self._most:
+            raise torch.OutOfMemoryError("no room")
+        self.calls.append(list(ids))
+        if ids[0] == 0:
+            self.regions.append([])
+        self.regions[-1] += regions
+        return 0.3 * latents + t / 1000
+
+
+def normal(seed, stream, *shape):
+    """The streams, as they are documented: apart in the 32 bits a generator on a CPU reads."""
+    at = (seed + stream * 0x9E3779B9) % 2**32
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(at))
+
+
+def latents():
+    return torch.randn(2, 1, 2, *CANVAS, generator=torch.Generator().manual_seed(1))
+
+
+def run(network, schedule, z, **options):
+    options = {"window": CANVAS, "overlap": 0.5, "seed": 7} | options
+    return [event for event in denoise(network, schedule, z, **options) if isinstance(event, StepDone)]
+
+
+# The global structure prior, step by step
+
+
+@pytest.mark.parametrize("steps", [4, 3, 1])
+@pytest.mark.parametrize("window", [CANVAS, Size(5, 6)])
+def test_w_t_step_by_step(steps, window):
+    """x0 <- x0 + w_t LP(z_L - x0), w_t = w_0 (1 + cos(pi i / (n - 1))) / 2, and the sampler goes on from that x0."""
+    z, reference = latents()
+    w0, schedule = 0.7, Schedule(steps)
+    prior = GlobalStructure(reference, 0.8, w0)
+    done = run(Network(), schedule, z, structure=prior, window=window)
+    assert [(event.step, event.steps) for event in done] == [(i, steps) for i in range(steps)]
+    sample = (0.5 * z + 0.9 * normal(7, 0, *z.shape)).double().numpy()
+    for i in range(steps):
+        output = 0.3 * sample / 2 + schedule.timesteps[i].item() / 1000
+        x0 = (sample - Schedule.s[i] * output) / Schedule.a[i]
+        w = w0 * (1 + math.cos(math.pi * i / (steps - 1))) / 2 if steps > 1 else w0
+        difference = reference.double().numpy() - x0
+        for channel in range(2):
+            x0[0, channel] += w * slow.lowpass(difference[0, channel], 0.8, (4, 5), (4, 7))
+        assert np.allclose(done[i].x0, x0, atol=2e-5), i
+        noise = (sample - Schedule.a[i] * x0) / Schedule.s[i]
+        sample = x0 + Schedule.s[i + 1] * noise
+        assert np.allclose(done[i].sample, sample, atol=5e-5), i
+
+
+def test_without_the_prior_the_networks_own_estimate_is_taken():
+    z, _ = latents()
+    done = run(Network(), Schedule(), z)
+    sample = 0.5 * z + 0.9 * normal(7, 0, *z.shape)
+    for i, event in enumerate(done):
+        output = 0.3 * sample / 2 + Schedule().timesteps[i] / 1000
+        x0 = (sample - Schedule.s[i] * output) / Schedule.a[i]
+        assert torch.allclose(event.x0, x0, atol=1e-5)
+        sample = x0 + Schedule.s[i + 1] * output
+        assert torch.allclose(event.sample, sample, atol=1e-5)
+
+
+def test_a_weight_of_nothing_asks_for_no_transform():
+    """The last step's w_t is 0, and w_0 = 0 at every step."""
+
+    class Counted(GlobalStructure):
+        applied = 0
+
+        def apply(self, x0, weight):
+            Counted.applied += 1
+            return super().apply(x0, weight)
+
+    z, reference = latents()
+    run(Network(), Schedule(), z, structure=Counted(reference, 0.8, 0.7))
+    assert Counted.applied == 3
+    run(Network(), Schedule(), z, structure=Counted(reference, 0.8, 0.0))
+    assert Counted.applied == 3
+
+
+# Noise
+
+
+def test_the_streams_of_a_seed():
+    """Known numbers: a change of them is a change of every picture."""
+    first = {
+        0: [-0.146795, 0.786141, 0.946822],
+        1: [0.720760, -2.162176, -1.776694],
+        2: [0.237897, 0.976976, 0.918160],
+        3: [-0.645930, 0.058943, 0.031664],
+    }
+    for stream, numbers in first.items():
+        assert draw_noise((3,), 7, stream).tolist() == pytest.approx(numbers, abs=1e-5)
+        assert torch.equal(draw_noise((2, 3), 7, stream), normal(7, stream, 2, 3))
+    assert torch.equal(draw_noise((3,), 7), draw_noise((3,), 7, 0))
+    assert torch.rand(2, generator=generator(7, 3)).tolist() == pytest.approx([0.560690, 0.191820], abs=1e-5)
+    assert draw_noise((3,), 2**32 - 1, 3).tolist() == normal(2**32 - 1, 3, 3).tolist()
+
+
+def test_the_streams_are_independent():
+    """Of one seed and of its neighbours: no two agree, and 4000 numbers correlate by chance alone."""
+    drawn = [draw_noise((4000,), seed, stream) for seed in (0, 1, 7) for stream in range(4)]
+    correlation = torch.corrcoef(torch.stack(drawn)) - torch.eye(12)
+    assert correlation.abs().max() < 5 / 4000**0.5
+
+
+def test_canvas_and_overview_have_a_noise_each_and_keep_it():
+    """The canvas is noised once; the overview at every step anew, with the same noise, as much as that step has."""
+    z, _ = latents()
+    overview = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(9))
+    network = Network()
+    drawn = []
+    schedule = Schedule()
+    schedule.noised = lambda x0, noise, i: (
+        drawn.append((x0, noise, i)) or Schedule.noised(schedule, x0, noise, i)
+    )
+    run(network, schedule, z, overview=overview)
+    canvas = [call for call in drawn if call[0] is z]
+    assert len(canvas) == 1 and canvas[0][2] == 0 and torch.equal(canvas[0][1], normal(7, 0, *z.shape))
+    assert len(drawn) == 5 and len(network.captured) == 4
+    for i, (captured, t) in enumerate(network.captured):
+        noise = normal(7, 1, 1, 2, 4, 5)
+        assert torch.allclose(captured, (Schedule.a[i] * overview + Schedule.s[i] * noise) / 2, atol=1e-6)
+        assert t == schedule.timesteps[i]
+
+
+def test_without_an_overview_there_is_no_pass_over_it():
+    network = Network()
+    run(network, Schedule(), latents()[0])
+    assert network.captured == []
+
+
+def test_the_windows_of_each_step_come_from_the_jitters_stream():
+    network, z = Network(), torch.zeros(1, 1, 20, 33)
+    run(network, Schedule(), z, window=Size(8, 9), overlap=0.4)
+    jitter = torch.Generator().manual_seed((7 + 3 * 0x9E3779B9) % 2**32)
+    assert network.regions == [plan_regions(Size(20, 33), Size(8, 9), 0.4, jitter) for _ in range(4)]
+    assert network.regions[0] != network.regions[1]
+
+
+# Regions at once
+
+
+def test_each_region_is_cropped_from_its_place_and_fused_there():
+    """A network that says which region it was given: neighbours are mixed by their weights."""
+
+    class Numbered(Network):
+        def predict(self, latents, t, regions, ids):
+            super().predict(latents, t, regions, ids)
+            for latent, region in zip(latents, regions, strict=True):
+                assert latent.tolist() == region.crop(ramp)[0].div(2).tolist()
+            return torch.stack([torch.full_like(latents[0], 1.0 + k) for k in ids])
+
+    ramp = torch.arange(9 * 26, dtype=torch.float32).view(1, 1, 9, 26)
+    schedule = Schedule(1)
+    schedule.noised = lambda x0, noise, i: x0
+    schedule.to_x0 = lambda output, sample, i: output
+    (done,) = run(Numbered(), schedule, ramp, window=Size(9, 16), overlap=0.3, batch=2)
+    left, right = (slow.weights(26, 16, [0, 10])[start] for start in (0, 10))
+    expected = np.zeros(26)
+    expected[:16] += left
+    expected[10:] += 2 * right
+    assert np.allclose(done.x0[0, 0], np.tile(expected, (9, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "calls"),
+    [
+        (1, [[0], [1], [2], [3], [4]]),
+        (2, [[0, 1], [2, 3], [4]]),
+        (5, [[0, 1, 2, 3, 4]]),
+        (9, [[0, 1, 2, 3, 4]]),
+    ],
+)
+def test_batches(batch, calls):
+    network, schedule = Network(), Schedule(1)
+    z = torch.randn(1, 1, 4, 16, generator=torch.Generator().manual_seed(3))
+    events = list(denoise(network, schedule, z, window=Size(4, 8), overlap=0.75, seed=0, batch=batch))
+    assert network.calls == calls
+    ends = [call[-1] + 1 for call in calls]
+    assert events[:-1] == [RegionsDone(0, 1, end, 5) for end in ends]
+
+
+def test_an_output_for_every_region_is_asked_for():
+    class Short(Network):
+        def predict(self, latents, t, regions, ids):
+            return super().predict(latents, t, regions, ids)[:-1]
+
+    options = {"window": Size(4, 8), "overlap": 0.5, "seed": 0, "batch": 3}
+    with pytest.raises(ValueError):
+        list(denoise(Short(), Schedule(1), torch.zeros(1, 1, 4, 16), **options))
+
+
+def test_one_region_at_once_where_nothing_is_said():
+    network = Network()
+    list(denoise(network, Schedule(1), torch.zeros(1, 1, 4, 16), window=Size(4, 8), overlap=0.5, seed=0))
+    assert network.calls == [[0], [1], [2]]
+
+
+def test_regions_at_once_are_halved_until_the_memory_holds_them(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
+    network, z = Network(most=1), torch.zeros(1, 1, 4, 16)
+    options = {"window": Size(4, 8), "overlap": 0.75, "seed": 0, "batch": 9}
+    events = list(denoise(network, Schedule(2), z, **options))
+    assert [event.message for event in events if isinstance(event, Notice)] == [
+        "out of memory: going on with 2 regions at once",
+        "out of memory: going on with 1 region at once",
+    ]
+    assert emptied == [1, 1]
+    assert network.calls == [[0], [1], [2], [3], [4]] * 2  # the second step does not try again
+    assert [event.done for event in events if isinstance(event, RegionsDone)] == [1, 2, 3, 4, 5] * 2
+    assert [event.step for event in events if isinstance(event, RegionsDone)] == [0] * 5 + [1] * 5
+
+
+def test_where_one_region_does_not_fit_the_error_is_the_callers():
+    with pytest.raises(torch.OutOfMemoryError):
+        list(
+            denoise(
+                Network(most=0), Schedule(), torch.zeros(1, 1, 4, 16), window=Size(4, 8), overlap=0.5, seed=0
+            )
+        )
