@@ -9,9 +9,7 @@ and by patch distance (`training.metrics`). What networks made is kept in the fo
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +49,9 @@ def grain(image: Image.Image) -> tuple[Image.Image, None]:
     """Film grain: soft noise of 5 levels, the same in all channels, less of it in the darkest and lightest places."""
     pixels = np.asarray(image).astype(float)
     white = np.random.default_rng(image.width).normal(0, 1, pixels.shape[:2])
-    soft = white + 0.5 * (np.roll(white, 1, 0) + np.roll(white, -1, 0) + np.roll(white, 1, 1) + np.roll(white, -1, 1))
+    soft = white + 0.5 * (
+        np.roll(white, 1, 0) + np.roll(white, -1, 0) + np.roll(white, 1, 1) + np.roll(white, -1, 1)
+    )
     light = pixels.mean(axis=2) / 255
     pixels += (5 * soft / soft.std() * np.sqrt(4 * light * (1 - light)))[..., None]
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)), None

@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-BROAD_PX = 4  # of the input: the coarser part of a difference is what is left after a mean over so many, each way
+BROAD_PX = (
+    4  # of the input: the coarser part of a difference is what is left after a mean over so many, each way
+)
 FLAT_PX = 3  # what Lanczos sees, so that the plain enlargement is exactly constant there
 _BAND_PX = 2**20  # pixels of the result at once
 _REACH = 3  # of the Lanczos filter, in pixels of the smaller picture

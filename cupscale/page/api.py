@@ -14,14 +14,14 @@ from typing import Any
 
 import gradio as gr
 
-from cupscale import images
+from cupscale import images, models
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.page import captions as captions_module, engine, regions, run, source
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
-from cupscale.settings import PRESETS, Settings, preset as preset_fields
+from cupscale.settings import Settings
 
 FORMATS = ["png", "webp", "jpg"]
 
@@ -41,7 +41,7 @@ def build(limits: Limits) -> None:
         model = engine.check_model(str(given.pop("model", None) or model or engine.default_model()))
         fields: dict[str, Any] = {"prompt": prompt, "scale": scale, "seed": int(seed)}
         fields["negative_prompt"] = negative_prompt or None  # an empty one leaves the model's own
-        chosen = preset_fields(None if preset in ("", "none", None) else preset)
+        chosen = models.preset(model, None if preset in ("", "none", None) else preset)
         settings = Settings.build(engine.defaults(model), chosen, fields, given, model=model)
         if len(settings.captions) > limits.captions:
             raise CupscaleError(f"{len(settings.captions)} captions: the limit is {limits.captions}")
@@ -62,9 +62,9 @@ def build(limits: Limits) -> None:
             scale: Output size over input size, each side, from 1 to 16. The output is exactly round(scale * input).
             seed: Seed of the noise, a whole number from 0. The same seed and settings give the same picture.
             model: Name of the model; empty for this server's default. See the endpoint "models".
-            preset: "none" for the model's own defaults, "quick" or "paper".
+            preset: "none" for the model's own defaults, "quick" or "paper" where the model has it.
             settings: A JSON object with any further settings: cutoff, structure, attention, detail, strength, steps,
-                guidance, flat_guidance, overlap, upscaler, scheduler, captions (a list of
+                guidance, flat_guidance, overlap, upscaler, fidelity, scheduler, captions (a list of
                 {"box": [l, t, r, b], "caption": text}).
             format: "png", "webp" or "jpg". The settings are written inside the file.
 
@@ -101,7 +101,7 @@ def build(limits: Limits) -> None:
             image: The picture to enlarge.
             scale: Output size over input size, each side, from 1 to 16.
             model: Name of the model; empty for this server's default.
-            preset: "none", "quick" or "paper".
+            preset: "none", "quick" or "paper" where the model has it.
             settings: A JSON object with any further settings, as for "upscale".
 
         Returns:
@@ -109,7 +109,7 @@ def build(limits: Limits) -> None:
         """
         try:
             chosen = settings_of("", "", scale, 0, model, preset, settings)
-            plan = engine.planned(source.read(image, limits).size, chosen)
+            plan = engine.planned(source.read(image, limits), chosen)
             limits.check_output(plan)
         except CupscaleError as error:
             raise refusal(error) from None
@@ -176,10 +176,10 @@ def build(limits: Limits) -> None:
         """The models, presets, captioners and limits of this server, and the default settings of each model.
 
         Returns:
-            JSON: {"default", "models": {name: settings}, "presets", "captioners", "limits"}.
+            JSON: {"default", "models": {name: settings}, "presets": {model: {name: settings}}, "captioners", "limits"}.
         """
         every = {name: json.loads(Settings.build(engine.defaults(name)).to_json()) for name in engine.names()}
-        return {"default": engine.default_model(), "models": every, "presets": PRESETS,
+        return {"default": engine.default_model(), "models": every, "presets": {name: models.presets(name) for name in every},
                 "captioners": captions_module.kinds(), "limits": vars(limits)}  # fmt: skip
 
     with gr.Row(visible=False):

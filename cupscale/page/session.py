@@ -85,7 +85,7 @@ class Page:
         """What a run would do. Raises CupscaleError for what a run would refuse."""
         settings = self.settings(values)
         picture = self.picture(values)
-        plan = engine.planned(picture.size, settings)
+        plan = engine.planned(picture, settings)
         self.limits.check_output(plan)
         return picture, settings, plan
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from cupscale import images
+from cupscale import images, models
 from cupscale.captions import match
 from cupscale.errors import CupscaleError
 from cupscale.page import (
@@ -30,7 +30,7 @@ from cupscale.page import (
 )
 from cupscale.page.controls import EFFECTS, LABELS
 from cupscale.page.session import GPU, PRIVATE, SILENT, TOASTING, Page, complain, new_book
-from cupscale.settings import Settings, default_cutoff, preset
+from cupscale.settings import Settings, default_cutoff
 
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
 
@@ -66,11 +66,12 @@ def build(page: Page) -> None:
                 page.cancel = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="cancel")
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 with gr.Row():
-                    page.quick = gr.Button("Quick", size="sm", min_width=80)
-                    page.paper = gr.Button("Paper", size="sm", min_width=80)
+                    offered = models.presets(controls.model)
+                    page.quick = gr.Button("Quick", size="sm", min_width=80, visible="quick" in offered)
+                    page.paper = gr.Button("Paper", size="sm", min_width=80, visible="paper" in offered)
                     page.reset = gr.Button("Reset", size="sm", min_width=80)
                 gr.Markdown(
-                    "**Quick** takes about a fifth of the paper's evaluations, **Paper** is what the paper states, **Reset** "
+                    "**Quick** takes fewer evaluations, **Paper** is what the paper states (for models that can), **Reset** "
                     "is what suits the model best.", elem_classes="cu-small",
                 )  # fmt: skip
                 controls.text(
@@ -89,6 +90,7 @@ def build(page: Page) -> None:
                     controls.slider(name)
                 for name in ("upscaler", "scheduler", "model"):
                     controls.choice(name)
+                controls.share("fidelity")
         with gr.Column(scale=7, min_width=320):
             page.viewer = viewer.BeforeAfter(elem_id="result", label="Result")
             page.status = gr.HTML(run.status_html(""), elem_id="status")
@@ -158,7 +160,7 @@ def wire(page: Page, demo: gr.Blocks) -> None:
                 return {page.plan_line: run.plan_html("Choose an image to see what a run takes."), page.share: query,
                         page.kept: gr.update(visible=False), page.kept_line: ""}  # fmt: skip
             picture = page.picture(values)
-            plan = engine.planned(picture.size, settings)
+            plan = engine.planned(picture, settings)
             limits.check_output(plan)
         except CupscaleError as error:
             return {page.plan_line: run.plan_html(str(error), wrong=True)}
@@ -325,7 +327,12 @@ def wire(page: Page, demo: gr.Blocks) -> None:
 
     def layered(name: str | None) -> Any:
         def press(model: str, scale: float) -> dict[Any, Any]:
-            settings = Settings.build(engine.defaults(model), preset(name), scale=scale)
+            try:
+                fields = models.preset(model, name)
+            except CupscaleError as error:
+                complain(error)
+                return {page.followed: gr.skip()}
+            settings = Settings.build(engine.defaults(model), fields, scale=scale)
             shown = controls.show(settings.model_dump(include=set(EFFECTS))) | {
                 page.followed: settings.cutoff
             }
@@ -334,6 +341,16 @@ def wire(page: Page, demo: gr.Blocks) -> None:
             return shown
 
         return press
+
+    def offered(model: str) -> dict[Any, Any]:
+        """Only what the model can do."""
+        names = models.presets(model)
+        return {
+            page.quick: gr.update(visible="quick" in names),
+            page.paper: gr.update(visible="paper" in names),
+        }
+
+    controls["model"].change(offered, controls["model"], [page.quick, page.paper], **SILENT)
 
     for button, name in ((page.quick, "quick"), (page.paper, "paper"), (page.reset, None)):
         button.click(

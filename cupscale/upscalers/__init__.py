@@ -32,6 +32,8 @@ def check(method: str) -> None:
     Raises:
         CupscaleError: Its name is unknown, or its extra is not installed.
     """
+    if method == "auto":  # takes what there is
+        return
     if method not in NAMES:
         raise CupscaleError(f"unknown base upscaler {method!r}; choose auto or one of {', '.join(NAMES)}")
     if not available(method):

@@ -20,6 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from cupscale.images import Picture
+from cupscale.settings import Settings
+from cupscale.upscalers import available as can_run
+
 SAMPLE_PX = 512  # longest side of the middle that is looked at for traces of JPEG, and of each tile for noise
 CLEAN_QUALITY = 97  # of a JPEG, from which on the steps are too small to matter
 TRACES = 2.0  # undamaged pictures have 0.3 to 0.9, JPEG 92 has 4.7 and more, coarser ones more than 7
@@ -59,6 +63,28 @@ class Choice:
     upscaler: str
     fidelity: float
     reason: str
+
+
+def settle(settings: Settings, picture: Picture) -> tuple[Settings, str]:
+    """Put what suits a picture in the place of "auto".
+
+    Args:
+        settings: Of a run.
+        picture: Its input.
+
+    Returns:
+        Settings that give the same result whenever they are used again, and why this base upscaler; "" where the
+        settings name one.
+    """
+    if settings.upscaler != "auto" and settings.fidelity != "auto":
+        return settings, ""
+    choice = choose(examine(picture.rgb, picture.quality), can_run)
+    fields: dict[str, str | float] = {}
+    if settings.upscaler == "auto":
+        fields["upscaler"] = choice.upscaler
+    if settings.fidelity == "auto":  # at scale 1 full fidelity would undo the whole run
+        fields["fidelity"] = round(choice.fidelity * min(1.0, settings.scale - 1), 4)
+    return settings.replace(**fields), choice.reason if "upscaler" in fields else ""
 
 
 def examine(image: Image.Image, quality: int | None = None) -> Signs:

@@ -206,7 +206,9 @@ def run_window(window: np.ndarray, name: str) -> Generator[float, None, np.ndarr
     for i, top in enumerate(strips, 1):
         bottom = min(top + TAIL_ROWS_PX, height)
         first = max(0, top - TAIL_PAD_PX)
-        strip = _Extractor(loaded, loaded.features, features[:, first : bottom + TAIL_PAD_PX]).extract("output")
+        strip = _Extractor(loaded, loaded.features, features[:, first : bottom + TAIL_PAD_PX]).extract(
+            "output"
+        )
         strip = strip[:, (top - first) * NET_SCALE : (bottom - first) * NET_SCALE].transpose(1, 2, 0)
         enlarged[top * NET_SCALE : bottom * NET_SCALE] = np.round(strip * 255).clip(0, 255)
         yield (total - len(strips) + i) / total
@@ -253,7 +255,8 @@ def _load(name: str) -> _Loaded:
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, option, False)
     try:
-        assert stem is not None
+        if stem is None:
+            raise FileNotFoundError(network.file)
         if hashlib.sha256(stem.with_suffix(".bin").read_bytes()).hexdigest() != network.sha256:
             raise ValueError("other weights")
         blocks, features = _parts(stem.with_suffix(".param").read_text("ascii"))
