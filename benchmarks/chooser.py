@@ -9,7 +9,9 @@ and by patch distance (`training.metrics`). What networks made is kept in the fo
 
 from __future__ import annotations
 
+import argparse
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +129,82 @@ def measured(original: Image.Image, made: Image.Image) -> tuple[float, float]:
 def middle(image: Image.Image, offset: tuple[int, int]) -> tuple[int, int]:
     """The left upper corner, in the undamaged small picture, of what the networks get."""
     return (image.width + offset[0] - MIDDLE_PX) // 2, (image.height + offset[1] - MIDDLE_PX) // 2
+
+
+def rows(arguments: argparse.Namespace) -> list[dict]:
+    """One a picture and damage: what was chosen, and the measures of each base upscaler."""
+    from cupscale import images
+    from cupscale.upscalers import NAMES, Cache, base_upscale
+    from cupscale.upscalers.choose import choose, examine
+
+    kept = Cache(arguments.out / "enlarged", max_bytes=2**40, max_age=float("inf"))
+    found = []
+    for kind, name, original in cases(arguments.pictures, arguments.limit, arguments.drawings):
+        size = (original.width // SCALE, original.height // SCALE)
+        small = original.resize(size, Image.Resampling.LANCZOS)
+        for damage, harm in DAMAGES.items():
+            harmed, file = harm(small)
+            picture = images.read(file) if file else images.Picture(harmed)
+            choice = choose(examine(picture.rgb, picture.quality), lambda name: name in NAMES)
+            cut = small.width - harmed.width, small.height - harmed.height
+            x, y = middle(small, cut)
+            left, top = x - cut[0], y - cut[1]
+            part = harmed.crop((left, top, left + MIDDLE_PX, top + MIDDLE_PX))
+            wanted = original.crop(tuple(SCALE * side for side in (x, y, x + MIDDLE_PX, y + MIDDLE_PX)))
+            networks = ("realsr", "realesrgan", "anime") if kind == "drawing" else ("realsr", "realesrgan")
+            made = {one: base_upscale(part, wanted.size, one, cache=kept) for one in networks}
+            row = {"kind": kind, "picture": name, "damage": damage, "chosen": choice.upscaler}
+            row |= {"why": choice.reason, "fidelity": choice.fidelity}
+            found.append(row | {one: measured(wanted, image) for one, image in made.items()})
+            print(name, damage, choice, flush=True)
+    return found
+
+
+def table(found: list[dict]) -> str:
+    """Markdown: a row for each kind and damage."""
+    lines = [
+        "| input | damage | chosen | PSNR: RealSR, Real-ESRGAN, anime | patch distance: the same | chosen is the better: "
+        "PSNR, patches | a wrong choice costs: dB, patches |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in ("photograph", "drawing"):
+        for damage in DAMAGES:
+            group = [row for row in found if (row["kind"], row["damage"]) == (kind, damage)]
+            if group:
+                lines.append(f"| {len(group)} {kind}s | {damage} | {_cells(group)} |")
+    return "\n".join(lines)
+
+
+def _cells(group: list[dict]) -> str:
+    networks = [name for name in ("realsr", "realesrgan", "anime") if name in group[0]]
+    figures = np.array([[row[name] for name in networks] for row in group])  # (rows, networks, 2)
+    own = np.array([networks.index(row["chosen"]) if row["chosen"] in networks else 0 for row in group])
+    taken = figures[np.arange(len(group)), own]
+    best = np.stack([figures[..., 0].max(axis=1), figures[..., 1].min(axis=1)], axis=1)
+    right = taken == best
+    costs = []
+    for which in (0, 1):
+        wrong = ~right[:, which]
+        costs.append(np.abs(taken - best)[wrong, which].mean() if wrong.any() else 0.0)
+    names = ", ".join(f"{networks[k]} {(own == k).sum()}" for k in range(len(networks)) if (own == k).any())
+    means = [", ".join(f"{value:.1f}" for value in figures[..., which].mean(axis=0)) for which in (0, 1)]
+    share = ", ".join(f"{count} of {len(group)}" for count in right.sum(axis=0))
+    return f"{names} | {means[0]} | {means[1]} | {share} | {costs[0]:.1f}, {costs[1]:.1f}"
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="How often upscaler=auto takes the better base upscaler.")
+    parser.add_argument("--pictures", type=Path, nargs="+", default=[Path("data/test")])
+    parser.add_argument("--limit", type=int, help="so many photographs at most")
+    parser.add_argument("--drawings", type=int, default=4, help="so many generated drawings")
+    parser.add_argument("--out", type=Path, default=Path("out/chooser"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found = rows(arguments)
+    (arguments.out / "rows.json").write_text(json.dumps(found, indent=1))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -68,7 +68,12 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     except CupscaleError as error:
         sink.write(json.dumps({"error": str(error)}).encode() + b"\n")
         return
-    head = {"size": picture.size, "alpha": picture.alpha is not None, "settings": picture.settings_text, "quality": picture.quality}
+    head = {
+        "size": picture.size,
+        "alpha": picture.alpha is not None,
+        "settings": picture.settings_text,
+        "quality": picture.quality,
+    }
     sink.write(json.dumps(head).encode() + b"\n")
     sink.write(picture.rgb.tobytes())
     if picture.alpha is not None:

@@ -43,7 +43,7 @@ EFFECTS = {
     "guidance": "How literally the prompt is taken. 1 turns it off and halves the time.",
     "flat_guidance": "The share of it that a sky or a wall gets. Lower keeps flat places free of grain and of inventions.",
     "overlap": "How much neighbouring regions share. Higher hides seams better and takes longer.",
-    "upscaler": "How your image is enlarged before the run. 'auto' looks at it: RealSR for clean ones, Real-ESRGAN for damaged ones.",
+    "upscaler": "How your image is enlarged before the run. 'auto' looks at it, and tells clean ones from damaged ones.",
     "fidelity": "How far the result, made small again, is your image: 0 to 1. 'auto' trusts a clean image more.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The network that paints.",

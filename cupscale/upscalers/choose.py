@@ -27,8 +27,11 @@ from cupscale.upscalers import available as can_run
 SAMPLE_PX = 512  # longest side of the middle that is looked at for traces of JPEG, and of each tile for noise
 CLEAN_QUALITY = 97  # of a JPEG, from which on the steps are too small to matter
 TRACES = 2.0  # undamaged pictures have 0.3 to 0.9, JPEG 92 has 4.7 and more, coarser ones more than 7
-COLOUR_NOISE = 1.5  # levels; undamaged photographs have at most 1.0, noise of sigma 2 gives 2.2 and more
-GRAIN = 1.2  # levels; undamaged photographs have 0.5 in the median
+COLOURED = (
+    1.5  # levels of colour noise; undamaged photographs have at most 1.0, noise of sigma 2 gives 2.2 and more
+)
+NOISY = 3.5  # levels of colour noise, from which on RealSR makes cracks of it; sigma 5 gives 5.1 and more
+GRAIN = 1.2  # levels, where there is none in the colours; undamaged photographs have 0.4 in the median
 DRAWN = 0.4  # share of pixels that are the same as their neighbours
 HIGH, LOW = 1.0, 0.25  # fidelity on clean and on damaged input
 
@@ -117,10 +120,10 @@ def choose(signs: Signs, available: Callable[[str], bool]) -> Choice:
     """
     found = damage(signs)
     fidelity = LOW if found else HIGH
-    if found:
+    if signs.flat > DRAWN:
+        wanted, why = ("anime", "realesrgan", "realsr"), f"a drawing, {found}" if found else "a drawing"
+    elif found:
         wanted, why = ("realesrgan", "realsr"), found
-    elif signs.flat > DRAWN:
-        wanted, why = ("anime", "realesrgan", "realsr"), "a drawing"
     else:
         wanted, why = ("realsr", "realesrgan"), "clean input"
     name = next((name for name in wanted if available(name)), "lanczos")
@@ -135,9 +138,9 @@ def damage(signs: Signs) -> str:
         return f"JPEG of quality {signs.quality}"
     if signs.traces > TRACES:
         return "traces of JPEG"
-    if signs.colour_noise > COLOUR_NOISE:
-        return f"noise of {signs.colour_noise:.1f} levels"
-    if signs.grain > GRAIN:
+    if signs.colour_noise > NOISY:
+        return f"noise of {signs.colour_noise / 2**0.5:.1f} levels"
+    if signs.grain > GRAIN and signs.colour_noise < COLOURED:
         return f"grain of {signs.grain:.1f} levels"
     return ""
 
