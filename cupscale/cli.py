@@ -19,7 +19,7 @@ from tqdm import tqdm
 import cupscale
 from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
-from cupscale.settings import PRESETS, Settings, preset as preset_fields
+from cupscale.settings import PRESETS, Settings
 
 if TYPE_CHECKING:
     from cupscale.captioners import Captioned, Captioner, Captioning
@@ -97,6 +97,8 @@ def _setting_flags(*names: str) -> Callable[[Command], Command]:
         kind: Any = field.annotation
         if typing.get_origin(kind) is typing.Literal:
             kind = click.Choice(typing.get_args(kind))
+        elif not isinstance(kind, type):  # a number or a word, which `Settings` tells apart
+            kind = str
         flag = f"--{name.replace('_', '-')}"
         options.append(click.option(flag, name, type=kind, default=None, help=field.description))
     return _flags(*options)
@@ -343,7 +345,7 @@ def _settings(file: Path | None, preset: str | None, flags: dict[str, Any]) -> S
 
     given = read_object(file, "settings") if file else {}
     model = str(flags.get("model") or given.get("model") or "tiny")
-    return Settings.build(models.defaults(model), preset_fields(preset), given, **flags)
+    return Settings.build(models.defaults(model), models.preset(model, preset), given, **flags)
 
 
 def _with_captions(settings: Settings, path: Path, size: tuple[int, int]) -> Settings:
@@ -359,9 +361,9 @@ def _plan(picture: Picture, settings: Settings, captioning: Captioning | None, h
 
     known = models.KNOWN.get(settings.model)
     if known is None:  # its windows are known to the model only
-        return hardware.pipeline(settings.model).plan(picture.rgb, settings, captioning=captioning)
+        return hardware.pipeline(settings.model).plan(picture, settings, captioning=captioning)
     device = hardware.device or machine.best_device()
-    return plan_run(picture.rgb, settings, known.geometry, settings.model, device, captioning)
+    return plan_run(picture, settings, known.geometry, settings.model, device, captioning)
 
 
 def _run(pipeline: CUpscalePipeline, picture: Picture, settings: Settings, captioning: Captioning) -> Result:

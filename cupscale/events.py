@@ -57,7 +57,7 @@ class Progress:
     """How far the run is.
 
     Attributes:
-        stage: "caption", "enlarge", "encode", "denoise" or "decode".
+        stage: "caption", "enlarge", "encode", "denoise", "decode" or "correct".
         step: Of `steps`, from 1, within "denoise"; 0 elsewhere.
         steps: Steps that the run takes.
         regions: Of `total`, done in this step; within "caption" the captioner's calls.
@@ -79,7 +79,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """The estimate of the result after step `step` (from 1) of `steps`, small, RGB."""
+    """The estimate of the result after step `step` of `steps`, small, RGB. Step 0: the plain enlargement."""
 
     image: Image.Image
     step: int

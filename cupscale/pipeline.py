@@ -29,6 +29,7 @@ from cupscale.captioners import (
 )
 from cupscale.captioners.memory import room_for
 from cupscale.captions import match, within_budget
+from cupscale.correct import correct, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Event, Finished, Planned, Preview, Progress, Result
 from cupscale.method.guidance import guidance_map, richness
@@ -37,7 +38,8 @@ from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise
 from cupscale.method.structure import GlobalStructure
 from cupscale.planning import Geometry, Plan, make_plan
 from cupscale.preview import PreviewMap
-from cupscale.settings import MAX_CAPTIONS, Settings, preset as preset_fields
+from cupscale.settings import MAX_CAPTIONS, Settings
+from cupscale.upscalers.choose import settle
 
 Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
 CaptionEvent = CaptionProgress | Notice | Captioned
@@ -51,13 +53,20 @@ class CUpscalePipeline:
         batch: Regions per network call. Decides memory and time, not the picture.
         tiles: Of the VAE.
         preview_px: Longer side of previews in pixels, 0 for none.
+        cache: Where the base upscaler's results are kept; the user's cache folder by default.
 
     Raises:
         CupscaleError: The pipeline's class is not supported.
     """
 
     def __init__(
-        self, pipe: Any, *, batch: int | None = None, tiles: Tiles | None = None, preview_px: int = 512
+        self,
+        pipe: Any,
+        *,
+        batch: int | None = None,
+        tiles: Tiles | None = None,
+        preview_px: int = 512,
+        cache: upscalers.Cache | None = None,
     ):
         self.backbone: Backbone = adapt(pipe)
         self.pipe = pipe
@@ -65,6 +74,7 @@ class CUpscalePipeline:
         self.batch = batch or (1 if self.backbone.device.type == "cpu" else 4)
         self.tiles = tiles or Tiles()
         self.preview_px = preview_px
+        self.cache = cache or upscalers.Cache()
 
     @classmethod
     def from_pretrained(
@@ -80,11 +90,11 @@ class CUpscalePipeline:
             CupscaleError: An unknown preset or field, or a value outside its range.
         """
         usual = models.defaults(self.model, self.backbone.defaults)
-        return Settings.build(usual, preset_fields(preset), **fields)
+        return Settings.build(usual, self._preset(preset), **fields)
 
     def plan(
         self,
-        image: tuple[int, int] | Image.Image,
+        image: tuple[int, int] | Image.Image | images.Picture,
         settings: Settings,
         *,
         captioning: Captioning | None = None,
@@ -92,7 +102,7 @@ class CUpscalePipeline:
         """What a run would do, its cost, and its time where this machine has run the model before.
 
         Args:
-            image: Its (width, height), or itself, which a captioner's calls are counted on.
+            image: Its (width, height), or itself, which a captioner's calls and the base upscaler depend on.
             settings: Of the run.
             captioning: Of the run.
 
@@ -147,7 +157,8 @@ class CUpscalePipeline:
         chosen = self._chosen(settings, preset, fields)
         picture = _opened(image)
         upscalers.check(chosen.upscaler)
-        plan = self.plan(picture.rgb, chosen, captioning=captioning)
+        plan = self.plan(picture, chosen, captioning=captioning)
+        chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
         return _Run(self, picture, chosen, plan, captioning or Captioning()).events()
 
@@ -167,13 +178,16 @@ class CUpscalePipeline:
         """
         chosen = self._chosen(settings, preset, fields)
         picture = _opened(image)
-        run = _Run(self, picture, chosen, self.plan(picture.rgb, chosen), captioning)
+        run = _Run(self, picture, chosen, self.plan(picture, chosen), captioning)
         return run.written(regions=True)
 
     def _chosen(self, settings: Settings | None, preset: str | None, fields: Mapping[str, Any]) -> Settings:
         if settings is None:
             return self.settings(preset, **fields)
-        return settings.replace(**preset_fields(preset) | dict(fields)) if preset or fields else settings
+        return settings.replace(**self._preset(preset) | dict(fields)) if preset or fields else settings
+
+    def _preset(self, name: str | None) -> dict[str, Any]:
+        return models.preset(self.model, name, self.backbone.defaults)
 
 
 class _Latents(NamedTuple):
@@ -209,7 +223,8 @@ class _Run:
             latents = yield from self._encode(plain, base)
             del plain, base
             z = yield from self._denoise(latents, read, texts)
-            image = yield from self._decode(z)
+            pixels = yield from self._decode(z)
+            image = yield from self._correct(pixels)
         finally:
             self.pipeline.backbone.release()
         total = self._elapsed()
@@ -287,10 +302,16 @@ class _Run:
         """The plainly resized input, and what the diffusion starts from; they may be one."""
         yield self._progress("enlarge")
         kind = self.settings.upscaler
-        plain = images.resize(self.picture.rgb, self.plan.output, "lanczos" if kind == "realesrgan" else kind)
-        if kind != "realesrgan":
+        method: images.Method = "bicubic" if kind == "bicubic" else "lanczos"
+        plain = images.resize(self.picture.rgb, self.plan.output, method)
+        if side := self.pipeline.preview_px:
+            shrink = min(1.0, side / max(plain.size))
+            small = (max(1, round(plain.width * shrink)), max(1, round(plain.height * shrink)))
+            yield Preview(images.resize(self.picture.rgb, small, method), 0, self.plan.steps)
+        if kind in upscalers.PLAIN:
             return plain, plain
-        steps = upscalers.base_upscale_steps(self.picture.rgb, self.plan.output, kind)
+        cache = self.pipeline.cache
+        steps = upscalers.base_upscale_steps(self.picture.rgb, self.plan.output, kind, cache=cache)
         with contextlib.closing(steps):
             while True:
                 try:
@@ -353,11 +374,21 @@ class _Run:
             self._network_seconds = time.perf_counter() - began
         return z
 
-    def _decode(self, z: Tensor) -> Generator[Event, None, Image.Image]:
+    def _decode(self, z: Tensor) -> Generator[Event, None, Tensor]:
+        """Returns (3, H, W)."""
         yield self._progress("decode")
         width, height = self.plan.output
-        pixels = self.pipeline.backbone.decode(z, self.pipeline.tiles)[..., :height, :width]
-        return images.finish(images.to_image(pixels), self.picture.alpha)
+        return self.pipeline.backbone.decode(z, self.pipeline.tiles)[0, :, :height, :width]
+
+    def _correct(self, pixels: Tensor) -> Generator[Event, None, Image.Image]:
+        """What the result keeps of the input."""
+        yield self._progress("correct")
+        assert self.settings.fidelity != "auto"
+        correct(pixels, self.picture.rgb, self.settings.fidelity)
+        image = images.to_image(pixels)
+        if is_grey(self.picture.rgb):
+            image = image.convert("L")
+        return images.finish(image, self.picture.alpha)
 
     # Helpers
 
@@ -417,7 +448,7 @@ class _Run:
 
 
 def plan_run(
-    image: tuple[int, int] | Image.Image,
+    image: tuple[int, int] | Image.Image | images.Picture,
     settings: Settings,
     geometry: Geometry,
     model: str,
@@ -427,7 +458,7 @@ def plan_run(
     """`make_plan` with the captioner's calls, and the speed of earlier runs of `model` on `device`.
 
     Args:
-        image: Its (width, height), or itself, which a captioner's calls are counted on.
+        image: Its (width, height), or itself, which a captioner's calls and the base upscaler depend on.
         settings: Of the run.
         geometry: Of the model.
         model: The name under which its speed is remembered.
@@ -438,16 +469,19 @@ def plan_run(
         CupscaleError: The image or the output is outside the limits.
     """
     speed = machine.known_speed(model, device)
-    size = image.size if isinstance(image, Image.Image) else image
-    plan = make_plan(size, settings, geometry, speed)
-    if not isinstance(image, Image.Image) or captioning is None or not asks(captioning, settings):
+    if isinstance(image, tuple):
+        return make_plan(image, settings, geometry, speed)
+    picture = image if isinstance(image, images.Picture) else images.Picture(image)
+    settings, why = settle(settings, picture)
+    plan = replace(make_plan(picture.size, settings, geometry, speed), why=why)
+    if captioning is None or not asks(captioning, settings):
         return plan
     regions = captions_wanted(settings)
-    calls = caption_calls(image, plan, prompt=settings.prompt, share=captioning.share, regions=regions)
+    calls = caption_calls(picture.rgb, plan, prompt=settings.prompt, share=captioning.share, regions=regions)
     captioner = captioning.captioner
     if speed and captioner and (call := machine.known_speed(_speed_name(captioner), captioner.device)):
         speed = dict(speed) | call
-    return make_plan(size, settings, geometry, speed, caption_calls=calls)
+    return replace(make_plan(picture.size, settings, geometry, speed, caption_calls=calls), why=why)
 
 
 def captions_wanted(settings: Settings) -> bool:

@@ -38,6 +38,7 @@ class Plan:
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
     caption_calls: of the captioner, at most; it keeps answers, and does not give them twice.
     steps: that are run, the last of the schedule's `schedule_steps`.
+    upscaler: the base upscaler. why: it was chosen; empty where a person chose it, or where there was no image to look at.
     """
 
     input: tuple[int, int]
@@ -54,6 +55,8 @@ class Plan:
     seconds: float | None
     caption_calls: int = 0
     schedule_steps: int = 0
+    upscaler: str = ""
+    why: str = ""
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -79,6 +82,7 @@ class Plan:
             f"the last {self.steps} of {self.schedule_steps} steps",
             f"about {self.bytes / 2**30:.1f} GB",
         ]
+        parts.insert(1, f"enlarged by {self.upscaler}{f' ({self.why})' * bool(self.why)} first")
         if self.caption_calls:
             parts.insert(2, f"{self.caption_calls} captioner call{'s' * (self.caption_calls > 1)}")
         if self.seconds is not None:
@@ -207,6 +211,7 @@ def make_plan(
         seconds=None,
         caption_calls=caption_calls,
         schedule_steps=settings.steps,
+        upscaler=settings.upscaler,
     )
     if speed:
         cells = window.h * window.w

@@ -8,16 +8,19 @@ here: it does not decide the picture. See `cupscale.models.load` and `cupscale.p
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 
-Upscaler = Literal["lanczos", "bicubic", "realesrgan"]
+Upscaler = Literal["auto", "realsr", "realesrgan", "anime", "lanczos", "bicubic"]
+Fidelity = float | Literal["auto"]
 Scheduler = Literal["model", "ddim", "euler", "dpm++2m"]
+PRESETS = ("quick", "paper")  # see `cupscale.models.preset`
 
 MAX_SCALE = 16.0
 MAX_CAPTIONS = 4096
@@ -95,13 +98,31 @@ class Settings(BaseModel):
         0.5, ge=0, le=0.75, description="Overlap of neighbouring windows, a fraction of a window."
     )
     upscaler: Upscaler = Field(
-        "lanczos", description="Base upscaler: how the input is enlarged before noise."
+        "lanczos",
+        description="Base upscaler: how the input is enlarged before noise. 'auto' looks at the input.",
+    )
+    fidelity: Fidelity = Field(
+        "auto",
+        description="How far the result, made small again, is the input: 0 to 1, or 'auto', which trusts clean input more.",
     )
     scheduler: Scheduler = Field("model", description="Sampler. 'model' is the one the model came with.")
     model: str = Field("tiny", max_length=500, description="Model name, hub id or folder.")
     captions: tuple[Caption, ...] = Field(
         (), max_length=MAX_CAPTIONS, description="A caption per region (the semantic prior)."
     )
+
+    @field_validator("fidelity", mode="plain")
+    @classmethod
+    def _fidelity_is_auto_or_a_share(cls, value: Any) -> Fidelity:
+        if value == "auto":
+            return "auto"
+        try:
+            share = float(value)
+        except (TypeError, ValueError):
+            share = math.nan
+        if isinstance(value, bool) or not 0 <= share <= 1:
+            raise ValueError("give a number from 0 to 1, or auto")
+        return share
 
     @model_validator(mode="before")
     @classmethod
@@ -144,26 +165,6 @@ class Settings(BaseModel):
     def run_steps(self) -> int:
         """Steps that are run: ceil(strength x steps)."""
         return max(1, -int(-(self.strength * self.steps - 1e-6) // 1))
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The paper: S = 0.45 T, half-overlapping windows; the rest as in cupscale's table of what is ours.
-    "paper": {
-        "strength": 0.45, "steps": 50, "overlap": 0.5, "guidance": 7.5, "flat_guidance": 1.0, "upscaler": "bicubic",
-        "structure": 1.0, "attention": 0.6, "detail": 0.5, "scheduler": "ddim",
-    },
-    # A third of the windows' overlap and a multistep sampler: about a fifth of the paper's evaluations.
-    "quick": {"overlap": 0.25, "steps": 20, "strength": 0.45, "scheduler": "dpm++2m"},
-}  # fmt: skip
-
-
-def preset(name: str | None) -> dict[str, Any]:
-    """The fields a preset sets; empty for None. Raises CupscaleError for an unknown name."""
-    if name is None:
-        return {}
-    if name not in PRESETS:
-        raise CupscaleError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 def _one_line(error: ValidationError) -> str:

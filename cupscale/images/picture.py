@@ -26,11 +26,13 @@ class Picture:
         rgb: Mode RGB, sRGB. Colour under alpha 0 has been replaced: see `cupscale.images.reading`.
         alpha: Mode L, the same size, or None.
         settings_text: The cupscale settings found in the file as JSON text of at most 2 MB, or None.
+        quality: Of a JPEG, 1 to 100, as its tables say; None for other files.
     """
 
     rgb: Image.Image
     alpha: Image.Image | None = None
     settings_text: str | None = None
+    quality: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,18 +62,22 @@ def resize(
     """Resize a picture (colour and alpha) or an image to exactly `size` = (width, height) px."""
     if isinstance(picture, Picture):
         rgb = resize(picture.rgb, size, method)
-        alpha = None if picture.alpha is None else resize(picture.alpha, size, method)
-        return Picture(rgb, alpha, picture.settings_text)
+        alpha = None if picture.alpha is None else _resize_alpha(picture.alpha, size)
+        return Picture(rgb, alpha, picture.settings_text, picture.quality)
     if method not in METHODS:
         raise CupscaleError(f"unknown resize {method!r}; choose {' or '.join(METHODS)}")
     return picture.resize(size, METHODS[method])  # Pillow premultiplies RGBA by itself
 
 
 def finish(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    """Put alpha, resized (Lanczos) to the image's size, back on an RGB image. Without alpha: the image
-    itself."""
+    """Put alpha, resized to the image's size, back on an image. Without alpha: the image itself."""
     if alpha is None:
         return image
     if alpha.size != image.size:
-        alpha = resize(alpha, image.size, "lanczos")
+        alpha = _resize_alpha(alpha, image.size)
     return Image.merge("RGBA", (*image.convert("RGB").split(), alpha))
+
+
+def _resize_alpha(alpha: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """With a filter that has no negative lobes: Lanczos would leave a ghost around every shape, and holes inside."""
+    return alpha.resize(size, Image.Resampling.HAMMING)

@@ -201,7 +201,7 @@ def _decode(name: str, image: Image.Image) -> Picture:
         image.load()
     except Exception:  # decoders raise OSError, SyntaxError, RuntimeError, EOFError, struct.error ...
         raise CupscaleError(f"{name} is truncated or damaged; save or download it again") from None
-    text = settings_text.find(image)
+    text, quality = settings_text.find(image), _jpeg_quality(image)
     profile = image.info.get("icc_profile")
     transparency = image.info.get("transparency")
     try:
@@ -228,7 +228,17 @@ def _decode(name: str, image: Image.Image) -> Picture:
     if alpha is not None:
         rgb = _bleed(rgb, alpha)
     rgb.info = {}
-    return Picture(rgb, alpha, text)
+    return Picture(rgb, alpha, text, quality)
+
+
+def _jpeg_quality(image: Image.Image) -> int | None:
+    """1 to 100, from how much coarser the first table is than the standard's; None for other files."""
+    tables = getattr(image, "quantization", None)
+    if not tables or 0 not in tables:
+        return None
+    coarseness = 100 * sum(tables[0]) / 3688  # the standard's table of brightness has this sum
+    quality = 100 - coarseness / 2 if coarseness <= 100 else 5000 / coarseness
+    return min(100, max(1, round(quality)))
 
 
 def _scaled(samples: np.ndarray) -> np.ndarray:

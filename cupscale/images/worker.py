@@ -55,7 +55,7 @@ def decode(name: str, data: bytes, max_pixels: int) -> Picture:
     pixels = size[0] * size[1]
     rgb = Image.frombytes("RGB", size, samples[: 3 * pixels])
     alpha = Image.frombytes("L", size, samples[3 * pixels :]) if answer["alpha"] else None
-    return Picture(rgb, alpha, answer["settings"])
+    return Picture(rgb, alpha, answer["settings"], answer["quality"])
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -68,7 +68,12 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     except CupscaleError as error:
         sink.write(json.dumps({"error": str(error)}).encode() + b"\n")
         return
-    head = {"size": picture.size, "alpha": picture.alpha is not None, "settings": picture.settings_text}
+    head = {
+        "size": picture.size,
+        "alpha": picture.alpha is not None,
+        "settings": picture.settings_text,
+        "quality": picture.quality,
+    }
     sink.write(json.dumps(head).encode() + b"\n")
     sink.write(picture.rgb.tobytes())
     if picture.alpha is not None:

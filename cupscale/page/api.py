@@ -13,14 +13,14 @@ from typing import Any
 
 import gradio as gr
 
-from cupscale import images
+from cupscale import images, models
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.page import bounds, captions as captions_module, engine, queue, references, regions, run, source
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
-from cupscale.settings import PRESETS, Settings, preset as preset_fields
+from cupscale.settings import Settings
 
 FORMATS = ["png", "webp", "jpg"]
 
@@ -43,7 +43,7 @@ class Endpoints:
         model = engine.check_model(str(given.pop("model", None) or model or engine.default_model()))
         fields: dict[str, Any] = {"prompt": prompt, "scale": scale, "seed": int(seed)}
         fields["negative_prompt"] = negative_prompt or None  # an empty one leaves the model's own
-        chosen = preset_fields(None if preset in ("", "none", None) else preset)
+        chosen = models.preset(model, None if preset in ("", "none", None) else preset)
         settings = Settings.build(engine.defaults(model), chosen, fields, given, model=model)
         if len(settings.captions) > self._limits.captions:
             raise CupscaleError(f"{len(settings.captions)} captions: the limit is {self._limits.captions}")
@@ -77,7 +77,7 @@ class Endpoints:
             model: Name of the model; empty for this server's default. See the endpoint "models".
             preset: "none" for the model's own defaults, "quick" or "paper".
             settings: A JSON object with any further settings: cutoff, structure, attention, detail, strength, steps,
-                guidance, flat_guidance, overlap, upscaler, scheduler, captions (a list of
+                guidance, flat_guidance, overlap, upscaler, fidelity, scheduler, captions (a list of
                 {"box": [l, t, r, b], "caption": text}).
             format: "png", "webp" or "jpg". The settings are written inside the file.
 
@@ -126,7 +126,7 @@ class Endpoints:
         """
         try:
             chosen = self._settings("", "", scale, 0, model, preset, settings)
-            plan = engine.planned(source.read(image, self._limits).size, chosen)
+            plan = engine.planned(source.read(image, self._limits), chosen)
             self._limits.check_output(plan)
             bounds.check_run(plan.input, [chosen], self._limits)
         except CupscaleError as error:
@@ -196,13 +196,14 @@ class Endpoints:
         """The models, presets, captioners and limits of this server, and the default settings of each model.
 
         Returns:
-            JSON: {"default", "models": {name: settings}, "presets", "captioners", "limits"}.
+            JSON: {"default", "models": {name: settings}, "presets": {model: {name: settings}}, "captioners",
+                "limits"}.
         """
         every = {name: json.loads(Settings.build(engine.defaults(name)).to_json()) for name in engine.names()}
         return {
             "default": engine.default_model(),
             "models": every,
-            "presets": PRESETS,
+            "presets": {name: models.presets(name) for name in every},
             "captioners": captions_module.kinds(),
             "limits": vars(self._limits),
         }

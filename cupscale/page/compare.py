@@ -15,7 +15,7 @@ from cupscale.page import bounds, engine, queue, run, scratch, source, viewer
 from cupscale.page.session import GPU, PRIVATE, SILENT, Session, Updates, Values, complain
 from cupscale.planning import output_size
 from cupscale.settings import Settings
-from cupscale.upscalers import available
+from cupscale.upscalers import NAMES, available
 
 # The ablation's rows, as settings over the page's own. A weight at 0 leaves its prior out.
 ABLATION: dict[str, dict[str, Any]] = {
@@ -31,11 +31,7 @@ def variants(settings: Settings) -> dict[str, Settings | None]:
     """title -> the settings of a run; None for the plain enlargement, which is none."""
     made: dict[str, Settings | None] = {PLAIN: None}
     made |= {title: settings.replace(**fields) for title, fields in ABLATION.items()}
-    made |= {
-        f"base upscaler: {kind}": settings.replace(upscaler=kind)
-        for kind in ("lanczos", "bicubic", "realesrgan")
-        if available(kind)
-    }
+    made |= {f"base upscaler: {kind}": settings.replace(upscaler=kind) for kind in NAMES if available(kind)}
     return made
 
 

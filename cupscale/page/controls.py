@@ -28,6 +28,7 @@ LABELS = {
     "flat_guidance": "Guidance in flat places",
     "overlap": "Overlap",
     "upscaler": "Base upscaler",
+    "fidelity": "Fidelity",
     "scheduler": "Scheduler",
     "model": "Model",
 }
@@ -42,7 +43,8 @@ EFFECTS = {
     "guidance": "How literally the prompt is taken. 1 turns it off and halves the time.",
     "flat_guidance": "The share of it that a sky or a wall gets. Lower keeps flat places free of grain and of inventions.",
     "overlap": "How much neighbouring regions share. Higher hides seams better and takes longer.",
-    "upscaler": "How your image is enlarged before the run. Real-ESRGAN is sharper, and has its own taste.",
+    "upscaler": "How your image is enlarged before the run. 'auto' looks at it, and tells clean ones from damaged ones.",
+    "fidelity": "How far the result, made small again, is your image: 0 to 1. 'auto' trusts a clean image more.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The network that paints.",
 }
@@ -125,6 +127,17 @@ class Controls:
             elem_id=f"set-{name}",
         )
 
+    def share(self, name: str) -> None:
+        """A share or "auto"."""
+        self.by_name[name] = gr.Dropdown(
+            ["auto", *(str(share / 4) for share in range(5))],
+            value=str(getattr(self.first, name)),
+            allow_custom_value=True,
+            label=LABELS[name],
+            info=EFFECTS[name],
+            elem_id=f"set-{name}",
+        )
+
     @property
     def all(self) -> list[Any]:
         """In the order of `LABELS`, for inputs and outputs."""
@@ -143,4 +156,7 @@ class Controls:
 
     def show(self, fields: Mapping[str, Any]) -> dict[Any, Any]:
         """Updates that put some settings into the controls."""
-        return {self.by_name[name]: value for name, value in fields.items() if name in self.by_name}
+        shown = (
+            {**fields} if fields.get("fidelity") is None else {**fields, "fidelity": str(fields["fidelity"])}
+        )
+        return {self.by_name[name]: value for name, value in shown.items() if name in self.by_name}

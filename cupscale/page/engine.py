@@ -23,9 +23,11 @@ from cupscale.images import Picture
 from cupscale.pipeline import CUpscalePipeline, plan_run
 from cupscale.planning import Geometry, Plan
 from cupscale.settings import Settings
+from cupscale.upscalers import Cache
 
 ZERO = bool(os.environ.get("SPACES_ZERO_GPU"))
 _LONGEST_GPU_SECONDS = 300
+_KEPT_SECONDS = 3600  # what base upscalers made of a visitor's picture
 one_run = threading.Lock()
 _loading = threading.Lock()
 
@@ -82,7 +84,7 @@ def pipeline(name: str) -> CUpscalePipeline:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str) -> CUpscalePipeline:
-    return CUpscalePipeline(models.load(sources()[name]), preview_px=448)
+    return CUpscalePipeline(models.load(sources()[name]), preview_px=448, cache=Cache(max_age=_KEPT_SECONDS))
 
 
 def preload() -> None:
@@ -97,12 +99,12 @@ def geometry(name: str) -> Geometry:
     return known.geometry if known else pipeline(name).backbone.geometry
 
 
-def planned(size: tuple[int, int], settings: Settings) -> Plan:
-    """The plan of a run of this page."""
+def planned(image: tuple[int, int] | Picture, settings: Settings) -> Plan:
+    """The plan of a run of this page, for an image or for one of a size."""
     known = settings.model in models.KNOWN
     speed_name = settings.model if known else pipeline(settings.model).model
     device = "cuda" if ZERO else machine.best_device()
-    return plan_run(size, settings, geometry(settings.model), speed_name, device)
+    return plan_run(image, settings, geometry(settings.model), speed_name, device)
 
 
 def gpu_seconds(size: tuple[int, int], settings: Settings) -> int:

@@ -7,13 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from cupscale import images
+from cupscale import images, models
 from cupscale.errors import CupscaleError
 from cupscale.page import engine, examples, links, references, run
 from cupscale.page.controls import EFFECTS, LABELS
 from cupscale.page.session import SILENT, TOASTING, Session, Updates, complain, new_book
 from cupscale.page.viewer import BeforeAfter
-from cupscale.settings import Settings, preset
+from cupscale.settings import Settings
 
 
 class Filling:
@@ -94,9 +94,24 @@ class Filling:
             inputs = [controls["model"], controls["scale"]]
             button.click(self._preset(name), inputs, [*shown, self.followed], **SILENT)
 
+        def offered(model: str) -> Updates:
+            """Only what the model can do."""
+            names = models.presets(model)
+            return {
+                quick: gr.update(visible="quick" in names),
+                paper: gr.update(visible="paper" in names),
+            }
+
+        controls["model"].change(offered, controls["model"], [quick, paper], **SILENT)
+
     def _preset(self, name: str | None) -> Callable[[str, float], Updates]:
         def press(model: str, scale: float) -> Updates:
-            settings = Settings.build(engine.defaults(model), preset(name), scale=scale)
+            try:
+                fields = models.preset(model, name)
+            except CupscaleError as error:
+                complain(error)
+                return {self.followed: gr.skip()}
+            settings = Settings.build(engine.defaults(model), fields, scale=scale)
             shown = self._controls.show(settings.model_dump(include=set(EFFECTS)))
             shown[self.followed] = settings.cutoff
             if name is None:

@@ -70,7 +70,7 @@ class Following:
             if not values[session.image]:
                 return self._without_image(values, settings)
             picture = session.picture(values)
-            plan = engine.planned(picture.size, settings)
+            plan = engine.planned(picture, settings)
             session.limits.check_output(plan)
             bounds.check_run(picture.size, [settings], session.limits)
         except CupscaleError as error:

@@ -22,8 +22,20 @@ from cupscale.page.limits import Limits
 from cupscale.planning import Plan, duration
 from cupscale.settings import Settings
 
-_STAGES = {"enlarge": "enlarging", "encode": "encoding", "denoise": "painting", "decode": "decoding"}
-_SHARES = {"enlarge": (0.0, 0.1), "encode": (0.1, 0.12), "denoise": (0.12, 0.96), "decode": (0.96, 1.0)}
+_STAGES = {
+    "enlarge": "enlarging",
+    "encode": "encoding",
+    "denoise": "painting",
+    "decode": "decoding",
+    "correct": "correcting",
+}
+_SHARES = {
+    "enlarge": (0.0, 0.1),
+    "encode": (0.1, 0.12),
+    "denoise": (0.12, 0.96),
+    "decode": (0.96, 0.98),
+    "correct": (0.98, 1.0),
+}
 _EVERY_SECONDS = 0.25
 
 

@@ -123,7 +123,7 @@ class Session:
         """What a run would do. Raises CupscaleError for what a run would refuse."""
         settings = self.settings(values)
         picture = self.picture(values)
-        plan = engine.planned(picture.size, settings)
+        plan = engine.planned(picture, settings)
         self.limits.check_output(plan)
         bounds.check_run(picture.size, [settings], self.limits)
         return picture, settings, plan

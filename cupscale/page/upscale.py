@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from cupscale import images
+from cupscale import images, models
 from cupscale.errors import CupscaleError
 from cupscale.page import examples, history, queue, run, scratch, share, source, viewer
 from cupscale.page.filling import Examples, Filling
@@ -72,11 +72,12 @@ class UpscaleTab:
         controls = self._session.controls
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             with gr.Row():
-                self.quick = gr.Button("Quick", size="sm", min_width=80)
-                self.paper = gr.Button("Paper", size="sm", min_width=80)
+                offered = models.presets(controls.model)
+                self.quick = gr.Button("Quick", size="sm", min_width=80, visible="quick" in offered)
+                self.paper = gr.Button("Paper", size="sm", min_width=80, visible="paper" in offered)
                 self.reset = gr.Button("Reset", size="sm", min_width=80)
             gr.Markdown(
-                "**Quick** takes about a fifth of the paper's evaluations, **Paper** is what the paper states, **Reset** "
+                "**Quick** takes fewer model calls, **Paper** is what the paper states (for models that can), **Reset** "
                 "is what suits the model best.",
                 elem_classes="cu-small",
             )
@@ -101,6 +102,7 @@ class UpscaleTab:
                 controls.slider(name)
             for name in ("upscaler", "scheduler", "model"):
                 controls.choice(name)
+            controls.share("fidelity")
 
     def _build_result(self) -> None:
         self.viewer = viewer.BeforeAfter(elem_id="result", label="Result")

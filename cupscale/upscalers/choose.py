@@ -1,0 +1,203 @@
+"""Which base upscaler suits a picture, and how far the input's details can be trusted (ours).
+
+RealSR gives a clean picture its sharpness back, and makes cracks of what a JPEG or noise left behind; Real-ESRGAN takes
+such damage away, and much of the fine detail with it. So what decides is whether the picture is damaged:
+
+- A JPEG's own tables say how coarsely it was stored.
+- A picture that once was a JPEG still has the steps: the cosine coefficients of its 8 x 8 blocks gather at multiples
+  of the step, at one place of the grid only, whatever file it lies in now (if it was cut, but not resized).
+- Noise: what is left of the finest detail in the calmest places, of brightness and of colour. Colour has next to
+  no fine detail in a photograph, so noise shows there first; film grain is the same in all channels.
+
+Drawings, which are mostly flat, have a network of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from cupscale.images import Picture
+from cupscale.settings import Settings
+from cupscale.upscalers import available as can_run
+
+SAMPLE_PX = 512  # longest side of the middle that is looked at for traces of JPEG, and of each tile for noise
+CLEAN_QUALITY = 97  # of a JPEG, from which on the steps are too small to matter
+TRACES = 2.0  # undamaged pictures have 0.3 to 0.9, JPEG 92 has 4.7 and more, coarser ones more than 7
+COLOURED = (
+    1.5  # levels of colour noise; undamaged photographs have at most 1.0, noise of sigma 2 gives 2.2 and more
+)
+NOISY = 3.5  # levels of colour noise, from which on RealSR makes cracks of it; sigma 5 gives 5.1 and more
+GRAIN = 1.2  # levels, where there is none in the colours; undamaged photographs have 0.4 in the median
+DRAWN = 0.4  # share of pixels that are the same as their neighbours
+HIGH, LOW = 1.0, 0.25  # fidelity on clean and on damaged input
+
+_STEPS = np.arange(2, 41, dtype=np.float32)  # of quantization, that are looked for
+_WAVES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (0, 3), (3, 0))  # (down, across)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What a picture shows of its past.
+
+    Attributes:
+        quality: Of the JPEG file that it is, 1 to 100; None for other files.
+        traces: Of JPEG in the pixels; see `TRACES`.
+        grain: Noise of brightness in the calmest places, in levels.
+        colour_noise: The same of red less green.
+        flat: Share of pixels that are the same as their neighbours to the right and below.
+    """
+
+    quality: int | None
+    traces: float
+    grain: float
+    colour_noise: float
+    flat: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A base upscaler, the fidelity that suits it, and why, in a few words."""
+
+    upscaler: str
+    fidelity: float
+    reason: str
+
+
+def settle(settings: Settings, picture: Picture) -> tuple[Settings, str]:
+    """Put what suits a picture in the place of "auto".
+
+    Args:
+        settings: Of a run.
+        picture: Its input.
+
+    Returns:
+        Settings that give the same result whenever they are used again, and why this base upscaler; "" where the
+        settings name one.
+    """
+    if settings.upscaler != "auto" and settings.fidelity != "auto":
+        return settings, ""
+    choice = choose(examine(picture.rgb, picture.quality), can_run)
+    fields: dict[str, str | float] = {}
+    if settings.upscaler == "auto":
+        fields["upscaler"] = choice.upscaler
+    if settings.fidelity == "auto":  # at scale 1 full fidelity would undo the whole run
+        fields["fidelity"] = round(choice.fidelity * min(1.0, settings.scale - 1), 4)
+    return settings.replace(**fields), choice.reason if "upscaler" in fields else ""
+
+
+def examine(image: Image.Image, quality: int | None = None) -> Signs:
+    """Look at a picture.
+
+    Args:
+        image: RGB.
+        quality: Of the JPEG file that it came from.
+    """
+    left, top = (max(0, (side - SAMPLE_PX) // 2) for side in image.size)
+    middle = image.crop((left, top, min(left + SAMPLE_PX, image.width), min(top + SAMPLE_PX, image.height)))
+    samples = np.asarray(middle, np.float32)
+    pixels = np.asarray(middle)
+    same = (pixels[1:, :-1] == pixels[:-1, :-1]) & (pixels[:-1, 1:] == pixels[:-1, :-1])
+    return Signs(
+        quality,
+        jpeg_traces(samples @ _LUMA),
+        calmest(samples @ _LUMA, samples),
+        calmest(samples[..., 0] - samples[..., 1], samples),
+        float(same.all(axis=2).mean()),
+    )
+
+
+def choose(signs: Signs, available: Callable[[str], bool]) -> Choice:
+    """The base upscaler for what a picture shows.
+
+    Args:
+        signs: See `examine`.
+        available: Whether a base upscaler can run here; the next best one takes the place of one that cannot.
+    """
+    found = damage(signs)
+    fidelity = LOW if found else HIGH
+    wanted: tuple[str, ...]
+    if signs.flat > DRAWN:
+        wanted, why = ("anime", "realesrgan", "realsr"), f"a drawing, {found}" if found else "a drawing"
+    elif found:
+        wanted, why = ("realesrgan", "realsr"), found
+    else:
+        wanted, why = ("realsr", "realesrgan"), "clean input"
+    name = next((name for name in wanted if available(name)), "lanczos")
+    if name != wanted[0]:
+        why += f", {wanted[0]} not installed"
+    return Choice(name, fidelity, why)
+
+
+def damage(signs: Signs) -> str:
+    """What is wrong with a picture, in a few words; empty for a clean one."""
+    if signs.quality is not None and signs.quality < CLEAN_QUALITY:
+        return f"JPEG of quality {signs.quality}"
+    if signs.traces > TRACES:
+        return "traces of JPEG"
+    if signs.colour_noise > NOISY:
+        return f"noise of {signs.colour_noise / 2**0.5:.1f} levels"
+    if signs.grain > GRAIN and signs.colour_noise < COLOURED:
+        return f"grain of {signs.grain:.1f} levels"
+    return ""
+
+
+def jpeg_traces(luma: np.ndarray) -> float:
+    """How much clearer the best place of the 8 x 8 grid shows steps of quantization than the usual one.
+
+    For each place of the grid, each wave and each step q the coefficients c above q / 2 vote with cos(2 pi c / q),
+    which is 1 at multiples of the step and below 0 in the mean for coefficients of any other kind.
+
+    Args:
+        luma: (h, w) levels; 0 for less than 24 pixels a side.
+    """
+    if min(luma.shape) < 24:
+        return 0.0
+    basis = _cosines()
+    across = np.lib.stride_tricks.sliding_window_view(luma, 8, axis=1) @ basis.T
+    votes = np.zeros((8, 8))
+    for down, wave in _WAVES:
+        windows = np.lib.stride_tricks.sliding_window_view(across[..., wave], 8, axis=0)
+        found = np.abs(windows @ basis[down])
+        for y in range(8):
+            for x in range(8):
+                votes[y, x] += _step_vote(found[y::8, x::8].ravel()) / len(_WAVES)
+    return float(votes.max() - np.median(votes))
+
+
+def calmest(channel: np.ndarray, samples: np.ndarray) -> float:
+    """The noise of a channel (h, w) where it is calmest: Immerkaer's measure (1996) in blocks of 8 x 8, of which one in
+    twenty has less. Blocks that touch black or white in `samples` (h, w, 3) do not count: clipping takes their noise."""
+    rough = channel[:-2] - 2 * channel[1:-1] + channel[2:]
+    rough = (rough[:, :-2] - 2 * rough[:, 1:-1] + rough[:, 2:]) / 6
+    height, width = (side // 8 * 8 for side in rough.shape)
+    if not height or not width:
+        return 0.0
+
+    def blocks(values: np.ndarray) -> np.ndarray:
+        return values[:height, :width].reshape(height // 8, 8, width // 8, 8)
+
+    noise = np.sqrt((blocks(rough) ** 2).mean(axis=(1, 3)))
+    light = blocks(samples.mean(axis=2)[1:-1, 1:-1])
+    inside = (light.min(axis=(1, 3)) > 4) & (light.max(axis=(1, 3)) < 251)
+    return float(np.quantile(noise[inside] if inside.sum() >= 20 else noise, 0.05))
+
+
+def _step_vote(found: np.ndarray) -> float:
+    """The clearest step's vote, in standard deviations of chance."""
+    large = found[None] > _STEPS[:, None] / 2
+    count = large.sum(axis=1)
+    mean = (np.cos(2 * np.pi * found[None] / _STEPS[:, None]) * large).sum(axis=1) / np.maximum(count, 1)
+    return float(max(0.0, np.where(count >= 12, mean * np.sqrt(2 * count), 0).max()))
+
+
+def _cosines() -> np.ndarray:
+    """The 8-point DCT-II, orthonormal: (wave, sample)."""
+    waves, samples = np.arange(8)[:, None], np.arange(8)[None]
+    basis = 0.5 * np.cos((2 * samples + 1) * waves * np.pi / 16)
+    basis[0] /= np.sqrt(2)
+    return basis.astype(np.float32)
