@@ -13,7 +13,7 @@ demo: upscale page
 
 upscale: $(VENV)/.run
 	@mkdir -p out
-	$(PY) -m cupscale upscale $(PHOTO) --scale 4 --seed 7 --model tiny --out out/demo.png
+	$(PY) -m cupscale upscale $(PHOTO) --scale 4 --seed 7 --model tiny --out out/demo.png --overwrite
 
 page: $(VENV)/.run
 	$(PY) app.py

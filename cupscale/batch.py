@@ -149,8 +149,10 @@ def upscale_many(
     folder = None if out is None else Path(out)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    sources = own_share(find_images(map(Path, files), recursive=recursive))
-    jobs = plan_jobs(sources, folder, usual, suffix=suffix, overwrite=overwrite, skip_existing=skip_existing)
-    for event in run_jobs(pipeline, jobs, settings, captioning=captioning):
+    sources = find_images(map(Path, files), recursive=recursive)
+    jobs = plan_jobs(
+        sources, folder, usual, target=target, suffix=suffix, overwrite=overwrite, skip_existing=skip_existing
+    )
+    for event in run_jobs(pipeline, own_share(jobs), settings, captioning=captioning):
         if isinstance(event, Done):
             yield event

@@ -8,7 +8,7 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,12 @@ from cupscale.errors import CupscaleError
 from cupscale.settings import PRESETS, Settings
 
 if TYPE_CHECKING:
+    from cupscale.batch import Done
     from cupscale.captioners import Captioned, Captioner, Captioning
-    from cupscale.events import Result
+    from cupscale.files import Job
     from cupscale.images import Picture
     from cupscale.pipeline import CUpscalePipeline
-    from cupscale.planning import Plan
+    from cupscale.planning import Plan, Target
 
 Command = Callable[..., Any]
 FILE = click.Path(path_type=Path)
@@ -156,6 +157,65 @@ _MODEL_FLAGS = _flags(
 )
 
 
+SUFFIX_OF = {
+    "same": None,
+    "png": ".png",
+    "webp": ".webp",
+    "jpeg": ".jpg",
+    "avif": ".avif",
+    "tiff": ".tif",
+}
+_FILE_FLAGS = _flags(
+    click.option(
+        "--out",
+        "-o",
+        type=FILE,
+        help="A file for one image, a folder for several.  [default: IMAGE-x<scale>-seed<seed>.png beside each]",
+    ),
+    click.option("--recursive", "-r", is_flag=True, help="Look into the folders inside folders, too."),
+    click.option("--overwrite", is_flag=True, help="Replace results that are there."),
+    click.option("--skip-existing", is_flag=True, help="Leave out images whose results are there."),
+    click.option(
+        "--format",
+        type=click.Choice(list(SUFFIX_OF)),
+        default="png",
+        show_default=True,
+        help="Of results without a name.",
+    ),
+    click.option(
+        "--quality",
+        type=click.IntRange(1, 100),
+        default=95,
+        show_default=True,
+        help="Of JPEG, WebP and AVIF.",
+    ),
+)
+
+
+class Frame(click.ParamType):
+    """'3840x2160' to (3840, 2160)."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parts = str(value).lower().split("x")
+        if len(parts) == 2 and all(part.isdecimal() and 0 < len(part) < 7 and int(part) for part in parts):
+            return int(parts[0]), int(parts[1])
+        self.fail(f"{value!r} is not WIDTHxHEIGHT, such as 3840x2160", param, ctx)
+
+
+_SIDE = click.IntRange(1, 2**20)
+_SIZE_FLAGS = _flags(
+    click.option(
+        "--width", type=_SIDE, help="Of the result in pixels, in place of --scale; the aspect stays."
+    ),
+    click.option("--height", type=_SIDE, help="Likewise."),
+    click.option("--megapixels", type=click.FloatRange(0.001, 1000), help="Likewise, in millions of pixels."),
+    click.option("--fit", type=Frame(), help="The largest result that fits into this frame."),
+    click.option("--to", type=click.Choice(["4k", "8k"]), help="A longer side of 4096 or 8192 pixels."),
+)
+
+
 @dataclass(frozen=True)
 class _Hardware:
     """How a model is loaded and run; it does not decide the picture."""
@@ -187,8 +247,8 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("image", type=FILE)
-@click.option("--out", "-o", type=FILE, help="PNG, WebP or JPEG.  [default: IMAGE-x<scale>.png]")
+@click.argument("images", type=FILE, nargs=-1, required=True, metavar="IMAGE...")
+@_FILE_FLAGS
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), help="A set of settings; single flags win over it."
 )
@@ -201,12 +261,16 @@ def main() -> None:
 )
 @_CAPTIONER_FLAGS
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be done, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the plan or the result as JSON, a line an image."
+)
 @_MODEL_FLAGS
+@_SIZE_FLAGS
 @_setting_flags(*(name for name in Settings.model_fields if name != "captions"))
+@click.pass_context
 def upscale(
-    image: Path,
-    out: Path | None,
+    ctx: click.Context,
+    images: tuple[Path, ...],
     preset: str | None,
     settings_file: Path | None,
     captions_path: Path | None,
@@ -214,30 +278,45 @@ def upscale(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Upscale IMAGE.
+    """Upscale images: files, folders, patterns.
 
-    The defaults are the model's own; a preset, a settings file and single flags come over them, in this order.
+    The defaults are the model's own; a preset, a settings file and single flags come over them, in this order. With several
+    images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
-    from cupscale import images, upscalers
-    from cupscale.planning import output_size
+    from cupscale.batch import own_share, run_jobs
+    from cupscale.files import find_images, plan_jobs
 
+    files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
     hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
     captioning = _captioning(hardware.device, flags)
-    settings = _settings(settings_file, preset, flags)
-    picture = images.read(image)
-    size = output_size(picture.size, settings.scale)
-    if captions_path:
-        settings = _with_captions(settings, captions_path, size)
+    target = _target(flags)
+    usual = _settings(settings_file, preset, flags)
+    sources = find_images(images, recursive=files["recursive"])
+    if captions_path and len(sources) > 1:
+        raise CupscaleError("--captions belongs to one image, and several are given: give one at a time")
+    settings = _settings_of(target, usual, captions_path)
     if plan_only:
-        plan = _plan(picture, settings, captioning, hardware)
-        click.echo(json.dumps(plan.to_dict()) if as_json else plan.line())
+        _print_plans(sources, settings, captioning, hardware, as_json)
         return
-    target = out or image.with_name(f"{image.stem}-x{settings.scale:g}.png")
-    images.check_writable(target, size=size, alpha=picture.alpha is not None)
-    upscalers.check(settings.upscaler)
-    result = _run(hardware.pipeline(settings.model), picture, settings, captioning)
-    result.save(target)
-    _report(result, target, as_json)
+    jobs = plan_jobs(
+        sources,
+        files["out"],
+        usual,
+        target=target,
+        suffix=SUFFIX_OF[files["format"]],
+        overwrite=files["overwrite"],
+        skip_existing=files["skip_existing"],
+    )
+    _check(jobs, settings, usual)
+    pipeline = hardware.pipeline(usual.model)
+    events = run_jobs(pipeline, own_share(jobs), settings, captioning=captioning, quality=files["quality"])
+    failed = _show(events, several=len(jobs) > 1, as_json=as_json)
+    if failed and len(jobs) == 1:
+        raise CupscaleError(failed[0].error or "")
+    for done in failed:
+        click.echo(f"cupscale: {done.job.source}: {done.error}", err=True)
+    if failed:
+        ctx.exit(3)
 
 
 @main.command()
@@ -343,9 +422,23 @@ def _settings(file: Path | None, preset: str | None, flags: dict[str, Any]) -> S
     """The model's defaults, a preset, a file and single flags, the later over the earlier."""
     from cupscale import models
 
-    given = read_object(file, "settings") if file else {}
+    given = _given(file) if file else {}
     model = str(flags.get("model") or given.get("model") or "tiny")
     return Settings.build(models.defaults(model), models.preset(model, preset), given, **flags)
+
+
+def _given(file: Path) -> dict[str, Any]:
+    """Settings from a JSON file, or from inside of a picture that was made here."""
+    from cupscale import images
+
+    if file.suffix.lower() not in images.SUFFIXES:
+        return read_object(file, "settings")
+    found = images.read_settings(file)
+    if found is None:
+        raise CupscaleError(
+            f"settings: the picture '{file}' holds none: give one as it was written, or a JSON file"
+        )
+    return found
 
 
 def _with_captions(settings: Settings, path: Path, size: tuple[int, int]) -> Settings:
@@ -366,23 +459,96 @@ def _plan(picture: Picture, settings: Settings, captioning: Captioning | None, h
     return plan_run(picture, settings, known.geometry, settings.model, device, captioning)
 
 
-def _run(pipeline: CUpscalePipeline, picture: Picture, settings: Settings, captioning: Captioning) -> Result:
-    """The run, with a bar."""
-    from cupscale.events import Finished, Planned, Progress
+def _target(flags: dict[str, Any]) -> Target | None:
+    """From the flags of a size, which are taken out of `flags`; None where there are none."""
+    from cupscale.planning import Target
+
+    given = _take(flags, "width", "height", "megapixels", "fit", "to")
+    given["long_side"] = {"4k": 4096, "8k": 8192, None: None}[given.pop("to")]
+    if all(value is None for value in given.values()):
+        return None
+    if flags["scale"] is not None:
+        raise CupscaleError("--scale and a size are given: leave one of them out")
+    return Target(**given)
+
+
+def _settings_of(
+    target: Target | None, usual: Settings, captions_path: Path | None
+) -> Callable[[Picture], Settings]:
+    """The settings of one image: a target size gives each its own scale, and the cutoff that goes with it."""
+    from cupscale.planning import output_size
+    from cupscale.settings import default_cutoff
+
+    def settings(picture: Picture) -> Settings:
+        chosen = usual
+        if target is not None:
+            scale = target.scale(picture.size)
+            follows = usual.cutoff == default_cutoff(usual.scale)
+            chosen = usual.replace(scale=scale, cutoff=default_cutoff(scale) if follows else usual.cutoff)
+        if captions_path:
+            chosen = _with_captions(chosen, captions_path, output_size(picture.size, chosen.scale))
+        return chosen
+
+    return settings
+
+
+def _print_plans(
+    sources: Sequence[Path],
+    settings: Callable[[Picture], Settings],
+    captioning: Captioning,
+    hardware: _Hardware,
+    as_json: bool,
+) -> None:
+    from cupscale import images
+
+    for source in sources:
+        picture = images.read(source)
+        plan = _plan(picture, settings(picture), captioning, hardware)
+        name = f"{source}: " if len(sources) > 1 else ""
+        click.echo(json.dumps(plan.to_dict()) if as_json else f"{name}{plan.line()}")
+
+
+def _check(jobs: Sequence[Job], settings: Callable[[Picture], Settings], usual: Settings) -> None:
+    """Refuse before the model is loaded what a run would refuse. Of several images each is looked at in its turn."""
+    from cupscale import images, upscalers
+    from cupscale.planning import output_size
+
+    upscalers.check(usual.upscaler)
+    for folder in {job.target.parent for job in jobs if len(jobs) > 1}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CupscaleError(f"the folder '{folder}' cannot be made: {error.strerror}") from None
+    if len(jobs) == 1 and not jobs[0].skip:
+        picture = images.read(jobs[0].source)
+        size = output_size(picture.size, settings(picture).scale)
+        images.check_writable(jobs[0].target, size=size, alpha=picture.alpha is not None)
+
+
+def _show(events: Iterable[Any], *, several: bool, as_json: bool) -> list[Done]:
+    """Bars while images run, a line for each; returns those that failed."""
+    from cupscale.batch import Done, Started
+    from cupscale.events import Planned, Progress
     from cupscale.method.sampler import Notice
 
+    failed = []
     with tqdm(total=1, unit="region", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
-        for event in pipeline.stream(picture, settings, captioning=captioning):
-            if isinstance(event, Planned):
+        for event in events:
+            if isinstance(event, Started) and several:
+                bar.write(f"{event.number} of {event.total}: {event.job.source}", file=sys.stderr)
+            elif isinstance(event, Planned):
                 bar.write(event.plan.line(), file=sys.stderr)
                 bar.reset(total=event.plan.steps * len(event.plan.regions))
             elif isinstance(event, Notice):
                 bar.write(f"note: {event.message}", file=sys.stderr)
             elif isinstance(event, Progress):
                 _advance(bar, event)
-            elif isinstance(event, Finished):
-                return event.result
-    raise RuntimeError("the run ended without a result")
+            elif isinstance(event, Done) and event.error is not None:
+                failed.append(event)
+            elif isinstance(event, Done):
+                bar.clear()
+                _report(event, as_json)
+    return failed
 
 
 def _advance(bar: Any, event: Any) -> None:
@@ -395,10 +561,15 @@ def _advance(bar: Any, event: Any) -> None:
         bar.set_description_str(event.stage + (f" {event.fraction:.0%}" if event.fraction else ""))
 
 
-def _report(result: Result, target: Path, as_json: bool) -> None:
+def _report(done: Done, as_json: bool) -> None:
+    path, result = str(done.job.target), done.result
+    if result is None:
+        click.echo(json.dumps({"path": path, "skipped": True}) if as_json else f"{path}  is there already")
+        return
     if as_json:
         report = {
-            "path": str(target),
+            "path": path,
+            "source": str(done.job.source),
             "seconds": round(result.seconds, 2),
             "plan": result.plan.to_dict(),
             "settings": result.settings.model_dump(mode="json"),
@@ -406,7 +577,7 @@ def _report(result: Result, target: Path, as_json: bool) -> None:
         click.echo(json.dumps(report))
         return
     shown = {name: value for name, value in result.settings.model_dump().items() if value not in ("", ())}
-    click.echo(f"{target}  {result.image.width} x {result.image.height}  {result.seconds:.1f} s")
+    click.echo(f"{path}  {result.image.width} x {result.image.height}  {result.seconds:.1f} s")
     click.echo("  ".join(f"{name}={value}" for name, value in shown.items()))
 
 

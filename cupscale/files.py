@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cupscale.errors import CupscaleError
 from cupscale.images import READABLE_SUFFIXES, SUFFIXES
+from cupscale.planning import Target
 from cupscale.settings import Settings
 
 NAME_BYTES = 255  # of one name, on common file systems
@@ -72,6 +73,7 @@ def plan_jobs(
     out: Path | None,
     settings: Settings,
     *,
+    target: Target | None = None,
     suffix: str | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
@@ -82,6 +84,7 @@ def plan_jobs(
         sources: The images.
         out: A file for one image, a folder for several; None for beside each.
         settings: Of the run, whose scale and seed the names hold.
+        target: A size in place of the scale, which the names hold then.
         suffix: Of the names that are made, such as ".png"; None for the source's own where it can be written.
         overwrite: Replace what is there.
         skip_existing: Leave what is there alone, and its source out.
@@ -90,6 +93,7 @@ def plan_jobs(
         CupscaleError: A result that would replace its input, or a file that is there and neither flag says what to do.
     """
     several = len(sources) > 1
+    size = f"x{settings.scale:.6g}" if target is None else target.label
     if several and out is not None and out.is_file():
         raise CupscaleError(f"'{out}' is a file and there are {len(sources)} images: give a folder")
     stems = Counter(source.stem for source in sources)
@@ -98,12 +102,11 @@ def plan_jobs(
     for source in sources:
         if out is None or several or out.is_dir():
             stem = source.stem if stems[source.stem] == 1 else source.name
-            name = result_name(stem, settings, suffix or _kept(source.suffix))
-            target = (source.parent if out is None else out) / name
-            made = True
+            name = result_name(f"{stem}", f"-{size}-seed{settings.seed}{suffix or _kept(source.suffix)}")
+            path, made = (source.parent if out is None else out) / name, True
         else:
-            target, made = out, False
-        jobs.append(_job(source, target, made, taken, overwrite, skip_existing))
+            path, made = out, False
+        jobs.append(_job(source, path, made, taken, overwrite, skip_existing))
         taken.add(os.path.realpath(jobs[-1].target))
     return jobs
 
@@ -121,9 +124,8 @@ def _job(
     return Job(source, target, skip=there and skip_existing)
 
 
-def result_name(stem: str, settings: Settings, suffix: str) -> str:
-    """'photo-x4-seed7.png', its stem cut to what a file system takes."""
-    rest = f"-x{settings.scale:.6g}-seed{settings.seed}{suffix}"
+def result_name(stem: str, rest: str) -> str:
+    """'photo' and '-x4-seed7.png' as one name, the stem cut to what a file system takes."""
     room = NAME_BYTES - len(rest.encode()) - len("-9999")
     return stem.encode()[:room].decode(errors="ignore") + rest
 

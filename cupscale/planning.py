@@ -123,6 +123,15 @@ class Target:
     cover: tuple[int, int] | None = None
     long_side: int | None = None
 
+    @property
+    def label(self) -> str:
+        """For a file's name: 'width1920', 'fit3840x2160'."""
+        for name, value in vars(self).items():
+            if value is not None:
+                text = "x".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+                return f"{name.replace('_', '')}{text}"
+        return ""
+
     def scale(self, size: tuple[int, int]) -> float:
         """The scale that takes an image of `size` (width, height) there.
 

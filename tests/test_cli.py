@@ -59,7 +59,7 @@ def test_upscale_writes_what_it_says(photo, folder, tmp_path):
 
 def test_the_default_name_stands_beside_the_input_and_says_the_scale(photo, folder):
     assert run("upscale", photo, "--scale", "2", "--model", folder, *FAST).exit_code == 0
-    assert Image.open(photo.with_name("photo-x2.png")).size == (60, 48)
+    assert Image.open(photo.with_name("photo-x2-seed0.png")).size == (60, 48)
 
 
 def test_layers_file_under_flag_over_preset(photo, folder, tmp_path):
@@ -93,7 +93,7 @@ def test_plan_says_sizes_regions_evaluations_and_loads_nothing(photo, monkeypatc
     assert plan["evaluations"] == 49 * 23 + 23  # as method.md counts them
     assert plan["bytes"] > 5e9 and plan["seconds"] is None
     line = run("upscale", big, "--model", "sdxl", "--preset", "paper", "--scale", "4", "--plan").stdout
-    assert "1024 x 1024 -> 4096 x 4096, 49 regions, 1150 evaluations" in line
+    assert "1024 x 1024 -> 4096 x 4096, enlarged by bicubic first, 49 regions, 1150 evaluations" in line
 
 
 def test_the_plan_knows_the_time_after_a_run(photo, folder):
@@ -124,9 +124,10 @@ def bad_inputs(tmp_path):
     (tmp_path / "outside.json").write_text(
         '{"size": [48, 48], "regions": [{"box": [0, 0, 999, 999], "caption": "x"}]}'
     )
+    (tmp_path / "void").mkdir()
     return [
         ([tmp_path / "none.png"], ["none.png"]),
-        ([tmp_path], ["folder"]),
+        ([tmp_path / "void"], ["folder"]),
         ([tmp_path / "empty.png"], ["empty.png"]),
         ([tmp_path / "text.png"], ["text.png"]),
         ([tmp_path / "cut.png"], ["cut.png"]),
@@ -140,7 +141,6 @@ def bad_inputs(tmp_path):
         ([good, "--captions", tmp_path / "outside.json"], ["region", "999"]),
         ([good, "-o", tmp_path / "x.xyz"], ["xyz", "png"]),
         ([good, "-o", tmp_path / "no" / "x.png"], ["no"]),
-        ([good, "-o", tmp_path], []),
     ]
 
 

@@ -80,6 +80,8 @@ def write(image: Image.Image, path: str | Path, settings_json: str | None = None
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if path.exists():  # a replaced file keeps its mode
+                shutil.copymode(path, temporary)
             os.replace(temporary, os.path.realpath(path))
         finally:
             temporary.unlink(missing_ok=True)

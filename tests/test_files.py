@@ -1,0 +1,254 @@
+"""Which files a command reads and where results go: nothing is overwritten by accident; sizes instead of factors."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+from checkpoints import make_sdxl
+from click.testing import CliRunner
+from PIL import Image
+
+import cupscale
+from cupscale import images
+from cupscale.batch import own_share, upscale_many
+from cupscale.cli import main
+from cupscale.errors import CupscaleError
+from cupscale.files import find_images, plan_jobs, result_name
+from cupscale.planning import Target, output_size
+from cupscale.settings import Settings
+
+FAST = {
+    "steps": 1,
+    "strength": 0.1,
+    "guidance": 1.0,
+    "upscaler": "lanczos",
+    "scheduler": "ddim",
+    "attention": 0.0,
+}
+FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in FAST.items()] + ["--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(make_sdxl(tmp_path_factory.mktemp("sdxl")))
+
+
+def picture(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["upscale", *(str(argument) for argument in arguments), *FLAGS])
+
+
+# Names
+
+
+def test_the_input_is_never_replaced(tmp_path, model):
+    photo = picture(tmp_path / "photo.png")
+    before = photo.read_bytes()
+    link = tmp_path / "link.png"
+    link.symlink_to(photo)
+    for out in (photo, link):
+        for flags in ([], ["--overwrite"], ["--skip-existing"]):
+            done = run(photo, "-o", out, "--model", model, *flags)
+            assert done.exit_code == 2 and "would replace its input" in done.stderr
+    assert photo.read_bytes() == before and link.is_symlink()
+
+
+def test_what_is_there_stays_unless_someone_says_so(tmp_path, model):
+    photo, out = picture(tmp_path / "photo.png"), tmp_path / "out.png"
+    out.write_text("mine")
+    out.chmod(0o640)
+    done = run(photo, "-o", out, "--model", model)
+    assert done.exit_code == 2 and "--overwrite" in done.stderr and out.read_text() == "mine"
+    done = run(photo, "-o", out, "--model", model, "--skip-existing")
+    assert done.exit_code == 0 and "there already" in done.stdout and out.read_text() == "mine"
+    done = run(photo, "-o", out, "--model", model, "--overwrite")
+    assert done.exit_code == 0 and Image.open(out).size == (48, 40)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640  # a replaced file keeps its mode
+
+
+def test_a_made_name_says_scale_and_seed_and_is_never_taken_twice(tmp_path, model):
+    photo = picture(tmp_path / "photo.jpg")
+    names = []
+    for flags in ([], [], ["--seed=3"], ["--scale=2.5"]):
+        before = set(tmp_path.iterdir())
+        assert run(photo, "--model", model, *flags).exit_code == 0
+        names += [path.name for path in set(tmp_path.iterdir()) - before if path.suffix == ".png"]
+    assert names == [
+        "photo-x2-seed0.png",
+        "photo-x2-seed0-2.png",
+        "photo-x2-seed3.png",
+        "photo-x2.5-seed0.png",
+    ]
+
+
+def test_two_files_of_one_stem_do_not_share_a_result(tmp_path):
+    sources = [
+        picture(tmp_path / "photo.png"),
+        picture(tmp_path / "photo.jpg"),
+        picture(tmp_path / "sub" / "a.png"),
+    ]
+    jobs = plan_jobs(sources, tmp_path / "out", Settings(), suffix=".png")
+    assert [job.target.name for job in jobs] == [
+        "photo.png-x2-seed0.png",
+        "photo.jpg-x2-seed0.png",
+        "a-x2-seed0.png",
+    ]
+    kept = plan_jobs(sources[:2], tmp_path / "out", Settings())
+    assert [job.target.suffix for job in kept] == [".png", ".jpg"]
+
+
+@pytest.mark.parametrize("stem", ["a" * 250, "写" * 85, "é" * 127])
+def test_a_long_name_is_cut_to_what_a_file_system_takes(stem, tmp_path):
+    name = result_name(stem, "-x4-seed7.png")
+    assert len(name.encode()) <= 255 and name.endswith("-x4-seed7.png") and name.startswith(stem[:60])
+    (tmp_path / name).write_text("x")
+
+
+def test_folders_and_patterns(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt", "deep/c.webp", "deep/er/d.png"):
+        picture(tmp_path / name) if "txt" not in name else (tmp_path / name).write_text("x")
+    names = [path.name for path in find_images([tmp_path])]
+    assert names == ["a.JPG", "b.png"]
+    assert [p.name for p in find_images([tmp_path], recursive=True)] == ["a.JPG", "b.png", "c.webp", "d.png"]
+    assert [p.name for p in find_images([tmp_path / "*.png", tmp_path / "b.png"])] == ["b.png"]  # once
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CupscaleError, match="no image in the folder"):
+        find_images([tmp_path / "empty"])
+    with pytest.raises(CupscaleError, match="no file matches"):
+        find_images([tmp_path / "*.bmp"])
+    odd = picture(tmp_path / "[1]*.png")
+    assert find_images([odd]) == [odd]  # a path that exists is no pattern
+
+
+# Many
+
+
+def test_a_failed_file_does_not_stop_the_others(tmp_path, model):
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_text("no picture")
+    picture(tmp_path / "in" / "c.png", 1)
+    done = run(tmp_path / "in", "-o", tmp_path / "out", "--model", model, "--json")
+    assert done.exit_code == 3
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["source"][-5:] for row in rows] == ["a.png", "c.png"]
+    assert "b.png" in done.stderr.strip().splitlines()[-1] and "not an image" in done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    again = run(tmp_path / "in", "-o", tmp_path / "out", "--model", model, "--json", "--skip-existing")
+    assert [json.loads(line).get("skipped") for line in again.stdout.splitlines()] == [True, True]
+
+
+def test_many_in_python_are_the_same_as_one_by_one(tmp_path, model):
+    pipe = cupscale.load(model)
+    sources = [picture(tmp_path / f"{k}.png", k) for k in range(2)]
+    done = list(upscale_many(pipe, sources, tmp_path / "out", seed=5, **FAST))
+    assert [one.error for one in done] == [None, None]
+    for one, source in zip(done, sources, strict=True):
+        alone = cupscale.upscale(pipe, source, seed=5, **FAST)
+        assert Image.open(one.job.target).tobytes() == alone.image.tobytes()
+
+
+def test_processes_share_the_work(monkeypatch):
+    assert own_share(range(5)) == [0, 1, 2, 3, 4]
+    shares = []
+    for rank in range(2):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+
+        class State:
+            def __init__(self, rank=rank):
+                self.rank = rank
+
+            def split_between_processes(self, items):
+                import contextlib
+
+                half = (len(items) + 1) // 2
+                return contextlib.nullcontext(items[:half] if self.rank == 0 else items[half:])
+
+        monkeypatch.setattr("accelerate.PartialState", State)
+        shares.append(own_share(range(5)))
+    assert shares[0] + shares[1] == [0, 1, 2, 3, 4]
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("target", "size", "output"),
+    [
+        (Target(width=1920), (640, 427), (1920, 1281)),
+        (Target(height=1000), (300, 400), (750, 1000)),
+        (Target(megapixels=2), (1000, 500), (2000, 1000)),
+        (Target(fit=(3840, 2160)), (1000, 1000), (2160, 2160)),
+        (Target(cover=(3840, 2160)), (1000, 1000), (3840, 3840)),
+        (Target(long_side=4096), (1024, 768), (4096, 3072)),
+        (Target(width=1001), (333, 77), (1001, 231)),
+    ],
+)
+def test_a_target_is_reached_exactly(target, size, output):
+    assert output_size(size, target.scale(size)) == output
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (Target(width=100), "scale of 0.5.* 200 x 100 reaches 200 x 100 to 3200 x 1600"),
+        (Target(width=3201), "scale of 16"),
+        (Target(), "one target size"),
+        (Target(width=400, height=300), "one target size"),
+    ],
+)
+def test_a_target_out_of_reach_says_what_is_in_it(target, words):
+    with pytest.raises(CupscaleError, match=words):
+        target.scale((200, 100))
+
+
+def test_a_size_on_the_command_line(tmp_path, model):
+    photo = picture(tmp_path / "photo.png")
+    assert run(photo, "--model", model, "--width", 60).exit_code == 0
+    out = tmp_path / "photo-width60-seed0.png"
+    assert Image.open(out).size == (60, 50)
+    assert images.read_settings(out)["cutoff"] == pytest.approx(0.8 / 2.5, abs=1e-4)  # it follows the scale
+    done = run(photo, "--model", model, "--fit", "60x60", "--plan")
+    assert "60 x 50" in done.stdout
+    for bad in (
+        ["--width", 60, "--scale", 2],
+        ["--fit", "60"],
+        ["--fit", "0x9"],
+        ["--width", 60, "--to", "4k"],
+    ):
+        done = run(photo, "--model", model, *bad)
+        assert done.exit_code == 2 and "Traceback" not in done.output
+
+
+def test_settings_from_a_result(tmp_path, model):
+    photo = picture(tmp_path / "photo.png")
+    first = tmp_path / "first.png"
+    assert run(photo, "-o", first, "--model", model, "--seed=9", "--scale=2.5").exit_code == 0
+    bare = [
+        "upscale",
+        str(photo),
+        "-o",
+        str(tmp_path / "again.png"),
+        "--settings",
+        str(first),
+        "--device=cpu",
+    ]
+    assert CliRunner().invoke(main, bare).exit_code == 0
+    assert Image.open(first).tobytes() == Image.open(tmp_path / "again.png").tobytes()
+    done = CliRunner().invoke(main, ["upscale", str(photo), "--settings", str(photo)])
+    assert done.exit_code == 2 and "holds none" in done.stderr
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, model):
+    sources = [picture(tmp_path / f"{k}.png", k) for k in range(2)]
+    (tmp_path / "file").write_text("x")
+    done = run(*sources, "-o", tmp_path / "file" / "out", "--model", model)
+    assert done.exit_code == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert not os.path.exists(tmp_path / "file" / "out")
