@@ -690,3 +690,17 @@ def test_a_link_keeps_pointing(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "real" / "a.png")
     images.write(gradient(), link)
     assert link.is_symlink() and (tmp_path / "real" / "a.png").is_file()
+
+
+def test_an_opaque_alpha_is_none() -> None:
+    assert images.read(encoded(Image.new("RGBA", (32, 32), (0, 128, 128, 255)))).alpha is None
+    nearly = Image.new("RGBA", (32, 32), (0, 128, 128, 255))
+    nearly.putpixel((3, 4), (0, 128, 128, 254))
+    assert images.read(encoded(nearly)).alpha is not None
+
+
+def test_a_float_overshoot_is_of_its_range() -> None:
+    ramp = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32).copy()
+    ramp[-1, -1], ramp[0, 0] = 1.001, -0.002
+    grey = array(images.read(encoded(Image.fromarray(ramp), "TIFF")).rgb)[..., 0]
+    assert grey.max() == 255 and grey.min() == 0 and abs(grey.mean() - 127.5) < 0.5

@@ -225,6 +225,8 @@ def _decode(name: str, image: Image.Image) -> Picture:
         alpha = image.getchannel("A")
         image = image.convert("RGB")
     rgb = _to_srgb(image, profile)
+    if alpha is not None and alpha.getextrema()[0] == 255:  # opaque, as every screenshot: no alpha at all
+        alpha = None
     if alpha is not None:
         rgb = _bleed(rgb, alpha)
     rgb.info = {}
@@ -244,17 +246,21 @@ def _jpeg_quality(image: Image.Image) -> int | None:
 def _scaled(samples: np.ndarray) -> np.ndarray:
     """Integer ("I") or float ("F") samples of unknown range to uint8.
 
-    Integers in 0..65535 count as 16-bit. Floats in 0..1, 0..255 or 0..65535 count as that range. Anything
+    Integers in 0..65535 count as 16-bit. Floats in 0..1, 0..255 or 0..65535 count as that range, a hundredth more on
+    either side included. Anything
     else is stretched from its own minimum to its maximum. NaN is black.
     """
     floats = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(floats.min()), float(floats.max())
     ranges = (65535.0,) if samples.dtype.kind == "i" else (1.0, 255.0, 65535.0)
-    top = next((r for r in ranges if low >= 0 and high <= r), None)
+    slack = 0.01 if samples.dtype.kind == "f" else 0.0  # a filter's overshoot is still of that range; it is clipped
+    top = next((r for r in ranges if high <= r * (1 + slack)), None)
+    if top is not None and low < -slack * top:
+        top = None
     if top is None:
         floats -= low
         top = high - low
-    return np.round(floats * (255.0 / top)).astype(np.uint8)
+    return np.round(floats * (255.0 / top)).clip(0, 255).astype(np.uint8)
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
