@@ -181,8 +181,22 @@ def captions_text(file: dict[str, Any]) -> str:
 # The text encoder's budget
 
 
-def fit(text: str, count_tokens: Callable[[str], int], limit: int) -> tuple[str, str]:
-    """Cut `text` at a word so that it counts at most `limit` tokens. Returns it and what was cut off."""
+@dataclass(frozen=True)
+class TokenBudget:
+    """What a text encoder reads.
+
+    Attributes:
+        count: Tokens of a text, the marks that the tokenizer adds left out.
+        limit: The most of them that are read.
+    """
+
+    count: Callable[[str], int]
+    limit: int
+
+
+def fit(text: str, budget: TokenBudget) -> tuple[str, str]:
+    """Cut `text` at a word so that it is read to its end. Returns it and what was cut off."""
+    count_tokens, limit = budget.count, budget.limit
     if count_tokens(text) <= limit:
         return text, ""
     ends = [found.start() for found in re.finditer(r"\s", text)]
@@ -216,10 +230,13 @@ def _iou(places: Tensor, box: PixelBox) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budgeted:
     """Captions that the text encoder reads to their end.
 
-    tokens: of every caption, () where they cannot be counted. message: what was cut, or None.
+    Attributes:
+        captions: In their order.
+        tokens: Of every caption; () where they cannot be counted.
+        message: What was cut, or None.
     """
 
     captions: tuple[Caption, ...]
@@ -228,32 +245,27 @@ class Budget:
 
 
 def within_budget(
-    captions: Sequence[Caption],
-    prompt: str = "",
-    count_tokens: Callable[[str], int] | None = None,
-    limit: int | None = None,
-) -> Budget:
-    """Put `prompt` (if any) before every caption and cut what exceeds `limit` tokens, at a word."""
-    kept: list[Caption] = []
-    tokens: list[int] = []
+    captions: Sequence[Caption], prompt: str = "", budget: TokenBudget | None = None
+) -> Budgeted:
+    """Put `prompt` (if any) before every caption and cut, at a word, what exceeds the budget."""
+    texts = [prepended(caption.caption, prompt) for caption in captions]
     cuts: list[tuple[int, str]] = []
-    known: dict[str, tuple[str, str, int]] = {}
-    for n, caption in enumerate(captions):
-        text = prepended(caption.caption, prompt)
-        if count_tokens:
-            if text not in known:
-                short, cut = fit(text, count_tokens, limit) if limit and text else (text, "")
-                known[text] = short, cut, count_tokens(short) if short else 0
-            text, cut, count = known[text]
-            tokens.append(count)
-            if cut:
-                cuts.append((n, cut))
-        kept.append(caption if text == caption.caption else caption.model_copy(update={"caption": text}))
+    tokens: tuple[int, ...] = ()
+    if budget:
+        short = {text: fit(text, budget) if text else ("", "") for text in set(texts)}
+        cuts = [(n, short[text][1]) for n, text in enumerate(texts) if short[text][1]]
+        texts = [short[text][0] for text in texts]
+        counts = {text: budget.count(text) if text else 0 for text in set(texts)}
+        tokens = tuple(counts[text] for text in texts)
+    kept = tuple(
+        caption if text == caption.caption else caption.model_copy(update={"caption": text})
+        for caption, text in zip(captions, texts, strict=True)
+    )
     message = None
-    if cuts:
+    if cuts and budget:
         shown = "; ".join(f"region {n + 1}: {cut!r}" for n, cut in cuts[:3])
         message = (
-            f"the text encoder reads {limit} tokens: the captions of {listed([n for n, _ in cuts])} were cut "
+            f"the text encoder reads {budget.limit} tokens: the captions of {listed([n for n, _ in cuts])} were cut "
             f"({shown}{'; ...' if len(cuts) > 3 else ''})"
         )
-    return Budget(tuple(kept), tuple(tokens), message)
+    return Budgeted(kept, tokens, message)

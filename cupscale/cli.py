@@ -24,6 +24,7 @@ from cupscale.settings import PRESETS, Settings
 if TYPE_CHECKING:
     from cupscale.batch import Done
     from cupscale.captioners import Captioned, Captioner, Captioning
+    from cupscale.captions import TokenBudget
     from cupscale.files import Job
     from cupscale.images import Picture
     from cupscale.pipeline import CUpscalePipeline
@@ -109,7 +110,7 @@ _CAPTIONER_FLAGS = _flags(
     click.option(
         "--captioner",
         metavar="NAME",
-        help="Who writes captions, and the prompt if it is empty: none, tagger (bundled, a few words), qwen, smolvlm, "
+        help="Who writes captions, and the prompt if it is empty: none, appearance (smooth, sharp, blue ...), qwen, smolvlm, "
         "llava, florence, a hub id, a folder, or a server's address such as http://localhost:8000/v1#model (its key: "
         "OPENAI_API_KEY).",
     ),
@@ -338,23 +339,23 @@ def caption(
     """Write a caption for every region of IMAGE, to be read and edited.
 
     The file has a line per region: its box in pixels of the output, the caption, its source, its tokens. `upscale
-    --captions` and the page take it back. The captioner is the bundled tagger unless another is named.
+    --captions` and the page take it back. Without a captioner's name the words say how each region appears.
     """
     from cupscale import images
+    from cupscale.backbones.tokens import token_budget
     from cupscale.captioners.file import check_target, write_text
-    from cupscale.captioners.tokens import token_counter
     from cupscale.captions import captions_file, captions_text
 
     named = flags["captioner"]
-    captioning = _captioning(device, flags | {"captioner": named or "tagger"}, style=style)
+    captioning = _captioning(device, flags | {"captioner": named or "appearance"}, style=style)
     _take(flags, "captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
     settings = _settings(settings_file, None, flags)
     picture = images.read(image)
     target = check_target(out or image.with_name(f"{image.stem}-captions.json"))
     plan = _plan(picture, settings, None, _Hardware("cpu", "bfloat16"))
-    counter = token_counter(settings.model)
-    count = counter.count if counter else None
-    done = _written(picture, plan, settings, captioning, counter)
+    budget = token_budget(settings.model)
+    count = budget.count if budget else None
+    done = _written(picture, plan, settings, captioning, budget)
     if named != "none" and not any(one.caption for one in done.captions):
         raise CupscaleError(f"{_captioner(captioning).name} wrote no caption: {done.captions[0].source}")
     write_text(target, captions_text(captions_file(done.captions, plan.output, done.prompt, count)))
@@ -582,7 +583,7 @@ def _report(done: Done, as_json: bool) -> None:
 
 
 def _written(
-    picture: Picture, plan: Plan, settings: Settings, captioning: Captioning, counter: Any
+    picture: Picture, plan: Plan, settings: Settings, captioning: Captioning, budget: TokenBudget | None
 ) -> Captioned:
     """The captions, with a bar."""
     from cupscale.captioners import Cache, Captioned, CaptionProgress, caption_calls, caption_regions
@@ -592,20 +593,10 @@ def _written(
     calls = caption_calls(picture.rgb, plan, prompt=settings.prompt, share=captioning.share)
     click.echo(f"{len(plan.regions)} regions, {calls} calls of {captioner.name}", err=True)
     events = caption_regions(
-        captioner,
-        picture.rgb,
-        plan,
-        prompt=settings.prompt,
-        share=captioning.share,
-        prepend=captioning.prepend,
-        style=captioning.style,
-        count_tokens=counter.count if counter else None,
-        text_limit=counter.limit if counter else None,
-        cache=Cache(),
-        fresh=captioning.fresh,
+        captioning, picture.rgb, plan, prompt=settings.prompt, budget=budget, cache=Cache()
     )
     with tqdm(total=calls, unit="call", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
-        if counter is None:
+        if budget is None:
             note = f"note: tokens are not counted: the tokenizer of {settings.model} is not here"
             bar.write(note, file=sys.stderr)
         for event in events:

@@ -238,17 +238,13 @@ class _Run:
         captioner = captioning.captioner or NoCaptioner()
         needed = max(0, self.plan.bytes - backbone.geometry.weights)
         events = caption_regions(
-            captioner,
+            captioning,
             self.picture.rgb,
             self.plan,
             prompt=self.settings.prompt,
-            share=captioning.share,
-            prepend=captioning.prepend,
             regions=regions,
-            count_tokens=backbone.count_tokens,
-            text_limit=backbone.text_limit,
+            budget=backbone.budget,
             cache=Cache(),
-            fresh=captioning.fresh,
             room=lambda: room_for(captioner, self.pipeline.pipe, backbone.device, needed),
         )
         with contextlib.closing(events):
@@ -285,7 +281,7 @@ class _Run:
                 yield event
         backbone = self.pipeline.backbone
         prompt = self.settings.prompt if self.captioning.prepend else ""
-        budget = within_budget(self.settings.captions, prompt, backbone.count_tokens, backbone.text_limit)
+        budget = within_budget(self.settings.captions, prompt, backbone.budget)
         if budget.message:
             yield Notice(budget.message)
         if budget.captions != self.settings.captions:

@@ -71,7 +71,7 @@ def upscale(
 def caption(
     pipe: Any,
     image: Source,
-    captioner: str | Captioner | Captioning = "tagger",
+    captioner: str | Captioner | Captioning = "appearance",
     settings: Settings | None = None,
     *,
     preset: str | None = None,

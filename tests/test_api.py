@@ -147,7 +147,12 @@ def test_an_output_over_the_limit_is_refused(client, folder):
 
 def test_captions_for_every_region(client, small):
     answer = client.predict(
-        handle_file(small), scale=2, prompt="a hill", captioner="tagger", settings=FAST, api_name="/caption"
+        handle_file(small),
+        scale=2,
+        prompt="a hill",
+        captioner="appearance",
+        settings=FAST,
+        api_name="/caption",
     )
     assert answer["size"] == [128, 96] and answer["prompt"] == "a hill"
     assert all(set(region) >= {"box", "caption", "source"} for region in answer["regions"])

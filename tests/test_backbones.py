@@ -418,7 +418,7 @@ def test_the_schedulers_of_few_steps_are_known_for_what_they_are(load):
 @pytest.mark.parametrize("name", list(MAKE))
 def test_what_the_text_encoder_does_not_read_is_cut_and_shown(load, name):
     pipe = load(name)
-    limit = adapt(pipe).text_limit
+    limit = adapt(pipe).budget.limit
     words = " ".join(["boat"] * 380) + " lastword"
     fields = FAST | {"steps": 2, "guidance": 1.0, "prompt": words, "captions": [CAPTION | {"caption": words}]}
     events = list(cupscale.stream(pipe, photo(), **fields))
@@ -429,7 +429,7 @@ def test_what_the_text_encoder_does_not_read_is_cut_and_shown(load, name):
         notices
     )
     fits = "boat"
-    while adapt(pipe).count_tokens(f"{fits} boat") <= limit:
+    while adapt(pipe).budget.count(f"{fits} boat") <= limit:
         fits += " boat"
     quiet = list(cupscale.stream(pipe, photo(), **fields | {"prompt": fits, "captions": ()}))
     assert not [event for event in quiet if isinstance(event, cupscale.Notice)]
@@ -440,7 +440,7 @@ def test_what_the_text_encoder_does_not_read_is_cut_and_shown(load, name):
     ("name", "limit"), [("sd15", 75), ("pixart-alpha", 119), ("pixart-sigma", 299), ("sd3", 255)]
 )
 def test_the_text_limit_is_the_encoders(load, name, limit):
-    assert adapt(load(name)).text_limit == limit
+    assert adapt(load(name)).budget.limit == limit
 
 
 def test_a_large_text_encoder_waits_in_main_memory_and_comes_back(load, monkeypatch):
@@ -465,7 +465,7 @@ def test_a_large_text_encoder_waits_in_main_memory_and_comes_back(load, monkeypa
 
 def test_sd3_runs_without_its_t5(tmp_path):
     pipe = cupscale.load(str(make_sd3(tmp_path, t5=False)), device="cpu")
-    assert adapt(pipe).text_limit == 75
+    assert adapt(pipe).budget.limit == 75
     result = cupscale.upscale(pipe, photo(), prompt="a fox", captions=[CAPTION], **FAST)
     assert result.image.size == (120, 72)
 

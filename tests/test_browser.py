@@ -620,7 +620,7 @@ def test_captions_are_written_by_a_button_and_a_failure_leaves_the_prompt(page, 
     page.locator("#write").click()
     expect(page.locator(".toast-wrap")).to_contain_text("no connection")
     expect(page.locator("#writing")).to_contain_text("use the prompt")
-    choose(page, "#captioner", "tagger")
+    choose(page, "#captioner", "appearance")
     page.locator("#write").click()
     expect(page.locator("#writing")).to_contain_text(re.compile(r"\d+ of \d+ regions have a caption"))
     page.get_by_role("tab", name="Upscale").click()

@@ -28,7 +28,7 @@ from cupscale.captioners import (
     caption_regions,
     group,
     open_captioner,
-    regions as stage,
+    stage,
 )
 from cupscale.captioners.base import REGION_INSTRUCTION, WHOLE_INSTRUCTION
 from cupscale.captioners.cleaning import WORDS, clean
@@ -36,6 +36,7 @@ from cupscale.captioners.memory import room_for
 from cupscale.captioners.server import Server
 from cupscale.captioners.sharing import descriptor, distance
 from cupscale.captions import (
+    TokenBudget,
     captions_file,
     captions_text,
     fit,
@@ -96,8 +97,15 @@ def plan_for(image, scale=4, overlap=0.25):
     return make_plan(image.size, Settings.build(scale=scale, overlap=overlap), GEOMETRY)
 
 
+def options_of(captioner, options):
+    """`Captioning` from the options that belong to it."""
+    own = {name: options.pop(name) for name in ("share", "prepend", "fresh", "style") if name in options}
+    return Captioning(captioner, **own)
+
+
 def written(captioner, image, plan=None, **options):
-    events = list(caption_regions(captioner, image, plan or plan_for(image), **options))
+    captioning = options_of(captioner, options)
+    events = list(caption_regions(captioning, image, plan or plan_for(image), **options))
     assert isinstance(events[-1], Captioned)
     assert not any(isinstance(event, Captioned) for event in events[:-1])
     return events[-1], [event.message for event in events if isinstance(event, Notice)], events
@@ -202,7 +210,7 @@ def test_a_captioner_that_breaks_leaves_what_it_had_and_the_rest_to_the_prompt(e
 
 def test_closing_stops_the_captioner():
     captioner = Told()
-    events = caption_regions(captioner, noise(), plan_for(noise()), prompt="x", share=0)
+    events = caption_regions(Captioning(captioner, share=0), noise(), plan_for(noise()), prompt="x")
     while not (isinstance(event := next(events), CaptionProgress) and event.done):
         pass
     events.close()
@@ -432,16 +440,16 @@ def count_words(text):
 
 
 def test_fit_cuts_at_a_word():
-    assert fit("one two three", count_words, 3) == ("one two three", "")
-    assert fit("one two, three four", count_words, 2) == ("one two", "three four")
-    assert fit("x" * 100, len, 10) == ("x" * 10, "x" * 90)
-    assert fit("", count_words, 3) == ("", "")
+    assert fit("one two three", TokenBudget(count_words, 3)) == ("one two three", "")
+    assert fit("one two, three four", TokenBudget(count_words, 2)) == ("one two", "three four")
+    assert fit("x" * 100, TokenBudget(len, 10)) == ("x" * 10, "x" * 90)
+    assert fit("", TokenBudget(count_words, 3)) == ("", "")
 
 
 @pytest.mark.parametrize("limit", range(1, 30))
 def test_fit_never_exceeds_the_limit_and_loses_nothing(limit):
     text = "a wide green meadow, below grey and rocky mountains"
-    kept, cut = fit(text, len, limit)
+    kept, cut = fit(text, TokenBudget(len, limit))
     assert len(kept) <= limit and text.startswith(kept) and text.endswith(cut)
     assert len(kept) + len(cut) >= len(text) - 2
 
@@ -450,7 +458,7 @@ def test_captions_over_the_limit_are_cut_and_the_user_reads_what():
     long = "a very long caption about many small things in a row"
     answers = [long if n in (0, 5) else "sky" for n in range(16)]
     done, notices, _ = written(
-        Told(answers), noise(), prompt="x", share=0, count_tokens=count_words, text_limit=6
+        Told(answers), noise(), prompt="x", share=0, budget=TokenBudget(count_words, 6)
     )
     assert done.captions[0].caption == "a very long caption about many"
     assert done.tokens == tuple(6 if n in (0, 5) else 1 for n in range(16))
@@ -476,8 +484,7 @@ def test_prompt_and_caption_share_the_budget():
         prompt="a castle on a hill",
         prepend=True,
         share=0,
-        count_tokens=count_words,
-        text_limit=6,
+        budget=TokenBudget(count_words, 6),
     )
     assert done.captions[0].caption == "a castle on a hill, thing" and "were cut" in notices[0]
 
@@ -495,7 +502,7 @@ def test_a_written_file_is_read_back(tmp_path):
     image = noise()
     plan = plan_for(image)
     done, _, _ = written(
-        Told(), image, plan, prompt='the "noise" of\nthe sea', share=0, count_tokens=count_words
+        Told(), image, plan, prompt='the "noise" of\nthe sea', share=0, budget=TokenBudget(count_words, 99)
     )
     data = captions_file(done.captions, plan.output, done.prompt, count_words)
     assert data["regions"][0] == {
@@ -699,9 +706,8 @@ def test_a_server_without_models_asks_for_a_name(server):
 def test_cancel_ends_a_request_that_is_under_way(server):
     hold = threading.Event()
     server.behave = lambda n, body: (hold.wait(10), says("late"))[1]
-    events = caption_regions(
-        Server(server.url, "m", seconds=30), noise(), plan_for(noise()), prompt="x", share=0
-    )
+    captioning = Captioning(Server(server.url, "m", seconds=30), share=0)
+    events = caption_regions(captioning, noise(), plan_for(noise()), prompt="x")
     assert isinstance(next(events), CaptionProgress)  # a sign of life: nothing is done yet
     began = time.monotonic()
     events.close()
@@ -738,13 +744,13 @@ def test_the_known_names():
 def test_a_model_that_cannot_be_found_leaves_every_region_to_the_prompt():
     done, notices, _ = written(open_captioner("nobody/nothing", device="cpu"), noise(), prompt="x", share=0)
     assert {one.caption for one in done.captions} == {""}
-    assert "cannot load captioner 'nobody/nothing'" in notices[0] and "tagger" in notices[0]
+    assert "cannot load captioner 'nobody/nothing'" in notices[0] and "appearance" in notices[0]
 
 
 def test_nothing_here_imports_gradio():
     import subprocess
 
-    modules = ", ".join(f"cupscale.captioners.{name}" for name in ("vlm", "server", "tagger"))
+    modules = ", ".join(f"cupscale.captioners.{name}" for name in ("vlm", "server", "appearance"))
     code = f"import sys, {modules}; sys.exit('gradio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -980,8 +986,8 @@ def test_bad_input_of_caption_is_one_line(photo, arguments, words):
 def test_fresh_reaches_the_captioner_from_every_door(monkeypatch, tmp_path):
     asked = []
 
-    def spy(*args, fresh, **kwargs):
-        asked.append(fresh)
+    def spy(captioning, *args, **kwargs):
+        asked.append(captioning.fresh)
         raise CupscaleError("seen")
 
     monkeypatch.setattr("cupscale.pipeline.caption_regions", spy)
@@ -990,11 +996,19 @@ def test_fresh_reaches_the_captioner_from_every_door(monkeypatch, tmp_path):
     image = Image.new("RGB", (32, 32))
     for door in (cupscale.upscale, cupscale.caption):
         with pytest.raises(CupscaleError, match="seen"):
-            door(pipe, image, captioner=Captioning(open_captioner("tagger"), fresh=True), upscaler="lanczos")
+            door(
+                pipe,
+                image,
+                captioner=Captioning(open_captioner("appearance"), fresh=True),
+                upscaler="lanczos",
+            )
     with pytest.raises(CupscaleError, match="seen"):
         list(
             cupscale.stream(
-                pipe, image, captioner=Captioning(open_captioner("tagger"), fresh=True), upscaler="lanczos"
+                pipe,
+                image,
+                captioner=Captioning(open_captioner("appearance"), fresh=True),
+                upscaler="lanczos",
             )
         )
     assert asked == [True] * 3

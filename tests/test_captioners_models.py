@@ -6,13 +6,14 @@ import threading
 import time
 
 import captioner_checkpoints as checkpoints
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cupscale.captioners import CaptionerError, Request, open_captioner
-from cupscale.captioners.tagger import WEIGHTS, Tagger, colours, features
+from cupscale.captioners.appearance import colours, words_of
 from cupscale.captioners.vlm import VLM
 from cupscale.errors import CupscaleError
 from cupscale.machine import is_out_of_memory
@@ -174,7 +175,7 @@ def test_models_that_cannot_caption_are_refused_in_one_line(folders, tmp_path):
         assert "\n" not in str(error.value)
 
 
-# The tagger
+# Appearance
 
 
 def test_colours_are_named():
@@ -203,20 +204,17 @@ def test_colours_are_named():
     assert colours(half) == ["blue", "green"]
 
 
-def test_features_are_finite_for_any_image():
+def test_words_of_appearance_for_any_image():
     for size in ((16, 16), (1, 300), (300, 1)):
         for colour in ("black", "white", (255, 0, 255)):
-            values = features(Image.new("RGB", size, colour))
-            assert torch.isfinite(torch.from_numpy(values)).all()
+            assert isinstance(words_of(np.asarray(Image.new("RGB", size, colour))), list)
 
 
-def test_the_bundled_tagger_needs_nothing_but_its_file():
-    assert WEIGHTS.stat().st_size < 2_000_000 and (WEIGHTS.parent / "README.md").is_file()
-    captioner = open_captioner("tagger")
+def test_the_captioner_of_appearance_names_what_it_measures():
+    captioner = open_captioner("appearance")
     (text,) = texts(captioner, [Request((Image.new("RGB", (400, 300), (40, 120, 30)),), "ignored")])
-    assert text.split(", ")[0] == "green" and len(text.split(", ")) <= 5
-
-
-def test_a_tagger_without_its_file_says_so(tmp_path):
-    with pytest.raises(CaptionerError, match="tagger"):
-        list(Tagger(tmp_path / "none.safetensors").ask(requests(1)))
+    assert text == "smooth, green"
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::4] = 255
+    (text,) = texts(captioner, [Request((Image.fromarray(stripes),), "ignored")])
+    assert "rough texture" in text and "vertical lines" in text

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from cupscale.captioners.appearance import words_of
 from cupscale.codec import PixelCodec
 from training import metrics, model
-from training.dataset import Crop, altered, describe, look, size_condition
+from training.dataset import Crop, altered, describe, size_condition
 from training.evaluate import caption_of
 from training.train import Trainee, fresh_text, learning_rate, orthogonal, reads
 
@@ -115,22 +116,22 @@ class TestTraining:
         assert said == {
             "photograph": "a field",
             "boxes": "sky, grass",
-            "boxes and look": "sky, grass, smooth, grey",
-            "look": "smooth, grey",
+            "boxes and appearance": "sky, grass, smooth, grey",
+            "appearance": "smooth, grey",
         }
 
     def test_look_says_what_was_put_there(self) -> None:
         random = np.random.default_rng(0)
         flat = np.full((128, 128, 3), (40, 90, 200), np.uint8)
-        assert look(flat) == ["smooth", "blue"]
-        assert look(np.full_like(flat, 20))[:2] == ["smooth", "dark"]
-        assert look(np.full_like(flat, 230))[:2] == ["smooth", "bright"]
+        assert words_of(flat) == ["smooth", "blue"]
+        assert words_of(np.full_like(flat, 20))[:2] == ["smooth", "dark"]
+        assert words_of(np.full_like(flat, 230))[:2] == ["smooth", "bright"]
         rough = (120 + 30 * random.standard_normal((128, 128, 1)).repeat(3, axis=2)).clip(0, 255)
-        assert look(rough.astype(np.uint8))[:2] == ["rough texture", "sharp"]
+        assert words_of(rough.astype(np.uint8))[:2] == ["rough texture", "sharp"]
         stripes = np.zeros((128, 128, 3), np.uint8)
         stripes[:, ::4] = stripes[:, 1::4] = 200
-        assert "vertical lines" in look(stripes)
-        assert "horizontal lines" in look(stripes.swapaxes(0, 1))
+        assert "vertical lines" in words_of(stripes)
+        assert "horizontal lines" in words_of(stripes.swapaxes(0, 1))
 
     def test_altered_crops_say_how(self) -> None:
         random = np.random.default_rng(1)

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-from cupscale.captioners.tagger import colours
-from training.metrics import GREY, smoothing
+from cupscale.captioners.appearance import words_of
 
 
 @dataclass(frozen=True)
 class Crop:
     """One training sample.
 
-    `pixels` is (size, size, 3), bytes; `caption` what is in it and then words of `look`, each left out at times;
+    `pixels` is (size, size, 3), bytes; `caption` what is in it and then words of
+    `cupscale.captioners.appearance`, each left out at times;
     `time_ids` as in `size_condition`;
     `altered` says that it was blurred, sharpened or grained and is like no photograph: its caption must not be left out.
     """
@@ -64,46 +62,6 @@ def describe(
     if random:
         random.shuffle(said)
     return ", ".join(said)
-
-
-def smoothed(grey: np.ndarray) -> np.ndarray:
-    """Smooth (H, W) with the pyramid's kernel, mirrored at the borders."""
-    wide = F.pad(torch.from_numpy(grey)[None, None], (2, 2, 2, 2), mode="reflect")
-    return F.conv2d(wide, smoothing()[:1].to(wide))[0, 0].numpy()
-
-
-def look(pixels: np.ndarray) -> list[str]:
-    """Say in plain words how a crop (H, W, 3) of bytes looks: texture, sharpness, direction, light, colours. Ours.
-
-    All is measured, on the grey picture's two finest Laplacian levels (texture, sharpness), its gradients (direction), and its
-    mean and spread (light). Limits are such that each word fits a tenth to a quarter of the training crops. What the
-    finest level holds is what noise hides first, so these are words that a denoiser has a use for.
-    """
-    grey = pixels.astype(np.float64) @ GREY
-    blurred = smoothed(grey)
-    fine = (grey - blurred).std()
-    half = blurred[::2, ::2]
-    sharpness = fine / ((half - smoothed(half)).std() + 1e-6)
-    words = []
-    if fine < 1.5:
-        words.append("smooth")
-    elif fine > 12:
-        words.append("rough texture")
-    elif fine > 6:
-        words.append("fine texture")
-    if fine >= 1.5 and sharpness > 1.5:
-        words.append("sharp")
-    elif fine >= 1.5 and sharpness < 0.85:
-        words.append("blurred")
-    across, along = (np.square(np.diff(grey, axis=axis)).mean() for axis in (1, 0))
-    turn = (across - along) / (across + along + 1e-9)
-    if fine >= 1.5 and abs(turn) > 0.3:
-        words.append("vertical lines" if turn > 0 else "horizontal lines")
-    if grey.mean() < 60:
-        words.append("dark")
-    elif grey.mean() > 165:
-        words.append("bright")
-    return words + colours(Image.fromarray(pixels))
 
 
 def altered(pixels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
@@ -186,7 +144,7 @@ class Photographs:
         patch = np.ascontiguousarray(patch)
         change = random.random() < alter
         patch, said = altered(patch, random) if change else (patch, [])
-        seen = said + [word for word in look(patch) if random.random() < 0.8 and word not in said]
+        seen = said + [word for word in words_of(patch) if random.random() < 0.8 and word not in said]
         native = row["native"] if scale <= 1 else (height, width)
         time_ids = size_condition(
             (float(native[0]), float(native[1])),

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cupscale.captioners.appearance import words_of
 from training import metrics, model
-from training.dataset import describe, look
+from training.dataset import describe
 
 SIGMAS = (15, 25, 50)
 SCALE = 4
@@ -92,13 +93,13 @@ def evaluate_denoiser(arguments: argparse.Namespace) -> dict:
 
 
 def caption_of(row: dict, crop: tuple[float, float, float, float], pixels: np.ndarray) -> dict[str, str]:
-    """Return the right captions of a crop: of its photograph, of what is where, and with the words of its look."""
+    """Return the right captions of a crop: of its photograph, of what is where, and with the words of its appearance."""
     where = describe(row["caption"], row["boxes"], crop)
     return {
         "photograph": row["caption"],
         "boxes": where,
-        "boxes and look": ", ".join([where, *look(pixels)]),
-        "look": ", ".join(look(pixels)),
+        "boxes and appearance": ", ".join([where, *words_of(pixels)]),
+        "appearance": ", ".join(words_of(pixels)),
     }
 
 
@@ -121,7 +122,8 @@ def evaluate_text(arguments: argparse.Namespace) -> dict:
     """Velocity loss with the right caption against that with a crop's of another photograph, on the same noise.
 
     Timesteps are even in 200..600, crops 128 x 128 px of each photograph. Captions are those of the index: of the whole
-    photograph; of what lies where the crop is; the same with the words of `dataset.look`; and those words alone. Rows hold
+    photograph; of what lies where the crop is; the same with the words of
+    `cupscale.captioners.appearance`; and those words alone. Rows hold
     the mean of (shuffled - right) / right and of (empty - right) / right with their 95% intervals; photographs are the
     units, so the intervals are of the photographs' means.
     """

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cupscale.captions import TokenBudget
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Size
 from cupscale.method.sampler import Denoiser, Schedule
@@ -31,14 +32,13 @@ class Backbone(Protocol):
 
     geometry: Geometry
     shuffle: int  # see GlobalStructure
-    text_limit: int  # tokens the text encoder reads, its marks not counted
+    budget: TokenBudget  # of the text encoder
     defaults: Mapping[str, Any]  # settings for a model of this family that has no name of its own
 
     @property
     def device(self) -> torch.device: ...
     @property
     def network(self) -> Any: ...
-    def count_tokens(self, text: str) -> int: ...
     def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
         """(1, 3, H, W) in -1..1 -> (1, C, H / cell_px, W / cell_px) float32 latents."""
 

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupscale.backbones import Tiles
+from cupscale.backbones import SUPPORTED, Tiles
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
+from cupscale.backbones.tokens import rule_of
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import Box, GlobalAttention
 from cupscale.method.composer import Composer
@@ -68,7 +69,9 @@ class DiffusersBackbone(ABC):
         )
         # An exact codec says how many pixels it lays side by side in a cell's channels.
         self.shuffle = getattr(pipe.vae, "block_size", 1)
-        self.text_limit = self._text_limit()
+        parts = {name for name, part in pipe.components.items() if part is not None}
+        rule = rule_of(self._family(), parts)
+        self.budget = rule.budget(getattr(pipe, rule.tokenizer))
         few = type(pipe.scheduler).__name__ in FEW_STEPS
         self.defaults = dict(self.DEFAULTS) | ({"steps": 8, "guidance": 1.0} if few else {})
 
@@ -96,15 +99,10 @@ class DiffusersBackbone(ABC):
 
     # Text
 
-    _tokenizer = "tokenizer"
-    _marks = 2  # tokens that the tokenizer adds of its own
-
-    def _text_limit(self) -> int:
-        return int(getattr(self.pipe, self._tokenizer).model_max_length) - self._marks
-
-    def count_tokens(self, text: str) -> int:
-        tokenizer = getattr(self.pipe, self._tokenizer)
-        return len(tokenizer(text, truncation=False, verbose=False).input_ids) - self._marks
+    def _family(self) -> str:
+        """The pipeline's class as diffusers names it, whatever a subclass is called."""
+        names = [kind.__name__ for kind in type(self.pipe).__mro__]
+        return next((name for name in names if name.replace("Img2Img", "") in SUPPORTED), names[0])
 
     @abstractmethod
     def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cupscale.backbones.attention import ComposedCross, composed
 from cupscale.backbones.base import DiffusersBackbone, RegionDenoiser, Text
+from cupscale.backbones.tokens import rule_of
 from cupscale.method.regions import Region, Size
 from cupscale.settings import Settings
 
@@ -31,18 +32,10 @@ class PixArtBackbone(DiffusersBackbone):
         "tokenizer": "T5Tokenizer",
     }
     DEFAULTS: ClassVar = {"strength": 0.45, "steps": 20, "guidance": 4.5, "overlap": 0.5}
-    _marks = 1
-
-    def _tokens_read(self) -> int:
-        """Alpha was trained on 120 tokens of text, Sigma on 300."""
-        return 300 if "Sigma" in type(self.pipe).__name__ else 120
-
-    def _text_limit(self) -> int:
-        return self._tokens_read() - self._marks
 
     def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
         text, mask, other, other_mask = self.pipe.encode_prompt(
-            prompt, guided, negative_prompt=negative, device=self.device, max_sequence_length=self._tokens_read()
+            prompt, guided, negative_prompt=negative, device=self.device, max_sequence_length=rule_of(self._family(), ()).length
         )  # fmt: skip
         return Text(text, mask=mask), Text(other, mask=other_mask) if guided else None
 

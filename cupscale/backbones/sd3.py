@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers.models.attention_processor import JointAttnProcessor2_0
@@ -36,17 +36,6 @@ class SD3Backbone(DiffusersBackbone):
         "tokenizer_2": "CLIPTokenizer",
     }
     DEFAULTS: ClassVar = {"strength": 0.45, "steps": 28, "guidance": 5.0, "overlap": 0.5}
-
-    def __init__(self, pipe: Any):
-        if (
-            getattr(pipe, "text_encoder_3", None) is not None
-            and getattr(pipe, "tokenizer_3", None) is not None
-        ):
-            self._tokenizer, self._marks = "tokenizer_3", 1
-        super().__init__(pipe)
-
-    def _text_limit(self) -> int:
-        return T5_TOKENS - self._marks if self._tokenizer == "tokenizer_3" else super()._text_limit()
 
     def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
         text, other, pooled, other_pooled = self.pipe.encode_prompt(

@@ -60,7 +60,6 @@ class SDXLBackbone(SDBackbone):
         "text_encoder_2": "CLIPTextModelWithProjection",
         "tokenizer_2": "CLIPTokenizer",
     }
-    _tokenizer = "tokenizer_2"
 
     def __init__(self, pipe: Any):
         super().__init__(pipe)

@@ -59,21 +59,6 @@ class ZImageBackbone(DiffusersBackbone):
 
     # Text
 
-    def _length(self, text: str) -> int:
-        chat = self.pipe.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=True,
-        )
-        return len(self.pipe.tokenizer(chat, truncation=False, verbose=False).input_ids)
-
-    def _text_limit(self) -> int:
-        return TEXT_TOKENS - self._length("")
-
-    def count_tokens(self, text: str) -> int:
-        return self._length(text) - self._length("")
-
     def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
         text, other = self.pipe.encode_prompt(
             prompt, self.device, guided, negative_prompt=negative, max_sequence_length=TEXT_TOKENS

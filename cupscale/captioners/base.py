@@ -90,7 +90,7 @@ class Captioning:
 
 
 class NoCaptioner:
-    """Nobody: the global prompt serves for every region."""
+    """No captioner: every region uses the global prompt."""
 
     name = identity = "none"
     bytes = 0

@@ -10,8 +10,8 @@ from cupscale.installation import require
 
 # The known ones, in the order a page shows them.
 KNOWN: dict[str, str] = {
-    "none": "nobody: every region takes the prompt",
-    "tagger": "the bundled tagger: a few words per region, on any machine",
+    "none": "no captioner: every region uses the prompt",
+    "appearance": "words for how each region appears (smooth, sharp, blue), on any machine",
     "qwen": "Qwen/Qwen3-VL-2B-Instruct",
     "smolvlm": "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
     "llava": "llava-hf/llava-1.5-7b-hf",
@@ -38,10 +38,10 @@ def open_captioner(
     name = (name or "none").strip()
     if name == "none":
         return NoCaptioner()
-    if name == "tagger":
-        from cupscale.captioners.tagger import Tagger
+    if name == "appearance":
+        from cupscale.captioners.appearance import Appearance
 
-        return Tagger()
+        return Appearance()
     if name.startswith(("http://", "https://")):
         from cupscale.captioners.server import Server
 

@@ -221,7 +221,7 @@ def _load(name: str, dtype: str | torch.dtype) -> _Loaded:
     except Exception as error:  # a broken checkpoint fails in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise CaptionerError(
-            f"cannot load captioner '{name}': check the name and the network, or use captioner tagger, which needs "
+            f"cannot load captioner '{name}': check the name and the network, or use captioner appearance, which needs "
             f"none ({reason})"
         ) from error
     return _Loaded(model.eval(), processor)

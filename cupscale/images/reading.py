@@ -253,7 +253,9 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
     floats = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(floats.min()), float(floats.max())
     ranges = (65535.0,) if samples.dtype.kind == "i" else (1.0, 255.0, 65535.0)
-    slack = 0.01 if samples.dtype.kind == "f" else 0.0  # a filter's overshoot is still of that range; it is clipped
+    slack = (
+        0.01 if samples.dtype.kind == "f" else 0.0
+    )  # a filter's overshoot is still of that range; it is clipped
     top = next((r for r in ranges if high <= r * (1 + slack)), None)
     if top is not None and low < -slack * top:
         top = None

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import spaces
@@ -46,11 +45,11 @@ class Step:
 def _sources() -> dict[str, str]:
     """name -> what `open_captioner` takes. CUPSCALE_CAPTIONERS adds to them: "name=hub/id, name=http://server/v1"."""
     large = {"qwen": "qwen", "smolvlm": "smolvlm"}
-    tagger = {"tagger": "tagger"} if find_spec("cupscale.captioners.tagger") else {}
+    offline = {"appearance": "appearance"}
     if engine.ZERO or machine.best_device() != "cpu":
-        named = large | tagger
+        named = large | offline
     else:
-        named = tagger if on_space() else tagger | {"smolvlm": "smolvlm"}
+        named = offline if on_space() else offline | {"smolvlm": "smolvlm"}
     for entry in filter(
         None, (part.strip() for part in os.environ.get("CUPSCALE_CAPTIONERS", "").split(","))
     ):

@@ -738,10 +738,10 @@ def test_defaults_of_a_few_step_scheduler(load):
 )
 def test_tokens_are_counted_without_the_tokenizers_marks(load, name, limit, words):
     backbone = adapt(load(name))
-    assert backbone.text_limit == limit
-    assert backbone.count_tokens("a red fox") == words
-    assert backbone.count_tokens("") == 0
-    assert backbone.count_tokens(" ".join(["boat"] * 400)) >= 1600
+    assert backbone.budget.limit == limit
+    assert backbone.budget.count("a red fox") == words
+    assert backbone.budget.count("") == 0
+    assert backbone.budget.count(" ".join(["boat"] * 400)) >= 1600
 
 
 @pytest.mark.parametrize(
