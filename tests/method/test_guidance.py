@@ -14,6 +14,7 @@ FAST = {
     "strength": 0.2,
     "guidance": 6.0,
     "structure": 0,
+    "fidelity": 0,
     "upscaler": "lanczos",
     "scheduler": "ddim",
 }
