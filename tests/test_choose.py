@@ -1,0 +1,128 @@
+"""The chooser: what was done to a picture, and which base upscaler follows from it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from cupscale import images
+from cupscale.errors import CupscaleError
+from cupscale.settings import Settings
+from cupscale.upscalers import choose as module
+from cupscale.upscalers.choose import Signs, choose, examine, settle
+
+EXAMPLES = Path(module.__file__).parents[1] / "assets" / "examples"
+PHOTOGRAPHS = ("raccoon", "bee", "bridge", "lake")
+
+
+def everything(name: str) -> bool:
+    return True
+
+
+def photograph(name: str) -> Image.Image:
+    return Image.open(EXAMPLES / f"{name}.png").convert("RGB")
+
+
+def jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def noisy(image: Image.Image, sigma: float, *, grey: bool = False) -> Image.Image:
+    pixels = np.asarray(image).astype(float)
+    shape = (*pixels.shape[:2], 1) if grey else pixels.shape
+    pixels = pixels + np.random.default_rng(0).normal(0, sigma, shape)
+    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_clean_photograph_goes_to_realsr(name):
+    choice = choose(examine(photograph(name)), everything)
+    assert (choice.upscaler, choice.fidelity, choice.reason) == ("realsr", module.HIGH, "clean input")
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 92, 95])
+def test_a_jpeg_is_told_by_its_tables(quality):
+    picture = images.read(jpeg(photograph("raccoon"), quality))
+    assert picture.quality == quality
+    choice = choose(examine(picture.rgb, picture.quality), everything)
+    assert choice.upscaler == "realesrgan" and choice.fidelity == module.LOW
+    assert choice.reason == f"JPEG of quality {quality}"
+
+
+def test_a_fine_jpeg_is_clean():
+    picture = images.read(jpeg(photograph("raccoon"), 98))
+    assert picture.quality == 98 and choose(examine(picture.rgb, 98), everything).upscaler == "realsr"
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90])
+@pytest.mark.parametrize("cut", [(0, 0), (3, 5)])
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_png_that_was_a_jpeg_is_told_by_its_pixels(name, quality, cut):
+    image = Image.open(io.BytesIO(jpeg(photograph(name), quality)))
+    choice = choose(examine(image.crop((*cut, *image.size))), everything)
+    assert choice.upscaler == "realesrgan" and choice.reason == "traces of JPEG"
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_noise_and_grain(name):
+    noise = choose(examine(noisy(photograph(name), 5)), everything)
+    assert noise.upscaler == "realesrgan" and noise.reason.startswith("noise of")
+    grain = choose(examine(noisy(photograph(name), 5, grey=True)), everything)
+    assert grain.upscaler == "realesrgan" and grain.reason.startswith("grain of")
+
+
+def test_the_noise_that_is_measured_is_the_noise_that_was_added():
+    flat = noisy(Image.new("RGB", (256, 256), (120, 130, 140)), 6)
+    samples = np.asarray(flat, np.float32)
+    blocks = module.calmest(samples[..., 0], samples, 0.05)
+    assert 6 * 0.7 < blocks < 6  # the calmest twentieth of blocks of 64
+
+
+def test_a_drawing_has_its_own_network():
+    image = Image.new("RGB", (400, 300), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((50, 50, 250, 250), fill="orange", outline="black", width=6)
+    draw.text((200, 200), "drawn", fill="black", font_size=60)
+    assert choose(examine(image.resize((200, 150), Image.Resampling.LANCZOS)), everything).upscaler == "anime"
+
+
+def test_small_and_empty_pictures_can_be_looked_at():
+    for size in ((16, 16), (16, 400), (25, 24)):
+        signs = examine(Image.new("RGB", size, "black"))
+        assert signs.traces == 0 and signs.grain == 0
+
+
+def test_the_next_one_takes_the_place_of_one_that_is_not_installed():
+    clean = Signs(None, 0.4, 0.5, 0.5, 0.0)
+    choice = choose(clean, lambda name: name != "realsr")
+    assert choice.upscaler == "realesrgan" and choice.reason == "clean input, realsr not installed"
+    assert choose(clean, lambda name: False).upscaler == "lanczos"
+
+
+def test_settled_settings_are_settled_for_good():
+    picture = images.Picture(photograph("bee"))
+    settings = Settings.build(upscaler="auto", scale=4)
+    settled, why = settle(settings, picture)
+    assert (settled.upscaler, settled.fidelity, why) == ("realsr", 1.0, "clean input")
+    assert settle(settled, picture) == (settled, "")
+    assert settle(Settings.build(upscaler="bicubic", scale=4), picture)[0].upscaler == "bicubic"
+    assert settle(Settings.build(upscaler="bicubic", fidelity=0.5), picture)[0].fidelity == 0.5
+    assert settle(Settings.build(scale=1), picture)[0].fidelity == 0  # there it would undo the run
+    assert settle(Settings.build(scale=1.5), picture)[0].fidelity == 0.5
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, "much", float("nan"), True, [1]])
+def test_fidelity_outside_its_range(value):
+    with pytest.raises(CupscaleError, match="fidelity: give a number from 0 to 1, or auto") as caught:
+        Settings.build(fidelity=value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fidelity_as_a_link_and_a_flag_give_it():
+    assert Settings.build(fidelity="0.5").fidelity == 0.5 and Settings.build().fidelity == "auto"

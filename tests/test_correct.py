@@ -1,0 +1,136 @@
+"""What a result keeps of its input: back-projection against a slow reference, flat places, grey."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cupscale import correct as module
+from cupscale.correct import correct, difference, flat_places, is_grey
+from cupscale.images import to_image, to_tensor
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def lanczos(source: int, target: int) -> np.ndarray:
+    """(target, source) weights: a sinc of three lobes, as wide as the coarser of the two grids, normalised."""
+    step = source / target
+    wide = max(1.0, step)
+    rows = np.zeros((target, source))
+    for i in range(target):
+        for j in range(source):
+            x = (j + 0.5 - (i + 0.5) * step) / wide
+            if abs(x) < 3:
+                rows[i, j] = np.sinc(x) * np.sinc(x / 3)
+        rows[i] /= rows[i].sum()
+    return rows
+
+
+def psnr(one: Image.Image, two: Image.Image) -> float:
+    error = np.square(np.asarray(one, float) - np.asarray(two, float)).mean()
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def test_back_projection_equals_a_slow_reference_at_every_point(monkeypatch):
+    """out += up(input - down(out)), with other scales across (3) than down (2), in several bands."""
+    monkeypatch.setattr(module, "ROUNDS", 1)
+    monkeypatch.setattr(module, "_BAND_PX", 100)
+    small, large = noise(10, 14), noise(30, 28, 1)
+    wanted = to_tensor(small)[0].double().numpy()
+    out = to_tensor(large)[0].double().numpy() * 0.4
+    down = np.einsum("ih,chw,jw->cij", lanczos(28, 14), out, lanczos(30, 10))
+    expected = out + np.einsum("ih,chw,jw->cij", lanczos(14, 28), wanted - down, lanczos(10, 30))
+    pixels = torch.from_numpy(out).float()
+    correct(pixels, small, 1.0)
+    assert np.abs(expected - out).max() > 0.5
+    np.testing.assert_allclose(pixels.numpy(), expected, atol=1e-5)
+
+
+def test_a_difference_without_detail_by_hand(monkeypatch):
+    """An even shift of 0.5 has no fine part: at fidelity 0.1 each of two rounds takes 4 x 0.1 of what is left away."""
+    monkeypatch.setattr(module, "flat_places", lambda image: np.zeros((14, 10), bool))
+    pixels = torch.full((3, 28, 30), -0.3)
+    correct(pixels, Image.new("RGB", (10, 14), (153,) * 3), 0.1)  # 153 / 127.5 - 1 = 0.2
+    assert pixels.min().item() == pytest.approx(0.2 - 0.5 * 0.6**2, abs=1e-5)
+    assert pixels.max().item() == pytest.approx(0.2 - 0.5 * 0.6**2, abs=1e-5)
+
+
+def test_fidelity_zero_leaves_every_bit():
+    pixels = to_tensor(noise(40, 24))[0]
+    before = pixels.clone()
+    correct(pixels, noise(10, 6, 1), 0.0)
+    assert torch.equal(pixels, before)
+
+
+def test_the_result_made_small_again_is_the_input_the_more_the_higher():
+    small = noise(10, 7).resize((40, 28), Image.Resampling.BICUBIC)
+    start = small.resize((160, 112), Image.Resampling.BILINEAR)
+    found = []
+    for fidelity in (0.0, 0.25, 0.5, 1.0):
+        pixels = to_tensor(start)[0]
+        correct(pixels, small, fidelity)
+        found.append(psnr(to_image(pixels).resize(small.size, Image.Resampling.LANCZOS), small))
+    assert found == sorted(found) and found[-1] > found[0] + 15
+
+
+def test_difference_in_bands_is_that_of_one_piece(monkeypatch):
+    pixels, small = to_tensor(noise(90, 122))[0], noise(30, 61, 1)
+    whole = difference(pixels, small)
+    monkeypatch.setattr(module, "_BAND_PX", 500)
+    np.testing.assert_array_equal(difference(pixels, small), whole)
+
+
+def test_flat_places_are_squares_of_one_colour():
+    image = Image.new("RGB", (24, 20), (9, 8, 7))
+    image.putpixel((15, 10), (9, 8, 6))
+    flat = flat_places(image)
+    y, x = np.mgrid[0:20, 0:24]
+    np.testing.assert_array_equal(flat, (abs(x - 15) > 3) | (abs(y - 10) > 3))
+    ramp = Image.fromarray(np.repeat(np.arange(24, dtype=np.uint8)[None, :, None], 20, 0).repeat(3, 2))
+    assert not flat_places(ramp).any()  # its columns are even, its rows are not
+    assert not flat_places(ramp.transpose(Image.Transpose.TRANSPOSE)).any()
+
+
+def test_a_flat_place_loses_what_was_invented_there():
+    page = Image.new("RGB", (32, 24), "white")
+    page.putpixel((5, 5), (0, 0, 0))
+    pixels = to_tensor(page.resize((128, 96)))[0] - torch.rand(3, 96, 128) * 0.3
+    correct(pixels, page, 0.25)
+    result = np.asarray(to_image(pixels))
+    assert result[40:, 40:].min() == 255 and result[24, 24].max() < 255
+
+
+def test_grey_is_the_same_in_all_channels():
+    image = Image.new("RGB", (16, 16), (7, 7, 7))
+    assert is_grey(image)
+    image.putpixel((3, 4), (7, 7, 8))
+    assert not is_grey(image)
+
+
+def test_the_drift_of_an_autoencoder_goes():
+    """SDXL's architecture, small and with random weights: what it gives back has other colours everywhere."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+    )
+    small = noise(24, 16).resize((48, 32), Image.Resampling.BICUBIC)
+    with torch.no_grad():
+        pixels = vae(to_tensor(small.resize((96, 64), Image.Resampling.LANCZOS))).sample[0]
+    mean = to_tensor(small)[0].mean(dim=(1, 2))
+    before = (pixels.clamp(-1, 1).mean(dim=(1, 2)) - mean).abs().max().item() * 127.5
+    correct(pixels, small, 1.0)
+    after = (pixels.mean(dim=(1, 2)) - mean).abs().max().item() * 127.5
+    assert before > 5 and after < 0.2, (before, after)

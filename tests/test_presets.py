@@ -1,0 +1,75 @@
+"""Presets belong to a model: Quick is cheaper than its defaults, Paper is the paper's, and what it cannot do is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from cupscale import models
+from cupscale.errors import CupscaleError
+from cupscale.planning import make_plan
+from cupscale.settings import PRESETS, Settings
+
+FEW = {"guidance": 1.0, "steps": 8}
+
+
+def evaluations(name: str, size: tuple[int, int], scale: float, **fields: object) -> int:
+    """Samples of the network: what guidance doubles counts twice."""
+    settings = Settings.build(models.defaults(name), fields, scale=scale)
+    return make_plan(size, settings, models.KNOWN[name].geometry).samples
+
+
+@pytest.mark.parametrize("name", models.KNOWN)
+@pytest.mark.parametrize(
+    ("size", "scale"), [((64, 64), 1), ((256, 192), 4), ((1024, 768), 4), ((512, 512), 8)]
+)
+def test_quick_takes_fewer_evaluations_than_the_models_defaults(name, size, scale):
+    """Also where one window covers everything, so that fewer windows cannot be what saves."""
+    quick = models.presets(name)["quick"]
+    assert evaluations(name, size, scale, **quick) < evaluations(name, size, scale)
+
+
+@pytest.mark.parametrize("name", models.KNOWN)
+def test_paper_is_the_papers_or_is_not_offered(name):
+    offered = models.presets(name)
+    if models.KNOWN[name].no_paper:
+        assert list(offered) == ["quick"]
+        with pytest.raises(
+            CupscaleError, match=f"model {name} cannot do preset paper: .*; choose quick"
+        ) as caught:
+            models.preset(name, "paper")
+        assert models.KNOWN[name].no_paper in str(caught.value) and "\n" not in str(caught.value)
+        return
+    assert list(offered) == list(PRESETS)
+    paper = Settings.build(models.defaults(name), offered["paper"])
+    assert (paper.strength, paper.steps, paper.run_steps) == (0.45, 50, 23)  # S = 0.45 T
+    assert (paper.overlap, paper.structure, paper.flat_guidance) == (0.5, 1.0, 1.0)
+    assert (paper.upscaler, paper.fidelity) == ("bicubic", 0.0)
+    assert paper.guidance == Settings.build(models.defaults(name)).guidance > 1
+
+
+def test_the_bundled_model_and_the_distilled_ones_have_no_paper():
+    without = {name for name, known in models.KNOWN.items() if known.no_paper}
+    assert without == {"tiny", "sd15-lcm", "sdxl-lightning", "sdxl-lcm", "z-image-turbo"}
+
+
+@pytest.mark.parametrize("name", models.KNOWN)
+def test_quick_stays_near_the_strength_that_suits_the_model(name):
+    usual = Settings.build(models.defaults(name))
+    quick = Settings.build(models.defaults(name), models.presets(name)["quick"])
+    assert quick.strength <= usual.strength
+
+
+def test_a_model_without_a_name_has_the_presets_of_its_family():
+    assert list(models.presets("owner/name")) == list(PRESETS)
+    assert list(models.presets("owner/turbo", FEW)) == ["quick"]
+    usual = Settings.build(models.defaults("owner/turbo", FEW))
+    quick = Settings.build(models.defaults("owner/turbo", FEW), models.preset("owner/turbo", "quick", FEW))
+    assert quick.run_steps < usual.run_steps
+    with pytest.raises(CupscaleError, match="distilled"):
+        models.preset("owner/turbo", "paper", FEW)
+
+
+def test_an_unknown_preset_lists_the_presets():
+    with pytest.raises(CupscaleError, match="unknown preset 'fast': choose one of quick, paper"):
+        models.preset("sdxl", "fast")
+    assert models.preset("sdxl", None) == {}
