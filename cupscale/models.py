@@ -83,7 +83,7 @@ KNOWN: dict[str, Known] = {
         geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000),
         defaults={
             "strength": 0.1,
-            "steps": 30,
+            "steps": 20,
             "guidance": 5.0,
             "flat_guidance": 0.0,
             "negative_prompt": "blurred, smooth",
@@ -93,7 +93,7 @@ KNOWN: dict[str, Known] = {
             "cutoff": 0.2,
             "scheduler": "euler",
         },
-        quick={"steps": 20},
+        quick={"steps": 10},
         no_paper="it is made for a strength of 0.1, and more turns its pictures into coloured noise",
         note="bundled; runs on a CPU",
         memory=2,

@@ -264,9 +264,9 @@ def run_ours(pipe, **settings) -> Callable[[np.ndarray], np.ndarray]:
 
 def run_realesrgan(small: np.ndarray) -> np.ndarray:
     """Enlarge by 4 with Real-ESRGAN x4plus (Wang et al. 2021, arXiv 2107.10833)."""
-    from cupscale.upscalers import initial_image
+    from cupscale.upscalers import base_upscale
 
-    large = initial_image(as_image(small), (small.shape[1] * SCALE, small.shape[0] * SCALE), "realesrgan")
+    large = base_upscale(as_image(small), (small.shape[1] * SCALE, small.shape[0] * SCALE), "realesrgan")
     return np.asarray(large).astype(np.float32) / 255
 
 

