@@ -635,6 +635,51 @@ def test_another_scheduler_that_is_asked_for_takes_pndms_place(load):
     assert schedule.noised(torch.zeros(1), torch.ones(1), 0).item() == pytest.approx(sigma / alpha, abs=1e-4)
 
 
+@pytest.mark.parametrize("scheduler", ["model", "euler", "ddim"])
+def test_a_step_of_flow_goes_along_the_velocity(load, scheduler):
+    """x + (s' - s) v, another v at each step."""
+    schedule = adapt(load("sd3")).schedule(settings(scheduler=scheduler, strength=0.5, steps=8))
+    levels = [*(t.item() / 1000 for t in schedule.timesteps), 0.0]
+    sample = X0
+    for i in range(4):
+        velocity = NOISE * (i + 1)
+        expected = sample + (levels[i + 1] - levels[i]) * velocity
+        sample = schedule.step(velocity, sample, i)
+        assert torch.allclose(sample, expected, atol=1e-4)
+
+
+def test_a_flow_models_own_scheduler_is_run_unless_another_is_asked_for(load):
+    """LCM's leaps to the estimate and adds noise, of stream 2; Euler's goes along."""
+    pipe = load("sd3")
+    pipe.scheduler = diffusers.FlowMatchLCMScheduler(shift=3.0)
+    for scheduler in ("model", "euler"):
+        schedule = adapt(pipe).schedule(settings(scheduler=scheduler, strength=0.5, steps=8, seed=7))
+        here, there = (t.item() / 1000 for t in schedule.timesteps[:2])
+        own = torch.randn(X0.shape, generator=torch.Generator().manual_seed((7 + 2 * 0x9E3779B9) % 2**32))
+        leap = (1 - there) * (X0 - here * NOISE) + there * own
+        expected = leap if scheduler == "model" else X0 + (there - here) * NOISE
+        assert torch.allclose(schedule.step(NOISE, X0, 0), expected, atol=1e-4)
+
+
+def test_dpm_of_flow_is_of_second_order(load):
+    """DPM-Solver++ (2M) by hand, in lambda = log((1 - s) / s)."""
+    schedule = adapt(load("sd3")).schedule(settings(scheduler="dpm++2m", strength=0.75, steps=16))
+    unit = torch.ones(1), torch.zeros(1)
+    levels = [schedule.noised(unit[1], unit[0], i).item() for i in range(5)]
+    lambdas = [math.log((1 - s) / s) for s in levels]
+    sample, before = X0, None
+    for i in range(4):
+        velocity = NOISE * (i + 1) ** 2
+        x0 = sample - levels[i] * velocity
+        h = lambdas[i + 1] - lambdas[i]
+        expected = levels[i + 1] / levels[i] * sample - (1 - levels[i + 1]) * math.expm1(-h) * x0
+        if before is not None:
+            slope = (x0 - before) * h / (lambdas[i] - lambdas[i - 1])
+            expected = expected - 0.5 * (1 - levels[i + 1]) * math.expm1(-h) * slope
+        sample, before = schedule.step(velocity, sample, i), x0
+        assert torch.allclose(sample, expected, atol=1e-3), i
+
+
 @pytest.mark.parametrize(
     ("tokens", "mu"),
     [((96, 320), 0.5 + 0.65 * (64 - 96) / 224), ((64, 320), 0.5), ((16, 112), 0.5 + 0.65 * 0.5)],
