@@ -635,13 +635,77 @@ def test_another_scheduler_that_is_asked_for_takes_pndms_place(load):
     assert schedule.noised(torch.zeros(1), torch.ones(1), 0).item() == pytest.approx(sigma / alpha, abs=1e-4)
 
 
+@pytest.mark.parametrize("scheduler", ["model", "euler", "ddim"])
+def test_a_step_of_flow_goes_along_the_velocity(load, scheduler):
+    """x + (s' - s) v, another v at each step."""
+    schedule = adapt(load("sd3")).schedule(settings(scheduler=scheduler, strength=0.5, steps=8))
+    levels = [*(t.item() / 1000 for t in schedule.timesteps), 0.0]
+    sample = X0
+    for i in range(4):
+        velocity = NOISE * (i + 1)
+        expected = sample + (levels[i + 1] - levels[i]) * velocity
+        sample = schedule.step(velocity, sample, i)
+        assert torch.allclose(sample, expected, atol=1e-4)
+
+
+def test_a_flow_models_own_scheduler_is_run_unless_another_is_asked_for(load):
+    """LCM's leaps to the estimate and adds noise, of stream 2; Euler's goes along."""
+    pipe = load("sd3")
+    pipe.scheduler = diffusers.FlowMatchLCMScheduler(shift=3.0)
+    for scheduler in ("model", "euler"):
+        schedule = adapt(pipe).schedule(settings(scheduler=scheduler, strength=0.5, steps=8, seed=7))
+        here, there = (t.item() / 1000 for t in schedule.timesteps[:2])
+        own = torch.randn(X0.shape, generator=torch.Generator().manual_seed((7 + 2 * 0x9E3779B9) % 2**32))
+        leap = (1 - there) * (X0 - here * NOISE) + there * own
+        expected = leap if scheduler == "model" else X0 + (there - here) * NOISE
+        assert torch.allclose(schedule.step(NOISE, X0, 0), expected, atol=1e-4)
+
+
+def test_dpm_of_flow_is_of_second_order(load):
+    """DPM-Solver++ (2M) by hand, in lambda = log((1 - s) / s)."""
+    schedule = adapt(load("sd3")).schedule(settings(scheduler="dpm++2m", strength=0.75, steps=16))
+    unit = torch.ones(1), torch.zeros(1)
+    levels = [schedule.noised(unit[1], unit[0], i).item() for i in range(5)]
+    lambdas = [math.log((1 - s) / s) for s in levels]
+    sample, before = X0, None
+    for i in range(4):
+        velocity = NOISE * (i + 1) ** 2
+        x0 = sample - levels[i] * velocity
+        h = lambdas[i + 1] - lambdas[i]
+        expected = levels[i + 1] / levels[i] * sample - (1 - levels[i + 1]) * math.expm1(-h) * x0
+        if before is not None:
+            slope = (x0 - before) * h / (lambdas[i] - lambdas[i - 1])
+            expected = expected - 0.5 * (1 - levels[i + 1]) * math.expm1(-h) * slope
+        sample, before = schedule.step(velocity, sample, i), x0
+        assert torch.allclose(sample, expected, atol=1e-3), i
+
+
+def test_dpm_of_diffusion_is_of_second_order(load):
+    """The same in lambda = log(alpha / sigma)."""
+    schedule = adapt(load("sdxl")).schedule(settings(scheduler="dpm++2m", strength=0.75, steps=16))
+    scales = [vp(t.item()) for t in schedule.timesteps[:5]]
+    lambdas = [math.log(alpha / sigma) for alpha, sigma in scales]
+    sample, before = X0, None
+    for i in range(4):
+        (alpha, sigma), (alpha_next, sigma_next) = scales[i : i + 2]
+        noise = NOISE * (i + 1) ** 2
+        x0 = (sample - sigma * noise) / alpha
+        h = lambdas[i + 1] - lambdas[i]
+        expected = sigma_next / sigma * sample - alpha_next * math.expm1(-h) * x0
+        if before is not None:
+            slope = (x0 - before) * h / (lambdas[i] - lambdas[i - 1])
+            expected = expected - 0.5 * alpha_next * math.expm1(-h) * slope
+        sample, before = schedule.step(noise, sample, i), x0
+        assert torch.allclose(sample, expected, rtol=1e-3, atol=2e-3), i
+
+
 @pytest.mark.parametrize(
     ("tokens", "mu"),
     [((96, 320), 0.5 + 0.65 * (64 - 96) / 224), ((64, 320), 0.5), ((16, 112), 0.5 + 0.65 * 0.5)],
 )
-@pytest.mark.parametrize("scheduler", ["euler", "dpm++2m"])
-def test_a_dynamic_shift_is_linear_in_a_windows_tokens(load, tokens, mu, scheduler):
-    """A window of native size is 16 cells, 8 tokens a side: 64. s = e^mu u / (1 + (e^mu - 1) u)."""
+@pytest.mark.parametrize(("scheduler", "even"), [("euler", 1 - 0.999 / 3), ("dpm++2m", 0.999 * 0.75)])
+def test_a_dynamic_shift_is_linear_in_a_windows_tokens(load, tokens, mu, scheduler, even):
+    """A window of native size is 16 cells, 8 tokens a side: 64. s = e^mu u / (1 + (e^mu - 1) u), u the second of four."""
     pipe = load("sd3")
     shift = {
         "base_image_seq_len": tokens[0],
@@ -651,14 +715,9 @@ def test_a_dynamic_shift_is_linear_in_a_windows_tokens(load, tokens, mu, schedul
     }
     pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **shift)
     schedule = adapt(pipe).schedule(settings(scheduler=scheduler, strength=1.0, steps=4))
-    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=math.exp(mu))
-    plain = adapt(pipe).schedule(settings(scheduler=scheduler, strength=1.0, steps=4))
+    level = schedule.noised(torch.zeros(1), torch.ones(1), 1).item()
     factor = math.exp(mu)
-    levels = schedule.noised(torch.zeros(1), torch.ones(1), 1).item()
-    unshifted = levels / (factor - (factor - 1) * levels)
-    even = plain.noised(torch.zeros(1), torch.ones(1), 1).item()
-    assert 0.5 < unshifted < 0.9
-    assert levels == pytest.approx(even, abs=0.02)
+    assert level == pytest.approx(factor * even / (1 + (factor - 1) * even), abs=1e-4)
 
 
 def test_w_t_step_by_step_through_a_real_network(load):
