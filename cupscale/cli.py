@@ -193,7 +193,7 @@ _FILE_FLAGS = _flags(
 )
 
 
-class Frame(click.ParamType):
+class Frame(click.ParamType[tuple[int, int]]):
     """'3840x2160' to (3840, 2160)."""
 
     name = "WxH"
@@ -271,6 +271,7 @@ def main() -> None:
 @click.pass_context
 def upscale(
     ctx: click.Context,
+    /,
     images: tuple[Path, ...],
     preset: str | None,
     settings_file: Path | None,

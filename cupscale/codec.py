@@ -57,7 +57,7 @@ class PixelCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         force_upcast: bool = False,
         source_scale: float = 2.0,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.block_size = 2 ** (len(block_out_channels) - 1)
         if latent_channels != in_channels * self.block_size**2 or in_channels != out_channels:
             raise ValueError(

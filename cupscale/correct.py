@@ -1,8 +1,8 @@
 """What the finished picture keeps of the input: back-projection, flat places, and grey.
 
 Back-projection (Irani and Peleg 1991): out += up(gain (input - down(out))), with Pillow's Lanczos resize for `up` and
-`down`, in float, `ROUNDS` times. After it, the result made small again is the input, so far as the gain goes. The gain is the setting
-`fidelity` for the finest part of the difference; the broad part, colours and light, follows four times as early
+`down`, in float, `ROUNDS` times. After it, the result made small again is the input, so far as the gain goes. The gain is
+the setting `fidelity` for the finest part of the difference; the broad part, colours and light, follows four times as early
 (ours), since an input that is noisy or blocky still has the right colours. A network's shift of colour goes with it.
 
 Where the input does not change at all over `FLAT_PX` pixels each way, the result does not either (ours): a page stays

@@ -30,9 +30,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(folder):
     with serve(
-        folder, SPACE_ID="someone/cupscale", CUPSCALE_CAPTION_CHARS="100", CUPSCALE_UPLOAD_BYTES="100000",
+        folder,
+        SPACE_ID="someone/cupscale",
+        CUPSCALE_CAPTION_CHARS="100",
+        CUPSCALE_UPLOAD_BYTES="100000",
         CUPSCALE_CAPTIONERS="away=http://127.0.0.1:9/v1",
-    ) as address:  # fmt: skip
+    ) as address:
         yield address
 
 

@@ -198,10 +198,15 @@ def test_one_region_with_all_priors_off_is_the_pipelines_img2img(load, name, gui
                 lambda image, t, *rest, **kw: img2img.scheduler.scale_noise(z, t, noise),
             )
         theirs = img2img(
-            "a red fox", image=photo(side, side) if name == "z-image" else z, strength=0.5, num_inference_steps=6,
-            guidance_scale=guidance - 1 if name == "z-image" else guidance, generator=torch.Generator().manual_seed(3),
-            output_type="latent", **size,
-        ).images  # fmt: skip
+            "a red fox",
+            image=photo(side, side) if name == "z-image" else z,
+            strength=0.5,
+            num_inference_steps=6,
+            guidance_scale=guidance - 1 if name == "z-image" else guidance,
+            generator=torch.Generator().manual_seed(3),
+            output_type="latent",
+            **size,
+        ).images
     assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
 
 
@@ -220,9 +225,17 @@ def test_one_region_with_all_priors_off_is_pixarts_own_run(load, name, guidance)
     pipe.set_progress_bar_config(disable=True)
     side = 16 * backbone.geometry.cell
     theirs = pipe(
-        "a red fox", negative_prompt="", latents=first, num_inference_steps=6, guidance_scale=guidance, height=side, width=side,
-        output_type="latent", clean_caption=False, use_resolution_binning=False,
-    ).images  # fmt: skip
+        "a red fox",
+        negative_prompt="",
+        latents=first,
+        num_inference_steps=6,
+        guidance_scale=guidance,
+        height=side,
+        width=side,
+        output_type="latent",
+        clean_caption=False,
+        use_resolution_binning=False,
+    ).images
     assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
 
 
@@ -368,9 +381,16 @@ def test_a_dynamic_shift_looks_at_a_window_and_not_at_the_canvas(folders, tmp_pa
     img2img = diffusers.StableDiffusion3Img2ImgPipeline(**pipe.components)
     img2img.set_progress_bar_config(disable=True)
     theirs = img2img(
-        "a red fox", image=z, strength=0.5, num_inference_steps=6, guidance_scale=1.0, height=64, width=64,
-        generator=torch.Generator().manual_seed(3), output_type="latent",
-    ).images  # fmt: skip
+        "a red fox",
+        image=z,
+        strength=0.5,
+        num_inference_steps=6,
+        guidance_scale=1.0,
+        height=64,
+        width=64,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+    ).images
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
@@ -476,8 +496,14 @@ def test_sd3_runs_without_its_t5(tmp_path):
 def test_an_unsupported_pipeline_lists_the_supported():
     with pytest.raises(CupscaleError) as error:
         adapt(object())
-    for name in ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline",
-                 "StableDiffusion3Pipeline", "ZImagePipeline"):  # fmt: skip
+    for name in (
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "StableDiffusion3Pipeline",
+        "ZImagePipeline",
+    ):
         assert name in str(error.value)
 
 

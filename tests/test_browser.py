@@ -26,9 +26,18 @@ from cupscale.page import links
 from cupscale.settings import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # fmt: skip
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
 WAIT = int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60")) * 1000
 
 try:
@@ -151,8 +160,10 @@ def test_upload_run_progress_slider_lens_downloads(page, url, small, tmp_path):
     pane = lens.locator("span").nth(1)
     assert pane.evaluate("e => e.style.backgroundSize") == "128px 96px"  # one pixel to one pixel
 
-    shown = [page.locator(f"#result .cu-{which}").evaluate("e => [e.naturalWidth, e.naturalHeight]")
-             for which in ("before", "after")]  # fmt: skip
+    shown = [
+        page.locator(f"#result .cu-{which}").evaluate("e => [e.naturalWidth, e.naturalHeight]")
+        for which in ("before", "after")
+    ]
     assert shown == [[128, 96], [128, 96]]
     for what, kind in (("#png", "PNG"), ("#webp", "WEBP"), ("#jpeg", "JPEG")):
         file = tmp_path / download(page, what).suggested_filename

@@ -446,9 +446,15 @@ def test_a_t5_folder_with_only_its_sentencepiece_model_loads(tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("a fox in the snow\nthe old boat on a lake\n" * 50)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(words), model_prefix=str(tmp_path / "spiece"), vocab_size=21, minloglevel=2,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
-    )  # fmt: skip
+        input=str(words),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=21,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
     tokenizer = T5Tokenizer.from_pretrained(str(tmp_path))
     ids = tokenizer("the fox").input_ids
     assert ids[-1] == 1 and tokenizer.decode(ids, skip_special_tokens=True) == "the fox"

@@ -104,9 +104,16 @@ def test_one_region_with_all_priors_off_is_diffusers_img2img(pipe, scheduler, pr
     pipe.scheduler.register_to_config(prediction_type=prediction)
     backbone = adapt(pipe)
     settings = cupscale.Settings.build(
-        attention=0, detail=0, structure=0, strength=0.5, steps=6, guidance=guidance, seed=3, scheduler=scheduler,
+        attention=0,
+        detail=0,
+        structure=0,
+        strength=0.5,
+        steps=6,
+        guidance=guidance,
+        seed=3,
+        scheduler=scheduler,
         prompt="a red fox",
-    )  # fmt: skip
+    )
     cells = Size(16, 16)
     z = draw_noise((1, 4, *cells), 11)
     with backbone.denoiser(settings, [None], cells, cells) as denoiser:
@@ -121,9 +128,16 @@ def test_one_region_with_all_priors_off_is_diffusers_img2img(pipe, scheduler, pr
     img2img.set_progress_bar_config(disable=True)
     side = 16 * backbone.geometry.cell
     theirs = img2img(
-        "a red fox", image=z, strength=0.5, num_inference_steps=6, guidance_scale=guidance,
-        generator=torch.Generator().manual_seed(3), output_type="latent", original_size=(side, side), target_size=(side, side),
-    ).images  # fmt: skip
+        "a red fox",
+        image=z,
+        strength=0.5,
+        num_inference_steps=6,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+        original_size=(side, side),
+        target_size=(side, side),
+    ).images
     assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
 
 

@@ -99,8 +99,10 @@ def test_networks_give_the_size_and_the_same_picture(name: str, size: tuple[int,
 def test_realesrgan_is_sharper_than_lanczos() -> None:
     edge = Image.new("RGB", (32, 32), "black")
     edge.paste("white", (16, 0, 32, 32))
-    steps = [np.abs(np.diff(array(base_upscale(edge, (128, 128), m))[64, :, 0])).max() for m in
-             ("realesrgan", "lanczos")]  # fmt: skip
+    steps = [
+        np.abs(np.diff(array(base_upscale(edge, (128, 128), m))[64, :, 0])).max()
+        for m in ("realesrgan", "lanczos")
+    ]
     assert steps[0] > 1.5 * steps[1]
 
 
@@ -203,8 +205,11 @@ def test_a_picture_is_enlarged_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr(networks, "enlarge", again)
     assert base_upscale(picture(16, 16), (50, 50), "anime", cache=cache).tobytes() == first.tobytes()
-    for other in ((picture(16, 17), (50, 50), "anime"), (picture(16, 16), (51, 50), "anime"),
-                  (picture(16, 16), (50, 50), "realesrgan")):  # fmt: skip
+    for other in (
+        (picture(16, 17), (50, 50), "anime"),
+        (picture(16, 16), (51, 50), "anime"),
+        (picture(16, 16), (50, 50), "realesrgan"),
+    ):
         with pytest.raises(AssertionError, match="enlarged again"):
             base_upscale(*other, cache=cache)
 

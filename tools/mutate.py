@@ -134,24 +134,30 @@ def _changes(node: ast.AST) -> Iterator[Change]:
         for k, operator in enumerate(node.ops):
             for other in OPERATORS[type(operator)]:
                 yield _set(node.ops, k, other())
-    elif isinstance(node, ast.Constant):
-        if isinstance(node.value, bool):
-            yield _set(node, "value", not node.value)
-        elif isinstance(node.value, int | float):
-            yield _set(node, "value", node.value + 1)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield _set(node, "value", not node.value if isinstance(node.value, bool) else node.value + 1)
     elif isinstance(node, ast.Slice):
-        for name in ("lower", "upper", "step"):
-            bound = getattr(node, name)
-            if bound is not None and getattr(bound, "value", bound) != 0:  # 0: is the same as no bound
-                yield _set(node, name, None)
-    elif isinstance(node, ast.Call):
-        if _name(node.func) not in COMMUTATIVE:
-            yield from _swaps(node.args)
+        yield from _unbound(node)
+    elif isinstance(node, ast.Call) and _name(node.func) not in COMMUTATIVE:
+        yield from _swaps(node.args)
     elif isinstance(node, ast.List | ast.Tuple) and isinstance(node.ctx, ast.Load):
         yield from _swaps(node.elts)
     elif isinstance(node, ast.IfExp):
         yield _swap(node, "body", node, "orelse")
-    for name, child in ast.iter_fields(node):  # -x and not x, wherever they stand
+    yield from _positive(node)
+
+
+def _unbound(node: ast.Slice) -> Iterator[Change]:
+    """A bound is left out."""
+    for name in ("lower", "upper", "step"):
+        bound = getattr(node, name)
+        if bound is not None and getattr(bound, "value", bound) != 0:  # 0: is the same as no bound
+            yield _set(node, name, None)
+
+
+def _positive(node: ast.AST) -> Iterator[Change]:
+    """-x and not x become x, wherever they stand."""
+    for name, child in ast.iter_fields(node):
         for owner, key, inner in _children(node, name, child):
             if isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.USub | ast.Not):
                 yield _set(owner, key, inner.operand)

@@ -35,8 +35,12 @@ class PixArtBackbone(DiffusersBackbone):
 
     def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
         text, mask, other, other_mask = self.pipe.encode_prompt(
-            prompt, guided, negative_prompt=negative, device=self.device, max_sequence_length=rule_of(self._family(), ()).length
-        )  # fmt: skip
+            prompt,
+            guided,
+            negative_prompt=negative,
+            device=self.device,
+            max_sequence_length=rule_of(self._family(), ()).length,
+        )
         return Text(text, mask=mask), Text(other, mask=other_mask) if guided else None
 
     def _denoiser(

@@ -152,9 +152,13 @@ class FlowSchedule(_Truncated):
         if name == "dpm++2m":
             shift = math.exp(options.pop("mu")) if "mu" in options else config.get("shift", 1.0)
             scheduler = DPMSolverMultistepScheduler(
-                num_train_timesteps=config.num_train_timesteps, prediction_type="flow_prediction", use_flow_sigmas=True,
-                flow_shift=shift, algorithm_type="dpmsolver++", solver_order=2,
-            )  # fmt: skip
+                num_train_timesteps=config.num_train_timesteps,
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                flow_shift=shift,
+                algorithm_type="dpmsolver++",
+                solver_order=2,
+            )
         elif name == "model":
             scheduler = copy.deepcopy(scheduler)
         else:  # DDIM of a straight line is Euler's step

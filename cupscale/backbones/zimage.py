@@ -178,8 +178,15 @@ class ZImageDenoiser(RegionDenoiser):
         """The network's own way of joining image and text, with the regions' captions put behind them."""
 
         def joined(
-            x: Any, x_freqs: Any, x_lengths: Any, x_noise: Any, words: Any, word_freqs: Any, word_lengths: Any, *rest: Any
-        ) -> Any:  # fmt: skip
+            x: Any,
+            x_freqs: Any,
+            x_lengths: Any,
+            x_noise: Any,
+            words: Any,
+            word_freqs: Any,
+            word_lengths: Any,
+            *rest: Any,
+        ) -> Any:
             layout = self.layout
             sequence, freqs, mask, noise = build(
                 x, x_freqs, x_lengths, x_noise, words, word_freqs, word_lengths, *rest

@@ -264,9 +264,15 @@ def crops(image: Image.Image, boxes: Sequence[PixelBox], output: tuple[int, int]
     for left, top, right, bottom in boxes:
         x, y = min(int(left * sx), image.width - 1), min(int(top * sy), image.height - 1)
         regions.append(
-            image.crop((x, y, max(x + 1, min(image.width, math.ceil(right * sx))),
-                        max(y + 1, min(image.height, math.ceil(bottom * sy)))))
-        )  # fmt: skip
+            image.crop(
+                (
+                    x,
+                    y,
+                    max(x + 1, min(image.width, math.ceil(right * sx))),
+                    max(y + 1, min(image.height, math.ceil(bottom * sy))),
+                )
+            )
+        )
     return regions
 
 

@@ -150,9 +150,16 @@ class _Loaded:
             processor.image_processor.do_image_splitting = False
         config = copy.deepcopy(model.generation_config)
         config.update(
-            do_sample=False, temperature=None, top_p=None, top_k=None, num_beams=1, early_stopping=False,
-            max_length=None, max_new_tokens=NEW_TOKENS, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            num_beams=1,
+            early_stopping=False,
+            max_length=None,
+            max_new_tokens=NEW_TOKENS,
+            pad_token_id=tokenizer.pad_token_id,
+        )
         self.config = config
 
     def _chat(self, requests: Sequence[Request]) -> Any:

@@ -49,7 +49,7 @@ class UpscaleTab:
 
     def _build_input(self) -> None:
         session, controls = self._session, self._session.controls
-        session.image.render()
+        session.image.render()  # type: ignore[no-untyped-call]
         self.inside = gr.Button(
             "This picture was made here: use the settings inside it",
             size="sm",

@@ -29,9 +29,12 @@ SWEEP = "from cupscale.page import scratch; print(scratch.sweep_left())"
 def holder(tmp: Path):
     """A process with a folder in `tmp`: (process, its root)."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD], env={**os.environ, "TMPDIR": str(tmp)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", HOLD],
+        env={**os.environ, "TMPDIR": str(tmp)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout is not None
         yield process, Path(process.stdout.readline().strip())

@@ -117,13 +117,23 @@ def forbidden(folder, uploads):
         inner.mkdir()
     relative = os.path.relpath(outside)
     named = {
-        "outside": outside, "outside, from the upload folder": f"{uploads}/../../../private.png", "relative": relative,
-        "link": link, "loop": loop, "pipe": pipe, "folder": inner, "the upload folder": uploads, "zero": "/dev/zero",
-        "nothing": folder / "no such file.png", "a zero byte": f"{outside}\0", "a long name": "/" + "x" * 5000,
-        "the process": "/proc/self/environ", "file URL": f"file://{outside}",
+        "outside": outside,
+        "outside, from the upload folder": f"{uploads}/../../../private.png",
+        "relative": relative,
+        "link": link,
+        "loop": loop,
+        "pipe": pipe,
+        "folder": inner,
+        "the upload folder": uploads,
+        "zero": "/dev/zero",
+        "nothing": folder / "no such file.png",
+        "a zero byte": f"{outside}\0",
+        "a long name": "/" + "x" * 5000,
+        "the process": "/proc/self/environ",
+        "file URL": f"file://{outside}",
         "this server's address": f"http://127.0.0.1/gradio_api/file={outside}",
         "beside the examples": ASSETS / "examples" / "index.json",
-    }  # fmt: skip
+    }
     values = {name: {"path": str(path), "meta": META} for name, path in named.items()}
     values["no meta"] = {"path": str(outside)}
     values["no meta, a pipe"] = {"path": str(pipe)}
@@ -195,9 +205,15 @@ def test_uploads_examples_and_data_urls_are_taken(url, config, folder):
 
 
 @pytest.mark.parametrize(
-    "address", ["http://127.0.0.1:9/a.png", "http://169.254.169.254/latest/meta-data/", "https://example.com/a.png",
-                "HTTP://localhost/a.png", "http://[::1]/a.png"],
-)  # fmt: skip
+    "address",
+    [
+        "http://127.0.0.1:9/a.png",
+        "http://169.254.169.254/latest/meta-data/",
+        "https://example.com/a.png",
+        "HTTP://localhost/a.png",
+        "http://[::1]/a.png",
+    ],
+)
 def test_nothing_is_fetched_from_an_address(url, config, address):
     plan = next(d for d in config["dependencies"] if d["api_name"] == "plan")
     answer = answer_of(url, plan, data_of(config, plan, 0, {"path": address, "meta": META}))
