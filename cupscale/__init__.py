@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cupscale.backbones import Tiles
+    from cupscale.batch import upscale_many
     from cupscale.captioners import Captioned, Captioner, Captioning, open_captioner
     from cupscale.errors import CupscaleError
     from cupscale.events import Event, Finished, Planned, Preview, Progress, Result
@@ -48,9 +49,11 @@ __all__ = [
     "open_captioner",
     "stream",
     "upscale",
+    "upscale_many",
 ]
 
 _HOMES = {
+    "batch": ("upscale_many",),
     "backbones": ("Tiles",),
     "captioners": ("Captioned", "Captioner", "Captioning", "open_captioner"),
     "errors": ("CupscaleError",),
