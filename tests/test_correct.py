@@ -103,7 +103,7 @@ def test_a_flat_place_loses_what_was_invented_there():
     pixels = to_tensor(page.resize((128, 96)))[0] - torch.rand(3, 96, 128) * 0.3
     correct(pixels, page, 0.25)
     result = np.asarray(to_image(pixels))
-    assert result[40:, 40:].min() == 255 and result[24, 24].max() < 255
+    assert result[40:, 40:].min() == 255 and result[24, 24].min() < 255
 
 
 def test_grey_is_the_same_in_all_channels():
