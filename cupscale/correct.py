@@ -1,8 +1,8 @@
 """What the finished picture keeps of the input: back-projection, flat places, and grey.
 
 Back-projection (Irani and Peleg 1991): out += up(gain (input - down(out))), with Pillow's Lanczos resize for `up` and
-`down`, in float, `ROUNDS` times. After it, the result made small again is the input, so far as the gain goes. The gain is
-the setting `fidelity` for the finest part of the difference; the broad part, colours and light, follows four times as early
+`down`, in float, `ROUNDS` times. After it, the result made small again is the input, so far as the gain goes. The gain is the
+setting `fidelity` for the finest part of the difference; the broad part, colours and light, follows four times as early
 (ours), since an input that is noisy or blocky still has the right colours. A network's shift of colour goes with it.
 
 Where the input does not change at all over `FLAT_PX` pixels each way, the result does not either (ours): a page stays
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-ROUNDS = 4  # down(up(x)) is not x near the finest frequency, and what lies near black or white is clipped
+ROUNDS = 6  # down(up(x)) is not x near the finest frequency, and what lies near black or white is clipped
 BROAD_PX = 4  # of the input: the coarser part of a difference is what is left after a mean over so many
 FLAT_PX = 3  # what Lanczos sees, so that the plain enlargement is exactly constant there
 _BAND_PX = 2**20  # pixels of the result at once

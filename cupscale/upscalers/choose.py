@@ -33,7 +33,7 @@ COLOURED = (
 NOISY = 3.5  # levels of colour noise, from which on RealSR makes cracks of it; sigma 5 gives 5.1 and more
 GRAIN = 1.1  # levels, where there is none in the colours; undamaged photographs have 0.3 in the median, but rind has 2.5
 DRAWN = 0.4  # share of pixels that are the same as their neighbours
-HIGH, LOW = 1.0, 0.15  # fidelity on clean and on damaged input
+HIGH, LOW = 1.0, 0.1  # fidelity on clean and on damaged input
 
 _STEPS = np.arange(2, 41, dtype=np.float32)  # of quantization, that are looked for
 _WAVES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (0, 3), (3, 0))  # (down, across)
