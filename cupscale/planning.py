@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size, plan_regions
-from cupscale.settings import MAX_SCALE, Settings
+from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
 
-MIN_SIDE_PX = 16
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
 
 
@@ -171,25 +170,20 @@ def make_plan(
     *,
     caption_calls: int = 0,
 ) -> Plan:
-    """Plan a run for an image of (width, height) pixels.
+    """Plan a run.
 
-    speed: seconds for one network `sample` of a window of `cells` and for one megapixel of everything else
-        (`{"sample": s, "cells": c, "megapixel": m}`), as measured by earlier runs; "call", where it is there, for
-        one call of the captioner.
-    caption_calls: see `cupscale.captioners.caption_calls`.
-    Raises CupscaleError for an image or an output outside the limits.
+    Args:
+        image_size: (width, height) of the input in pixels.
+        settings: Of the run.
+        geometry: Of the model.
+        speed: Seconds for one network `sample` of a window of `cells` and for one `megapixel` of everything else, as
+            measured by earlier runs; `call`, where it is there, for one call of the captioner.
+        caption_calls: See `cupscale.captioners.caption_calls`.
+
+    Raises:
+        CupscaleError: The image or the output is outside the limits.
     """
-    if min(image_size) < MIN_SIDE_PX:
-        raise CupscaleError(
-            f"the image is {image_size[0]} x {image_size[1]} px: at least {MIN_SIDE_PX} px a side are needed"
-        )
-    output = output_size(image_size, settings.scale)
-    if max(output) > MAX_OUTPUT_PX:
-        fits = int(MAX_OUTPUT_PX / max(image_size) * 100) / 100
-        remedy = f"choose a scale of at most {fits:g}" if fits >= 1 else "make the image smaller first"
-        raise CupscaleError(
-            f"the output would be {output[0]} x {output[1]} px: the limit is {MAX_OUTPUT_PX} px a side; {remedy}"
-        )
+    output = _checked_output(image_size, settings.scale)
     align = geometry.align
     canvas_px = Size(_up(output[1], align), _up(output[0], align))
     window_px = Size(
@@ -205,7 +199,7 @@ def make_plan(
     evaluations = steps * (len(regions) + (settings.attention > 0))
     guided = settings.guidance > 1
     pixels = canvas_px.h * canvas_px.w
-    result = Plan(
+    plan = Plan(
         input=image_size,
         output=output,
         cell_px=geometry.cell,
@@ -222,14 +216,30 @@ def make_plan(
         schedule_steps=settings.steps,
         upscaler=settings.upscaler,
     )
-    if speed:
-        cells = window.h * window.w
-        seconds = (
-            result.samples * speed["sample"] * cells / speed["cells"] + pixels / 1e6 * speed["megapixel"]
+    return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
+
+
+def _checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """`output_size`, within the limits."""
+    if min(size) < MIN_SIDE_PX:
+        raise CupscaleError(
+            f"the image is {size[0]} x {size[1]} px: at least {MIN_SIDE_PX} px a side are needed"
         )
-        seconds += caption_calls * speed.get("call", 0.0)
-        result = Plan(**{**result.__dict__, "seconds": round(seconds, 1)})
-    return result
+    output = output_size(size, scale)
+    if max(output) > MAX_OUTPUT_PX:
+        fits = int(MAX_OUTPUT_PX / max(size) * 100) / 100
+        remedy = f"choose a scale of at most {fits:g}" if fits >= 1 else "make the image smaller first"
+        raise CupscaleError(
+            f"the output would be {output[0]} x {output[1]} px: the limit is {MAX_OUTPUT_PX} px a side; {remedy}"
+        )
+    return output
+
+
+def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float]) -> float:
+    """As earlier runs took. pixels: of the canvas."""
+    cells = plan.window.h * plan.window.w
+    seconds = plan.samples * speed["sample"] * cells / speed["cells"] + pixels / 1e6 * speed["megapixel"]
+    return round(seconds + plan.caption_calls * speed.get("call", 0.0), 1)
 
 
 def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:

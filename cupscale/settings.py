@@ -24,6 +24,7 @@ PRESETS = ("quick", "paper")  # see `cupscale.models.preset`
 
 MAX_SCALE = 16.0
 MAX_CAPTIONS = 4096
+MIN_SIDE_PX = 16  # of an input image
 MAX_SIDE_PX = 2**20  # of a caption's box; no output is as large
 
 

@@ -28,6 +28,7 @@ from cupscale.errors import CupscaleError
 from cupscale.images import inspect, settings_text, worker
 from cupscale.images.picture import Picture, Source
 from cupscale.images.writing import SUFFIXES
+from cupscale.settings import MIN_SIDE_PX
 
 try:
     import pillow_heif
@@ -38,7 +39,6 @@ else:
 
 MAX_PIXELS = 2**26  # 64 megapixels: 8192 x 8192
 MAX_BYTES = 64 * 2**20
-MIN_SIDE_PX = 16
 READABLE_SUFFIXES = (*SUFFIXES, ".heic", ".heif", ".gif", ".bmp", ".ppm", ".jp2")
 
 # What `read` opens. Formats that run other programs (EPS) or only hint at a picture (WMF) stay out.
