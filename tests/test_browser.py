@@ -722,3 +722,24 @@ def test_a_full_queue_says_how_much_waits_and_keeps_all(page, tmp_path):
         expect(page.locator("#run")).to_be_enabled()
         for job in jobs:
             job.cancel()
+
+
+def test_a_run_that_was_lost_says_so_after_a_reload_and_one_that_ended_does_not(page, url, small):
+    """The mark of a run stays in its tab until its end: a killed server or a reload leaves it there."""
+    visit(page, url, "seed=3&steps=50&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
+    give(page, small)
+    page.locator("#run").click()
+    expect(page.locator("#status progress")).to_be_visible()
+    expect(page.locator("#cancel")).to_be_enabled()
+    page.reload()
+    expect(page.locator("#status")).to_contain_text("The last run was lost")
+    page.reload()
+    expect(page.locator("#run")).to_be_visible()
+    expect(page.locator("#status")).not_to_contain_text("lost")
+    visit(page, url, FAST)
+    give(page, small)
+    upscale(page)
+    page.reload()
+    expect(page.locator("#run")).to_be_visible()
+    page.wait_for_function("() => !sessionStorage.getItem('cupscale-run')")
+    expect(page.locator("#status")).not_to_contain_text("lost")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ from cupscale.page.session import (
 )
 
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
+# A run leaves a mark in its tab that its end takes away. One that is still there when the page opens tells of a run that was
+# lost with the connection, the server or the page itself.
+_MARK_RUN = "() => { sessionStorage.setItem('cupscale-run', '1') }"
+_UNMARK_RUN = "() => { sessionStorage.removeItem('cupscale-run') }"
+_TELL_LOST = """(status) => {
+  if (!sessionStorage.getItem('cupscale-run')) return {__type__: 'update'}
+  sessionStorage.removeItem('cupscale-run')
+  return LOST
+}"""
 _CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#other a, a#other, #other')?.click(), 150)"
 
 
@@ -159,6 +169,10 @@ class UpscaleTab:
         self._wire_image()
         shown.wire(self.gallery, demo)
         self._wire_run()
+        lost = run.plan_html(
+            "The last run was lost: the page or its server went away. Upscale runs it again.", wrong=True
+        )
+        demo.load(None, self.status, self.status, js=_TELL_LOST.replace("LOST", json.dumps(lost)), **SILENT)
         self._wire_formats()
 
     def _wire_image(self) -> None:
@@ -180,6 +194,9 @@ class UpscaleTab:
             **GPU,
             **PRIVATE,
         )
+        self.run.click(None, js=_MARK_RUN)
+        started.success(None, js=_UNMARK_RUN)
+        self.cancel.click(None, js=_UNMARK_RUN)
         outputs = [self.status, self.viewer, self.run, self.cancel]
         self.cancel.click(self.stopped, None, outputs, cancels=[started], **SILENT)
 
