@@ -96,7 +96,11 @@ class Desk:
             ticket = self._tickets.pop(place, None)
             if ticket is not None and event is not None:
                 ticket.session = ticket.session or event
-                self._tickets.setdefault(event, ticket)
+                if (
+                    early := self._tickets.get(event)
+                ) is not None:  # its turn came before the client had its name
+                    ticket.began, ticket.expected = early.began, early.expected
+                self._tickets[event] = ticket
 
     def session(self, event: str) -> str:
         """The session that hears of an event."""

@@ -206,6 +206,18 @@ def test_a_run_that_nobody_waits_for_frees_its_place(clock):
     assert not desk.begin("e1")  # its turn comes all the same
 
 
+def test_a_turn_that_comes_before_the_name_is_the_same_run(clock):
+    desk = Desk(Limits(share=1, unheard_seconds=60))
+    place = desk.enter("a", "upscale", None)
+    assert desk.begin("e1")
+    desk.name(place, "e1")
+    assert isinstance(desk.enter("a", "upscale", None), Refusal)  # it is the visitor's
+    clock[0] += 61
+    assert desk.unheard("e1")
+    desk.end("e1")
+    assert desk.refusal("a") is None
+
+
 def test_places_are_taken_before_gradio_answers(clock):
     desk = Desk(Limits(queue=20, share=2))
     places = [desk.enter("a", "upscale", None) for _ in range(5)]
