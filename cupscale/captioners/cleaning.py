@@ -1,4 +1,4 @@
-"""What models say around a caption, taken off: preamble, quotes, markdown, refusals, loops, length."""
+"""The caption in a model's answer: without thoughts, marks, preambles, chatter and loops, and no longer than asked."""
 
 from __future__ import annotations
 
@@ -7,219 +7,140 @@ import json
 import re
 
 WORDS = 40
-LONGEST = 4000  # characters that are looked at; a caption ends far before
+LONGEST = 4000  # characters that are read; a caption ends far before
 LONGEST_CAPTION = 400
 
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
-_OPEN_THOUGHT = re.compile(r"<think(?:ing)?>.*", re.S | re.I)
-_END_THOUGHT = re.compile(r"^.*</think(?:ing)?>", re.S | re.I)
-_ROLE = re.compile(r"^.*?\b(?:assistant|ASSISTANT|Assistant)\s*(?::|\n)", re.S)
-_TAG = re.compile(r"<[|/!]?[a-zA-Z_][^<>\n]{0,60}>")
-_FENCE = re.compile(r"```[a-zA-Z]*\n?|```")
-_LINK = re.compile(r"!?\[([^\]\n]{0,200})\]\([^)\s]{0,300}\)")
-_URL = re.compile(r"(?:https?://|www\.)\S+")
-_LINE_MARK = re.compile(r"^\s*(?:#{1,6}\s+|>\s+|[-*•+]\s+|\d{1,2}[.)]\s+)")
-_EMPHASIS = re.compile(r"(\*{1,3}|_{2,3}|`+|~~)(?=\S)(.+?)(?<=\S)\1")
-_SPACE = re.compile(r"\s+")
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\A.*</think(?:ing)?>", re.S | re.I)
+_ROLE = re.compile(r"\A\W*(?:(?:user|system)\b.*\b)?assistant\s*[:\n]", re.S | re.I)
+_MARKUP = re.compile(
+    r"```\w*|<[|/!]?[a-zA-Z_][^<>\n]{0,60}>|\]\([^)\s]{0,300}\)|(?:https?://|www\.)\S+|[*`\[\]“”\"]|__|~~"
+)
+_LINE_MARK = re.compile(r"\A\s*(?:[>\-•+]|\d{1,2}[.)])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_DANGLING = re.compile(
+    r"(?:[\s,;:–-]+(?:and|or|with|of|in|on|at|the|an?|to|by|from|its|as|for|is|are))*[\s,;:–-]*\Z", re.I
+)
 
-_NOUNS = "image photograph photo picture region crop scene section area part frame view close-up closeup snapshot caption"
-_IMAGE = f"(?:{'|'.join(_NOUNS.split())})"
-_ADJECTIVES = "provided given second cropped zoomed-in zoomed attached following low-resolution"
-_WHICH = rf"(?:(?:the|this|that|your)\s+)?(?:(?:{'|'.join(_ADJECTIVES.split())})\s+){{0,2}}"
-_SHOWS = (
-    r"(?:(?:clearly\s+|mainly\s+|primarily\s+)?(?:shows?|showcases?|depicts?|displays?|features?|contains?|captures?|presents?|"
-    r"portrays?|illustrates?|consists of|focuses on|"
-    r"is a (?:close-?up )?(?:image|photo(?:graph)?|picture|view|shot) (?:of|showing)|"
-    r"is of|is|appears to (?:be|show)|seems to (?:be|show)))"
-)
-# Each is tried at the beginning, again and again, until none fits.
-_PREAMBLES = tuple(
-    re.compile(pattern, re.I)
-    for pattern in (
-        r"^(?:sure|certainly|of course|absolutely|okay|ok|yes|great|alright|got it)(?:\s+thing)?\s*[!.,:;-]+\s*",
-        r"^(?:here\s+is|here['’]s|here\s+are|below\s+is)\b[^:\n]{0,120}:\s*",
-        r"^(?:(?:one|a|short|brief|final|detailed|region|image)[\s-]+){0,3}(?:caption|description|answer|sentence|output|response|result|"
-        r"summary|image\s*\d|region)\s*\d{0,2}\s*:\s*",
-        rf"^(?:in|within|on|from)\s+{_WHICH}{_IMAGE}(?:\s+(?:of|from)\s+the\s+(?:image|picture|photo(?:graph)?))?\s*,?\s+"
-        r"(?:(?:we|you|i|one)\s+(?:can\s+)?(?:see|observe|notice)s?\s+|(?:there\s+(?:is|are)|it\s+shows)\s+)?",
-        rf"^{_WHICH}{_IMAGE}(?:\s+(?:of|from)\s+the\s+(?:image|picture|photo(?:graph)?))?\s+{_SHOWS}\b\s*:?\s*",
-        rf"^(?:this|it|that)\s+(?:is|shows|depicts|appears\s+to\s+be|seems\s+to\s+be)\s+(?:an?\s+{_IMAGE}\s+(?:of|showing)\s+)?",
-        rf"^an?\s+(?:close-?up\s+)?{_IMAGE}\s+(?:showing|depicting|featuring|of)\s+",
-        r"^(?:we|you|i|one)\s+(?:can\s+)?(?:see|observe|notice)\s+",
-        r"^there\s+(?:is|are)\s+",
-    )
-)
-_LINE_PREAMBLE = re.compile(
-    r"^(?:sure|certainly|of course|absolutely|okay|ok|here\s+(?:is|are)|here['’]s|below\s+is|"
-    r"the\s+(?:second|cropped)\s+image:?$)",
+_IMAGE = r"(?:image|photo(?:graph)?|picture|region|crop|section|scene|view)"
+# What comes before a caption. Tried again until none of it is left.
+_PREAMBLE = re.compile(
+    r"\A(?:"
+    r"(?:sure|certainly|of course|absolutely|okay|ok|yes)\b\s*[,.!:-]+"
+    r"|(?!an?\s)[^:\n]{0,80}\b(?:caption|description|answer|sentence|image|region|here)(?:\s\w+){0,3}:"
+    rf"|(?:in\s|on\s)?(?:the|this|that)\s(?:[\w-]+\s){{0,2}}{_IMAGE}\b,?(?:\sof the\s{_IMAGE},?)?"
+    r"\s(?:clearly\s)?(?:shows?|depicts?|features?|contains?|captures?|displays?|presents?|is of|is)\b"
+    rf"|(?:in|on)\s(?:the|this)\s(?:[\w-]+\s)?{_IMAGE},?"
+    r"|an?\s(?:cropped\s|detailed\s)?(?:close-?up(?:\s(?:image|photo|view))?|image|photo(?:graph)?|picture)\s(?:of|showing)\b"
+    r"|(?:this|it)\s(?:is|shows|depicts)\b|there\s(?:is|are)\b|(?:we|you|i)\s(?:can\s)?see\b"
+    r")\s*",
     re.I,
 )
 _REFUSAL = re.compile(
-    r"\b(?:i['’]?m\s+(?:really\s+|very\s+|so\s+)?sorry|i\s+am\s+(?:very\s+)?sorry|i\s+apologi[sz]e|as\s+an?\s+(?:ai|language\s+model|"
-    r"artificial)|i\s+(?:can\s*not|can['’]?t|am\s+(?:not\s+able|unable)|['’]?m\s+(?:not\s+able|unable)|do\s+not|don['’]?t|won['’]?t)\s+"
-    r"(?:\w+\s+)?(?:assist|help|see|view|describe|provide|process|identify|comply|discuss|have|analy[sz]e|access|answer|fulfil+|to)|"
-    r"(?:cannot|can['’]t|unable\s+to)\s+(?:be\s+)?(?:assist|help|describe|determin|provide|see|view|access|process)\w*|"
-    r"no\s+(?:second\s+)?image\s+(?:was|is|has\s+been|were)|(?:please|could\s+you)\s+(?:please\s+)?(?:provide|upload|share|attach|re-?upload)|"
-    r"too\s+(?:blurr(?:y|ed)|dark|small|low|pixelated|unclear)\b.{0,40}?\s+to\s+|not\s+(?:possible|enough\s+(?:detail|information))|(?:content|safety)\s+polic)",
+    r"i(?:'m| am) (?:very )?sorry|\bsorry,|apologi|as an ai|\bi (?:can't|cannot|can not)|i(?:'m| am) (?:not able|unable)|"
+    r"unable to|cannot be determined|no image|please provide|too (?:blurry|dark|small) to",
     re.I,
 )
-_CLOSING = re.compile(
-    r"^(?:(?:please\s+)?let\s+me\s+know|i\s+hope\s+(?:this|that)|feel\s+free|is\s+there\s+anything|would\s+you\s+like|if\s+you\s+(?:have|need|"
-    r"want|would)|do\s+you\s+(?:want|need)|note:|\(?\d+\s+words\)?|word\s+count|thank\s+you)",
+_CHATTER = re.compile(
+    r"let me know|i hope|feel free|would you like|note:|words\)|thank you|suggest|possibl|perhaps|probably|likely|"
+    r"(?:might|may|could) be|(?:appears|seems) to|atmosphere",
     re.I,
 )
-_GUESS = re.compile(
-    r"\b(?:suggest(?:s|ing)|possibl[ey]|perhaps|probably|likely|may\s+be|might|could\s+be|appears?\s+to|seems?\s+to|"
-    r"impression|atmosphere|mood|conveys?|evokes?)\b",
-    re.I,
-)
-_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=\S)")
-_DANGLING = re.compile(
-    r"[\s,;:–-]+(?:(?:and|or|with|a|an|the|of|in|on|at|to|by|from|its|their|is|are|that|which|while|as|very|some)\b[\s,;:–-]*)+$",
-    re.I,
-)
-_COUNT = re.compile(r"\s*\(\s*\d+\s+words\s*\)", re.I)
-_DOUBLE_QUOTES = re.compile(r"[\"“”«»]")
-_QUOTES = "\"'“”‘’«»`*_ \t"
 
 
 def clean(answer: str | None, instruction: str = "") -> str | None:
-    """The caption in a model's answer, at most 40 words, or None where there is none (empty, a refusal, no words).
+    """Take the caption out of an answer.
 
-    instruction: the one that was given, taken off where the model repeats it.
+    Args:
+        answer: What the model wrote: text, or JSON with the caption in it.
+        instruction: The one that was given. It is taken off where the model repeats it.
+
+    Returns:
+        At most 40 words, or None where there is no caption: nothing, a refusal, no words.
     """
-    if not answer:
+    text = html.unescape(_structured(_unwrapped(answer or "", instruction)))
+    text = _one_line(_MARKUP.sub(" ", text))
+    sentences = [_bare(one) for one in _SENTENCE.split(text) if one not in instruction]
+    sentences = [one for one in sentences if one]
+    if not sentences or _REFUSAL.search(sentences[0]):
         return None
-    text = html.unescape(answer[: LONGEST * 4].replace("\x00", " "))
-    text = _OPEN_THOUGHT.sub("", _END_THOUGHT.sub("", _THOUGHT.sub("", text)))[:LONGEST]
-    if instruction and instruction[:60] in text:
-        text = text[text.rindex(instruction[:60]) + len(instruction) :]
-    if re.search(r"\b(?:USER|user|User)\b\s*:?", text[:200]):
-        text = _ROLE.sub("", text, count=1)
-    text = re.sub(r"^\W*(?:assistant|ASSISTANT|Assistant)\s*(?::|\n)", "", text)
-    text = _from_json(_FENCE.sub("", text)) or _FENCE.sub("", text)
-    text = _URL.sub(" ", _LINK.sub(r"\1", _TAG.sub(" ", text)))
-    text = "".join(char if char.isprintable() or char in "\n\t" else " " for char in text).replace(
-        "\ufffd", " "
-    )
-    text = _COUNT.sub("", _DOUBLE_QUOTES.sub("", _lines(text)))
-    sentences = [_bare(sentence) for sentence in _SENTENCE.split(text) if sentence.strip() not in instruction]
-    sentences = [sentence for sentence in sentences if sentence]
-    if sentences and _REFUSAL.search(sentences[0]):
-        return None
-    text = _unlooped(" ".join(_once([one for one in sentences if not _REFUSAL.search(one)])))
-    text = _short(text)
+    rest = [one for one in sentences[1:] if not (_REFUSAL.search(one) or _CHATTER.search(one))]
+    text = _short(_unlooped(" ".join([sentences[0], *rest])))
     if len(text) > LONGEST_CAPTION:  # 40 words of no language; one without spaces is cut
         text = "" if text.isascii() else text[:LONGEST_CAPTION]
     words = re.findall(r"[^\W\d_]{2,}|[\u3040-\u9fff\uac00-\ud7a3]", text)
-    if not words or sum(map(len, words)) < len(text) * 0.4:
-        return None
-    return text
+    return text if words and sum(map(len, words)) >= len(text) * 0.4 else None
 
 
-def _from_json(text: str) -> str | None:
-    """The caption of an answer that came as a JSON object or string."""
-    text = text.strip()
-    if not text.startswith(("{", "[", '"')):
-        return None
+def _unwrapped(text: str, instruction: str) -> str:
+    """Without thoughts, a repeated instruction, role marks and characters that cannot be seen."""
+    text = _THOUGHT.sub("", text[: LONGEST * 4])[:LONGEST]
+    if instruction and instruction[:60] in text:
+        text = text[text.rindex(instruction[:60]) + len(instruction) :]
+    text = _ROLE.sub("", text).replace("’", "'")
+    return "".join(
+        char if char == "\n" or (char.isprintable() and char != "\ufffd") else " " for char in text
+    )
+
+
+def _structured(text: str) -> str:
+    """The caption of JSON, also where the answer's length limit cut it off; other text stays."""
+    found = re.search(r'\{\s*"\w+"\s*:\s*"?', text)
+    if not found:
+        return text
     try:
-        data = json.loads(text)
+        data, _ = json.JSONDecoder().raw_decode(text, found.start())
     except (ValueError, RecursionError):
-        return None
-    if isinstance(data, list) and data:
-        data = data[0]
-    if isinstance(data, dict):
-        named = [data[key] for key in ("caption", "description", "answer", "text", "sentence") if key in data]
-        data = named[0] if named else next(iter(data.values()), "")
-    return data if isinstance(data, str) else None
+        return text[found.end() :]
+    return next((value for value in (data.get("caption"), *data.values()) if isinstance(value, str)), "")
 
 
-def _lines(text: str) -> str:
-    """One line from many: list marks, headings and lines that only introduce are dropped."""
-    kept = []
-    lines = [line for line in text.splitlines() if line.strip()]
-    for place, raw in enumerate(lines):
-        line = _EMPHASIS.sub(r"\2", _LINE_MARK.sub("", raw)).strip()
-        last = place == len(lines) - 1
-        heading = raw.lstrip().startswith("#") or (line.endswith(":") and len(line.split()) <= 16)
-        if not line or (not last and (heading or (_LINE_PREAMBLE.match(line) and line.endswith((":", "!"))))):
-            continue
-        kept.append(line if line[-1] in ".!?,;:" else line + ("" if last else ","))
-    text = _SPACE.sub(" ", " ".join(kept)).strip(" ,")
-    return _EMPHASIS.sub(r"\2", text)
+def _one_line(text: str) -> str:
+    """One line from many, without list marks, headings and lines that only introduce."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [
+        _LINE_MARK.sub("", line)
+        for n, line in enumerate(lines)
+        if not line.startswith("#") and (not line.endswith(":") or n == len(lines) - 1)
+    ]
+    joined = " ".join(line if line[-1:] in ".!?,;:" else f"{line}," for line in kept)
+    return re.sub(r"\s+(?=[\s.,;:!?])", "", joined).strip(" ,")
 
 
 def _bare(sentence: str) -> str:
-    """A sentence without its preamble and quotes, or '' for a closing phrase."""
-    text = sentence.strip(_QUOTES)
-    while True:
-        before = text
-        for pattern in _PREAMBLES:
-            text = pattern.sub("", text, count=1).strip(_QUOTES)
-        if text == before:
-            break
-    return "" if _CLOSING.match(text) else text
-
-
-def _once(sentences: list[str]) -> list[str]:
-    """Every sentence once, and after the first none that only guesses."""
-    kept: list[str] = []
-    seen: set[str] = set()
-    for sentence in sentences:
-        key = re.sub(r"\W+", " ", sentence.lower()).strip()
-        broken_off = sentence[-1:] not in ".!?" and any(other.startswith(key) for other in seen)
-        if key and key not in seen and not broken_off and not (kept and _GUESS.search(sentence)):
-            seen.add(key)
-            kept.append(sentence)
-    return kept
+    """Without preambles."""
+    before = None
+    while sentence != before:
+        before, sentence = sentence, _PREAMBLE.sub("", sentence).strip(" '")
+    return sentence
 
 
 def _unlooped(text: str) -> str:
-    """Cut at the place where a phrase of up to 12 words comes for the third time in a row (a single word: too), or where
-    the parts of a list begin to repeat."""
+    """Cut where a phrase of up to 12 words comes for the third time in a row, or one of three words or more for the second."""
     words = text.split()
     plain = [re.sub(r"\W+", "", word.lower()) for word in words]
-    for at in range(len(words)):
+    at = 0
+    while at < len(words):
         for size in range(1, min(12, (len(words) - at) // 2) + 1):
-            phrase = plain[at : at + size]
-            times = 1
-            while plain[at + times * size : at + (times + 1) * size] == phrase:
-                times += 1
-            if times >= 3 or (times == 2 and size >= 3):
-                after = plain[at + times * size :]
-                rest = words[at + times * size :]
-                if len(after) <= size and " ".join(phrase).startswith(
-                    " ".join(after)
-                ):  # cut off by the length limit
-                    rest = []
-                return _unlooped(_DANGLING.sub("", " ".join(words[: at + size] + rest)))
-    parts = re.split(r"(?<=[,;])\s+", text)
-    seen: set[str] = set()
-    kept = []
-    for part in parts:
-        key = re.sub(r"\W+", " ", part.lower()).strip()
-        if key and key not in seen:
-            kept.append(part)
-        seen.add(key)
-    if len(kept) == len(parts):
-        return text
-    if len(kept) > 1 and any(
-        key.startswith(re.sub(r"\W+", " ", kept[-1].lower()).strip() + " ") for key in seen
-    ):
-        kept.pop()  # the loop broke off inside a part
-    return _DANGLING.sub("", " ".join(kept))
+            phrase, end = plain[at : at + size], at + size
+            while plain[end : end + size] == phrase:
+                end += size
+            if end >= at + 3 * size or (end > at + size and size >= 3):
+                if " ".join(phrase).startswith(" ".join(plain[end:])):  # the length limit cut the loop
+                    end = len(words)
+                del words[at + size : end], plain[at + size : end]
+                break
+        at += 1
+    return " ".join(words)
 
 
 def _short(text: str) -> str:
     """At most 40 words: cut after a sentence, else after a clause, else after a word."""
     words = text.split()
     if len(words) > WORDS:
-        head = " ".join(words[:WORDS])
-        ends = [found.start() + 1 for found in re.finditer(r"[.!?](?=\s|$)", head)]
-        clauses = [found.start() for found in re.finditer(r"[,;](?=\s)", head)]
-        if ends:
-            head = head[: ends[-1]]
-        elif clauses and clauses[-1] > len(head) * 0.6:
-            head = head[: clauses[-1]]
-        text = _DANGLING.sub("", head)
-    return text.strip(_QUOTES).rstrip(" ,;:–-").strip()
+        text = " ".join(words[:WORDS])
+        sentence = max(f"{text} ".rfind(mark) for mark in (". ", "! ", "? "))
+        clause = max(text.rfind(mark) for mark in (", ", "; "))
+        if sentence > 0:
+            return text[: sentence + 1]
+        text = text[:clause] if clause > len(text) * 0.6 else text
+    return text if text.endswith((".", "!", "?")) else _DANGLING.sub("", text)
