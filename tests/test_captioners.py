@@ -626,6 +626,50 @@ def test_a_server_gets_both_images_the_instruction_and_the_key(server, monkeypat
     ].startswith("Describe")
 
 
+def test_captions_are_asked_for_as_json(server):
+    server.behave = lambda n, body: says('{"caption": "a red barn"}')
+    (answer,) = ask(server, 1)
+    (_, _, body) = server.seen[0]
+    assert body["response_format"]["type"] == "json_schema"
+    assert body["response_format"]["json_schema"]["schema"]["required"] == ["caption"]
+    assert body["messages"][0]["content"][-1]["text"].endswith('JSON: {"caption": "..."}')
+    assert clean(answer.text) == "a red barn"
+
+
+@pytest.mark.parametrize("status", [400, 422, 501])
+def test_a_server_that_knows_no_schemas_is_asked_for_plain_text_from_then_on(server, status):
+    def plain_only(n, body):
+        return (status, {}, b"what is response_format?") if "response_format" in body else says("a red barn")
+
+    server.behave = plain_only
+    assert [answer.text for answer in ask(server, 5, at_once=1)] == ["a red barn"] * 5
+    bodies = [body for _, _, body in server.seen]
+    assert ["response_format" in body for body in bodies] == [True] + [False] * 5
+    assert all("JSON" not in body["messages"][0]["content"][-1]["text"] for body in bodies[1:])
+
+
+def test_only_its_own_key_is_sent_and_only_to_its_own_address(server, monkeypatch):
+    """Not the user's Hugging Face token, and nothing to where a redirect leads."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    elsewhere = http.server.HTTPServer(("127.0.0.1", 0), Speaks)
+    elsewhere.seen, elsewhere.lock, elsewhere.behave = [], threading.Lock(), server.behave
+    target = f"http://127.0.0.1:{elsewhere.server_port}/v1/chat/completions"
+    server.behave = lambda n, body: (307, {"Location": target}, b"")
+    elsewhere.timeout = 0.2
+    (answer,) = ask(server, 1, model="m")
+    elsewhere.handle_request()  # gives up after its timeout where nobody knocks
+    elsewhere.server_close()
+    assert answer.text is None and "307" in answer.error and elsewhere.seen == []
+    assert "authorization" not in {name.lower() for name in server.seen[0][1]}
+
+
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(server, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    assert ask(server, 1, model="m")[0].text
+
+
 def test_requests_go_out_together(server):
     def slow(n, body):
         time.sleep(0.4)
