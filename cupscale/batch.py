@@ -62,6 +62,7 @@ def run_jobs(
     *,
     captioning: Captioning | None = None,
     quality: int = 95,
+    opened: images.Picture | None = None,
 ) -> Generator[Started | Event | Done, None, None]:
     """The events of all images, one after the other. Each result is written before its Done.
 
@@ -71,6 +72,7 @@ def run_jobs(
         settings: Of the run of one image: a target size gives each its own scale.
         captioning: Of the runs.
         quality: Of JPEG, WebP and AVIF, 1 to 100.
+        opened: The first image, where the caller has decoded it already.
     """
     for number, job in enumerate(jobs, 1):
         yield Started(job, number, len(jobs))
@@ -78,7 +80,8 @@ def run_jobs(
             yield Done(job)
             continue
         try:
-            result = yield from _run_job(pipeline, job, settings, captioning, quality)
+            picture = opened if opened is not None and number == 1 else images.read(job.source)
+            result = yield from _run_job(pipeline, job, picture, settings(picture), captioning, quality)
             yield Done(job, result)
         except CupscaleError as error:
             yield Done(job, error=str(error))
@@ -87,16 +90,15 @@ def run_jobs(
 def _run_job(
     pipeline: CUpscalePipeline,
     job: Job,
-    settings: Callable[[images.Picture], Settings],
+    picture: images.Picture,
+    settings: Settings,
     captioning: Captioning | None,
     quality: int,
 ) -> Generator[Event, None, Result]:
-    picture = images.read(job.source)
-    chosen = settings(picture)
-    size = output_size(picture.size, chosen.scale)
+    size = output_size(picture.size, settings.scale)
     images.check_writable(job.target, size=size, alpha=picture.alpha is not None)
     result = None
-    with contextlib.closing(pipeline.stream(picture, chosen, captioning=captioning)) as events:
+    with contextlib.closing(pipeline.stream(picture, settings, captioning=captioning)) as events:
         for event in events:
             if isinstance(event, Finished):
                 result = event.result

@@ -309,9 +309,11 @@ def upscale(
         overwrite=files["overwrite"],
         skip_existing=files["skip_existing"],
     )
-    _check(jobs, settings, usual)
+    opened = _check(jobs, settings, usual)
     pipeline = hardware.pipeline(usual.model)
-    events = run_jobs(pipeline, own_share(jobs), settings, captioning=captioning, quality=files["quality"])
+    events = run_jobs(
+        pipeline, own_share(jobs), settings, captioning=captioning, quality=files["quality"], opened=opened
+    )
     failed = _show(events, several=len(jobs) > 1, as_json=as_json)
     if failed and len(jobs) == 1:
         raise CupscaleError(failed[0].error or "")
@@ -510,8 +512,12 @@ def _print_plans(
         click.echo(json.dumps(plan.to_dict()) if as_json else f"{name}{plan.line()}")
 
 
-def _check(jobs: Sequence[Job], settings: Callable[[Picture], Settings], usual: Settings) -> None:
-    """Refuse before the model is loaded what a run would refuse. Of several images each is looked at in its turn."""
+def _check(jobs: Sequence[Job], settings: Callable[[Picture], Settings], usual: Settings) -> Picture | None:
+    """Refuse before the model is loaded what a run would refuse. Of several images each is looked at in its turn.
+
+    Returns:
+        The image, decoded, where there is one.
+    """
     from cupscale import images, upscalers
     from cupscale.planning import output_size
 
@@ -525,6 +531,8 @@ def _check(jobs: Sequence[Job], settings: Callable[[Picture], Settings], usual: 
         picture = images.read(jobs[0].source)
         size = output_size(picture.size, settings(picture).scale)
         images.check_writable(jobs[0].target, size=size, alpha=picture.alpha is not None)
+        return picture
+    return None
 
 
 def _show(events: Iterable[Any], *, several: bool, as_json: bool) -> list[Done]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,16 @@ def make_zimage(folder: Path, **transformer: Any) -> Path:
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "sd15": make_sd15,
+    "sdxl": make_sdxl,
+    "pixart-alpha": make_pixart,
+    "pixart-sigma": lambda folder: make_pixart(folder, sigma=True),
+    "sd3": make_sd3,
+    "z-image": make_zimage,
+}
 
 
 def _stirred(network: Any) -> Any:

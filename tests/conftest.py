@@ -16,3 +16,26 @@ torch.set_num_threads(1)
 def own_cache(tmp_path, monkeypatch):
     """What runs remember (their speed, answers of captioners) stays in the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A family's name to the folder of its small random checkpoint, made once a session."""
+    from checkpoints import FAMILIES
+
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = FAMILIES[name](tmp_path_factory.mktemp(name))
+        return str(made[name])
+
+    return folder
+
+
+@pytest.fixture
+def load(folders):
+    """The same to the checkpoint, loaded anew for each test."""
+    import cupscale
+
+    return lambda name: cupscale.load(folders(name), device="cpu")

@@ -9,7 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_pixart, make_sd3, make_sd15, make_sdxl, make_zimage
+from checkpoints import FAMILIES, make_sd3
 from click.testing import CliRunner
 from PIL import Image
 
@@ -25,16 +25,8 @@ from cupscale.method.sampler import StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
 from cupscale.planning import make_plan
 
-MAKE = {
-    "sd15": make_sd15,
-    "sdxl": make_sdxl,
-    "pixart-alpha": make_pixart,
-    "pixart-sigma": lambda folder: make_pixart(folder, sigma=True),
-    "sd3": make_sd3,
-    "z-image": make_zimage,
-}
 FLOW = ["sd3", "z-image"]
-NEW = [name for name in MAKE if name != "sdxl"]
+NEW = [name for name in FAMILIES if name != "sdxl"]
 FAST = {
     "scale": 3,
     "seed": 2,
@@ -46,23 +38,6 @@ FAST = {
 }
 CAPTION = {"box": (0, 0, 64, 64), "caption": "a blue boat on a lake"}
 CELLS = Size(16, 16)
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    made = {}
-
-    def folder(name):
-        if name not in made:
-            made[name] = MAKE[name](tmp_path_factory.mktemp(name))
-        return str(made[name])
-
-    return folder
-
-
-@pytest.fixture
-def load(folders):
-    return lambda name: cupscale.load(folders(name), device="cpu")
 
 
 def photo(width=40, height=24):
@@ -242,7 +217,7 @@ def test_one_region_with_all_priors_off_is_pixarts_own_run(load, name, guidance)
 # Priors
 
 
-@pytest.mark.parametrize("name", list(MAKE))
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_full_regional_detail_is_the_network_with_the_regions_own_prompt(load, name):
     """lambda = 1, mu = 0. Captions shorter and longer than the prompt: in Z-Image that moves their places."""
     pipe = load(name)
@@ -263,7 +238,7 @@ def test_full_regional_detail_is_the_network_with_the_regions_own_prompt(load, n
 
 
 @pytest.mark.parametrize("cells", [(16, 16), (12, 16), (16, 10)])
-@pytest.mark.parametrize("name", list(MAKE))
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_the_attention_prior_of_the_window_itself_changes_nothing(load, name, cells):
     """One region that is the whole picture: O_L is its own attention, cropped at its own size, whatever mu is."""
     cells = Size(*cells)
@@ -281,7 +256,7 @@ def test_the_attention_prior_of_the_window_itself_changes_nothing(load, name, ce
         assert torch.allclose(output, outputs[0], atol=1e-4), (output - outputs[0]).abs().max()
 
 
-@pytest.mark.parametrize("name", [name for name in MAKE if name != "sdxl"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "sdxl"])
 def test_a_windows_output_does_not_depend_on_where_it_lies(load, name):
     """SDXL is told each window's place; the others are not, and their positions are the window's own."""
     backbone = adapt(load(name))
@@ -296,7 +271,7 @@ def test_a_windows_output_does_not_depend_on_where_it_lies(load, name):
     assert torch.allclose(both, corner.repeat(2, 1, 1, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(MAKE))
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_guidance_may_differ_from_cell_to_cell(load, name):
     """Against the same run guided alike everywhere: 0 is the negative prompt alone, and each cell has its own scale."""
     backbone = adapt(load(name))
@@ -435,7 +410,7 @@ def test_the_schedulers_of_few_steps_are_known_for_what_they_are(load):
 # Text
 
 
-@pytest.mark.parametrize("name", list(MAKE))
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_what_the_text_encoder_does_not_read_is_cut_and_shown(load, name):
     pipe = load(name)
     limit = adapt(pipe).budget.limit
@@ -507,7 +482,7 @@ def test_an_unsupported_pipeline_lists_the_supported():
         assert name in str(error.value)
 
 
-@pytest.mark.parametrize("name", list(MAKE))
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_a_missing_part_is_named_with_how_to_add_it(load, name):
     backbone = type(adapt(load(name)))
     for part, kind in backbone.PARTS.items():
@@ -529,7 +504,7 @@ def test_a_folder_saved_without_its_vae_says_so(load, tmp_path):
 
 
 def test_the_registry_knows_every_architecture():
-    assert {"tiny", *MAKE, "dreamshaper-xl", "z-image-turbo"} <= set(models.KNOWN)
+    assert {"tiny", *FAMILIES, "dreamshaper-xl", "z-image-turbo"} <= set(models.KNOWN)
     for name, known in models.KNOWN.items():
         assert known.licence and known.geometry.native >= 256 and hasattr(diffusers, known.pipeline)
         chosen = cupscale.Settings.build(models.defaults(name), scale=4)

@@ -16,7 +16,7 @@ from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
 
-ALL = ["sd15", "sdxl", "pixart", "sd3", "z-image"]
+ALL = ["sd15", "sdxl", "pixart-alpha", "sd3", "z-image"]
 PROMPT, NEGATIVE = "a red fox in deep snow, at night, far away", "mud"
 CAPTIONS = ["a boat", None, "a long blue boat with a sail on a lake"]
 # Off the diagonal, nothing square: windows of 12 x 16 cells on 20 x 28; the overview of 10 x 14.
@@ -139,7 +139,7 @@ def run(pipe, chosen, ends, captions=CAPTIONS, t=500):
 
 @pytest.mark.parametrize("captions", [CAPTIONS, [None] * 3], ids=["captions", "no captions"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0], ids=["unguided", "guided"])
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart-alpha"])
 def test_the_cross_attention_of_a_real_network(load, name, guidance, captions):
     """Every layer, against explicit maps: O = (1 - lambda) (mu crop(M_L) V + (1 - mu) M V) + lambda M_r V_r."""
     pipe, mu, lam = load(name), 0.6, 0.3
@@ -149,7 +149,7 @@ def test_the_cross_attention_of_a_real_network(load, name, guidance, captions):
 
     def words(text):
         embedded, read = embeds(pipe, text)
-        if name == "pixart":
+        if name == "pixart-alpha":
             with torch.no_grad():
                 embedded = pipe.transformer.caption_projection(embedded)
         return embedded, read
@@ -408,7 +408,7 @@ def test_pixart_is_told_the_size_of_a_window_where_it_was_trained_for_it(tmp_pat
 
 
 def test_pixart_of_512_px_is_told_no_size(load):
-    backbone = adapt(load("pixart"))
+    backbone = adapt(load("pixart-alpha"))
     seen = calls(backbone.network)
     with backbone.denoiser(settings(), [None] * 3, CANVAS, OVERVIEW) as denoiser:
         out = denoiser.predict(latents(), torch.tensor(321), REGIONS, range(3))
@@ -503,7 +503,7 @@ def test_tiles_are_those_asked_for_and_the_vaes_own_come_back(load):
 
 @pytest.mark.parametrize(
     ("name", "native", "align"),
-    [("sd15", 64, 8), ("sdxl", 64, 8), ("pixart", 64, 8), ("sd3", 64, 8), ("z-image", 64, 8)],
+    [("sd15", 64, 8), ("sdxl", 64, 8), ("pixart-alpha", 64, 8), ("sd3", 64, 8), ("z-image", 64, 8)],
 )
 def test_geometry(load, name, native, align):
     pipe = load(name)
@@ -772,7 +772,7 @@ def test_a_layers_own_scale_is_kept(load):
 
 @pytest.mark.parametrize(
     ("name", "steps", "guidance"),
-    [("sd15", 50, 7.5), ("sdxl", 50, 7.5), ("pixart", 20, 4.5), ("sd3", 28, 5.0), ("z-image", 8, 1.0)],
+    [("sd15", 50, 7.5), ("sdxl", 50, 7.5), ("pixart-alpha", 20, 4.5), ("sd3", 28, 5.0), ("z-image", 8, 1.0)],
 )
 def test_defaults_of_a_model_without_a_name(load, name, steps, guidance):
     expected = {"strength": 0.45, "steps": steps, "guidance": guidance, "overlap": 0.5}
@@ -790,7 +790,7 @@ def test_defaults_of_a_few_step_scheduler(load):
     [
         ("sd15", 75, 7),  # letters, as the checkpoint's tokenizer has them
         ("sdxl", 75, 7),
-        ("pixart", 119, 10),  # and a mark before each word
+        ("pixart-alpha", 119, 10),  # and a mark before each word
         ("sd3", 255, 10),
         ("z-image", 504, 9),  # and the spaces between; its template takes 8 of 512
     ],
