@@ -61,6 +61,17 @@ def test_a_difference_without_detail_by_hand(monkeypatch):
     assert pixels.max().item() == pytest.approx(0.2 - 0.5 * 0.6**6, abs=1e-5)
 
 
+def test_the_broad_part_is_what_is_left_of_four_pixels_by_hand():
+    """A step of +-2 over two squares of 4 px: their means are +-2, and bicubic (a = -0.5) from two samples gives at the first
+    pixel, 0.375 from the one and 1.375 from the other, 2 (0.7275 + 0.0732) / (0.7275 - 0.0732). Squares of 8 would mean 0."""
+    wrong = np.repeat(np.array([2.0, -2.0], np.float32), 4)[None, None].repeat(4, axis=1)
+    wrong = np.concatenate((wrong, 0 * wrong, wrong))
+    module._weigh(wrong, 0.25, 1.0)
+    first = 0.25 * 2 + 0.75 * 2 * (0.7275 + 0.0732) / (0.7275 - 0.0732)
+    assert wrong.shape == (3, 4, 8) and wrong[0, 2, 0] == pytest.approx(first, abs=2e-3)
+    assert wrong[2, 0, 7] == pytest.approx(-first, abs=2e-3) and not wrong[1].any()
+
+
 def test_fidelity_zero_leaves_every_bit():
     pixels = to_tensor(noise(40, 24))[0]
     before = pixels.clone()
