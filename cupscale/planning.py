@@ -236,10 +236,10 @@ def _checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float]) -> float:
-    """As earlier runs took. pixels: of the canvas."""
+    """As earlier runs took, in tenths of a second, at least one. pixels: of the canvas."""
     cells = plan.window.h * plan.window.w
     seconds = plan.samples * speed["sample"] * cells / speed["cells"] + pixels / 1e6 * speed["megapixel"]
-    return round(seconds + plan.caption_calls * speed.get("call", 0.0), 1)
+    return max(0.1, round(seconds + plan.caption_calls * speed.get("call", 0.0), 1))
 
 
 def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:

@@ -1,0 +1,39 @@
+"""The plan: its time, by hand. (Sizes, regions, evaluations and presets: test_pipeline.py, test_presets.py.)"""
+
+import pytest
+
+from cupscale.planning import Geometry, duration, make_plan
+from cupscale.settings import Settings
+
+GEOMETRY = Geometry(native=64, cell=8, align=8)
+
+
+@pytest.mark.parametrize(
+    ("calls", "seconds"),
+    [(0, 46.6), (3, 52.6)],
+)
+def test_the_time_is_samples_and_pixels_at_the_speed_of_earlier_runs(calls, seconds):
+    """96 x 64 px, doubled: a canvas of 192 x 128 px, 3 x 2 windows of 64 px that do not overlap, 5 steps with guidance:
+    2 x 6 x 5 + 5 = 65 samples. Measured: 1.4 s a sample of 128 cells (a window has 64), 44 s a megapixel of 0.024576,
+    2 s a call. 65 x 1.4 x 64 / 128 = 45.5; 44 x 0.024576 = 1.0813."""
+    settings = Settings.build(scale=2, overlap=0, steps=10, strength=0.5, guidance=3, attention=0.5)
+    speed = {"sample": 1.4, "cells": 128, "megapixel": 44.0, "call": 2.0}
+    plan = make_plan((96, 64), settings, GEOMETRY, speed, caption_calls=calls)
+    assert (plan.samples, plan.seconds) == (65, seconds)
+
+
+def test_a_fast_machine_still_takes_a_time():
+    settings = Settings.build(scale=1, steps=1, strength=1)
+    plan = make_plan((64, 64), settings, GEOMETRY, {"sample": 1e-9, "cells": 64, "megapixel": 1e-9})
+    assert plan.seconds == 0.1
+    assert make_plan((64, 64), settings, GEOMETRY).seconds is None
+
+
+def test_duration_in_words():
+    assert [duration(s) for s in (0.1, 59.4, 75, 120, 3700)] == [
+        "1 s",
+        "59 s",
+        "1 min 15 s",
+        "2 min",
+        "1 h 1 min",
+    ]
