@@ -16,7 +16,8 @@ from PIL import Image
 import cupscale
 from cupscale import models
 from cupscale.backbones import adapt
-from cupscale.backbones.base import Text, parked
+from cupscale.backbones.base import parked
+from cupscale.backbones.denoiser import Call, Text
 from cupscale.backbones.schedules import FlowSchedule, is_flow
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
@@ -228,13 +229,52 @@ def test_full_regional_detail_is_the_network_with_the_regions_own_prompt(load, n
         chosen = settings(detail=1.0, guidance=1.0, prompt="a red fox in deep snow, at night")
         with backbone.denoiser(chosen, [caption], CELLS, CELLS) as denoiser:
             ours = denoiser.predict(z, t, [region], [0])
-            own, prompt = denoiser.captions[0], denoiser.prompt
+            own, prompt = denoiser.texts.captions[0], denoiser.texts.prompt
         alone = Text(own.embeds, prompt.pooled, own.mask)
-        with backbone.denoiser(settings(guidance=1.0), [None], CELLS, CELLS) as plain:
-            theirs = plain.call(z, t, [alone], [region], CELLS)
-            other = plain.call(z, t, [prompt], [region], CELLS)
+        with backbone.denoiser(settings(guidance=1.0), [None], CELLS, CELLS) as plain, torch.no_grad():
+            theirs = backbone.call(Call(z, t, [alone], [region], CELLS), plain.composer)
+            other = backbone.call(Call(z, t, [prompt], [region], CELLS), plain.composer)
         assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
         assert (ours - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_all_texts_of_a_run_are_encoded_in_one_call(load, name, monkeypatch):
+    """As each alone. A second half of the run encodes only what is new."""
+    pipe = load(name)
+    backbone, asked, encode = adapt(pipe), [], pipe.encode_prompt
+
+    def counted(prompt, *args, **kwargs):
+        asked.append(list(prompt))  # Z-Image writes into the one it is given
+        return encode(prompt, *args, **kwargs)
+
+    monkeypatch.setattr(pipe, "encode_prompt", counted)
+    chosen = settings(detail=0.5, guidance=2.0, prompt="a fox", negative_prompt="fog")
+    captions, known = ["a boat", None, "a red sail", "a boat"], {}
+    with backbone.denoiser(chosen, [], CELLS, CELLS, known=known):
+        assert asked == [["a fox", "fog"]]
+    with backbone.denoiser(chosen, captions, CELLS, CELLS, known=known) as denoiser:
+        assert asked[1:] == [["a boat", "a red sail"]]
+        prompt, negative, own = denoiser.texts
+    alone = [
+        backbone.encode_texts([text])[0]
+        for text in ("a fox", "fog", "a boat", "a fox", "a red sail", "a boat")
+    ]
+    for ours, text in zip((prompt, negative, *own), alone, strict=True):
+        for one, other in zip(vars(ours).values(), vars(text).values(), strict=True):
+            assert (one is None) == (other is None)
+            assert one is None or torch.allclose(one.float(), other.float(), atol=1e-5)
+
+
+def test_texts_are_encoded_in_as_few_calls_as_the_memory_allows(load, monkeypatch):
+    backbone, asked = adapt(load("sd15")), []
+    monkeypatch.setattr(
+        type(backbone), "encode_texts", lambda self, texts: [asked.append(len(texts)), *texts[1:]]
+    )
+    with backbone.denoiser(
+        settings(detail=0.5, guidance=1.0), [f"boat {k}" for k in range(150)], CELLS, CELLS
+    ):
+        assert asked == [64, 64, 23]
 
 
 @pytest.mark.parametrize("cells", [(16, 16), (12, 16), (16, 10)])

@@ -42,7 +42,7 @@ def test_the_limit_is_where_the_pipeline_itself_stops_reading(name, tmp_path):
     fits, over = "x" * length, "x" * (length + 60)  # past the marks that a chat ends with
     embeds = {}
     for text in (fits, fits[:-1] + "y", over[:-1] + "y", over[:-1] + "z"):
-        embeds[text] = backbone.prompts(text, "", False)[0].embeds
+        embeds[text] = backbone.encode_texts([text])[0].embeds
     assert not torch.equal(embeds[fits], embeds[fits[:-1] + "y"])
     if name != "sd3":  # whose CLIP encoders read less than its T5, and differ no more
         assert torch.equal(embeds[over[:-1] + "y"], embeds[over[:-1] + "z"])

@@ -53,11 +53,13 @@ class Backbone(Protocol):
         canvas: Size,
         overview: Size,
         guidance: Tensor | None = None,
+        known: dict[str, Any] | None = None,
     ) -> AbstractContextManager[Denoiser]:
         """The network with its prompts. Its hooks are gone when the context ends, however it ends.
 
         captions: one per region of the plan, None for the global prompt. canvas, overview: in cells. guidance: its scale in
-        each cell of the canvas, (1, 1, H, W); None for the settings' own everywhere.
+        each cell of the canvas, (1, 1, H, W); None for the settings' own everywhere. known: texts that are encoded already;
+        what is new is put there too.
         """
 
     def release(self) -> None:

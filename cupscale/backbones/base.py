@@ -1,38 +1,35 @@
-"""What the adapters share: the autoencoder, text encoders that make room, the guided batch of regions."""
+"""What the adapters share: the autoencoder, the encoded texts of a run, its hooks.
+
+A family is one class under `DiffusersBackbone`: how its encoders read texts, and how its network is called. One run's prompts and
+regions, the same for all families, are `cupscale.backbones.denoiser`'s.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cupscale.backbones import SUPPORTED, Tiles
+from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
 from cupscale.backbones.tokens import rule_of
 from cupscale.errors import CupscaleError
-from cupscale.method.attention import Box, GlobalAttention
+from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
-from cupscale.method.regions import Region, Size
+from cupscale.method.regions import Size
 from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
 PARK_BYTES = 2**30  # text encoders above this leave the accelerator once the prompts are encoded
+TEXTS_AT_ONCE = (
+    64  # that the encoders read in one call: T5 of 4,096 captions at once would fill an accelerator
+)
 FEW_STEPS = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
-
-
-@dataclass(frozen=True)
-class Text:
-    """An encoded prompt. embeds: (1, tokens, D). pooled: (1, P). mask: (1, tokens), 1 where a token is read."""
-
-    embeds: Tensor
-    pooled: Tensor | None = None
-    mask: Tensor | None = None
 
 
 class DiffusersBackbone(ABC):
@@ -105,8 +102,19 @@ class DiffusersBackbone(ABC):
         return next((name for name in names if name.replace("Img2Img", "") in SUPPORTED), names[0])
 
     @abstractmethod
-    def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
-        """The prompt and, where guidance asks for it, what is guided away from."""
+    def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
+        """One call of the text encoders for all of `prompts`."""
+
+    def nothing(self, like: Text) -> Text | None:
+        """What guidance leads away from without a negative prompt; None where that is the empty text, encoded."""
+        return None
+
+    def _encoded(self, wanted: Sequence[str], known: dict[str, Text]) -> None:
+        """Encode what is not yet in `known`, as few calls as the memory allows."""
+        missing = [text for text in dict.fromkeys(wanted) if text not in known]
+        for start in range(0, len(missing), TEXTS_AT_ONCE):
+            some = missing[start : start + TEXTS_AT_ONCE]
+            known.update(zip(some, self.encode_texts(some), strict=True))
 
     # Codec
 
@@ -155,117 +163,38 @@ class DiffusersBackbone(ABC):
         canvas: Size,
         overview: Size,
         guidance: Tensor | None = None,
+        known: dict[str, Text] | None = None,
     ) -> Iterator[RegionDenoiser]:
         self._pinned = self.device
         try:
             with torch.no_grad():
-                denoiser = self._denoiser(settings, captions, canvas, overview)
-            if guidance is not None:
-                denoiser.guidance = guidance.to(self._pinned)
-            hooks = nullcontext() if denoiser.plain else self._hooks(denoiser)
+                texts = self._texts(settings, captions, {} if known is None else known)
+            scale = settings.guidance if guidance is None else guidance.to(self._pinned)
+            composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))
+            denoiser = RegionDenoiser(self.call, composer, texts, canvas, overview, scale)
+            hooks = nullcontext() if denoiser.plain else self._hooks(composer)
             with parked(self.pipe, self._pinned), hooks:
                 yield denoiser
         finally:
             self._pinned = None
 
-    @abstractmethod
-    def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
-    ) -> RegionDenoiser: ...
+    def _texts(self, settings: Settings, captions: Sequence[str | None], known: dict[str, Text]) -> Texts:
+        """The encoded texts of a run; equal captions share theirs."""
+        own = captions if settings.detail > 0 and any(captions) else ()
+        away = [settings.negative_prompt] * (settings.guidance > 1)
+        self._encoded([settings.prompt, *away, *(caption for caption in own if caption)], known)
+        prompt = known[settings.prompt]
+        negative = known[settings.negative_prompt] if away else None
+        if away and not settings.negative_prompt:
+            negative = self.nothing(prompt) or negative
+        return Texts(prompt, negative, [known[caption] if caption else prompt for caption in own])
 
     @abstractmethod
-    def _hooks(self, denoiser: Any) -> AbstractContextManager[None]: ...
-
-
-class RegionDenoiser(ABC):
-    """One run's prompts and conditioning. The unconditional half of a guided batch comes first."""
-
-    def __init__(
-        self,
-        backbone: Any,
-        settings: Settings,
-        captions: Sequence[str | None],
-        canvas: Size,
-        overview: Size,
-    ):
-        self.backbone = backbone
-        self.canvas = canvas
-        self.overview = overview
-        self.guidance: float | Tensor = settings.guidance  # or a scale per cell of the canvas, (1, 1, H, W)
-        self.prompt, self._negative = backbone.prompts(
-            settings.prompt, settings.negative_prompt, settings.guidance > 1
-        )
-        # One text per region; equal captions share theirs.
-        self.captions: list[Text] | None = None
-        if settings.detail > 0 and any(captions):
-            known = {caption: backbone.prompts(caption, "", False)[0] for caption in {*captions} if caption}
-            self.captions = [known[caption] if caption else self.prompt for caption in captions]
-        self.composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))
-
-    @property
-    def plain(self) -> bool:
-        """No prior touches the attention."""
-        return self.composer.attention == 0 and self.captions is None
+    def call(self, call: Call, composer: Composer) -> Tensor:
+        """The network's float outputs (B, C, h, w)."""
 
     @abstractmethod
-    def call(
-        self,
-        latents: Tensor,
-        t: Tensor,
-        texts: Sequence[Text],
-        regions: Sequence[Region],
-        canvas: Size,
-        own: Sequence[Text] | None = None,
-    ) -> Tensor:
-        """Float outputs of latents (B, C, h, w), B = len(texts): the regions once or, guided, twice.
-
-        own: the regions' captions, which join the last len(regions) rows.
-        """
-
-    def capture(self, latents: Tensor, t: Tensor) -> None:
-        self.composer.mode, self.composer.own = "capture", 0
-        try:
-            self.call(latents, t, [self.prompt], [Region(0, 0, *self.overview)], self.overview)
-        finally:
-            self.composer.mode = "off"
-
-    def predict(self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]) -> Tensor:
-        composer, count = self.composer, len(regions)
-        composer.boxes = [Box.of(region, self.canvas) for region in regions]
-        composer.cells = Size(*latents.shape[-2:])
-        own = None if self.captions is None else [self.captions[k] for k in ids]
-        composer.mode = "compose"
-        try:
-            if self._negative is None:
-                return self.call(latents, t, [self.prompt] * count, regions, self.canvas, own)
-            texts = [self._negative] * count + [self.prompt] * count
-            output = self.call(torch.cat((latents, latents)), t, texts, regions, self.canvas, own)
-        finally:
-            composer.mode, composer.own = "off", 0
-        unconditional, conditional = output.chunk(2)
-        scale = self.guidance
-        if isinstance(scale, Tensor):
-            scale = torch.cat([region.crop(scale) for region in regions])
-        return unconditional + scale * (conditional - unconditional)
-
-    def words(self, texts: Sequence[Text], own: Sequence[Text] | None) -> tuple[Tensor, Tensor | None]:
-        """(B, tokens, D) and its mask: the prompts and, behind them, the regions' captions in the conditional half."""
-        embeds = torch.cat([text.embeds for text in texts])
-        masks = None if texts[0].mask is None else torch.cat([_read(text) for text in texts])
-        self.composer.own = 0
-        if own:
-            room = (0, 0, 0, 0, len(texts) - len(own), 0)  # rows before the conditional half
-            captions = torch.cat([text.embeds for text in own])
-            self.composer.own = captions.shape[1]
-            embeds = torch.cat((embeds, F.pad(captions, room)), dim=1)
-            if masks is not None:
-                masks = torch.cat((masks, F.pad(torch.cat([_read(text) for text in own]), room[2:])), dim=1)
-        return embeds, masks
-
-
-def _read(text: Text) -> Tensor:
-    assert text.mask is not None
-    return text.mask
+    def _hooks(self, composer: Composer) -> AbstractContextManager[None]: ...
 
 
 @contextmanager

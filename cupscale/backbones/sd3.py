@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
-import torch
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
 from cupscale.backbones.attention import ComposedJoint, composed
-from cupscale.backbones.base import DiffusersBackbone, RegionDenoiser, Text
-from cupscale.method.regions import Region, Size
-from cupscale.settings import Settings
+from cupscale.backbones.base import DiffusersBackbone
+from cupscale.backbones.denoiser import Call, Text
+from cupscale.method.composer import Composer
 
 T5_TOKENS = 256
 
@@ -37,51 +36,32 @@ class SD3Backbone(DiffusersBackbone):
     }
     DEFAULTS: ClassVar = {"strength": 0.45, "steps": 28, "guidance": 5.0, "overlap": 0.5}
 
-    def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
-        text, other, pooled, other_pooled = self.pipe.encode_prompt(
-            prompt,
+    def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(
+            list(prompts),
             None,
             None,
             device=self.device,
-            do_classifier_free_guidance=guided,
-            negative_prompt=negative,
+            do_classifier_free_guidance=False,
             max_sequence_length=T5_TOKENS,
         )
-        return Text(text, pooled), Text(other, other_pooled) if guided else None
+        return [Text(one[None], all_of_it[None]) for one, all_of_it in zip(embeds, pooled, strict=True)]
 
-    def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
-    ) -> RegionDenoiser:
-        return SD3Denoiser(self, settings, captions, canvas, overview)
-
-    def _hooks(self, denoiser: SD3Denoiser) -> AbstractContextManager[None]:
+    def _hooks(self, composer: Composer) -> AbstractContextManager[None]:
         return composed(
             self.network,
-            denoiser.composer,
+            composer,
             ComposedJoint,
             lambda name: name.endswith(".attn"),
             (JointAttnProcessor2_0,),
         )
 
-
-class SD3Denoiser(RegionDenoiser):
-    """One run of SD3's transformer. The pooled embedding stays the global prompt's."""
-
-    def call(
-        self,
-        latents: Tensor,
-        t: Tensor,
-        texts: Sequence[Text],
-        regions: Sequence[Region],
-        canvas: Size,
-        own: Sequence[Text] | None = None,
-    ) -> Tensor:
-        words, _ = self.words(texts, own)
-        with torch.no_grad():
-            return self.backbone.network(
-                hidden_states=latents.to(words.dtype),
-                timestep=t.expand(len(texts)),
-                encoder_hidden_states=words,
-                pooled_projections=torch.cat([text.pooled for text in texts if text.pooled is not None]),
-                return_dict=False,
-            )[0].float()
+    def call(self, call: Call, composer: Composer) -> Tensor:
+        words, _ = call.words(composer)
+        return self.network(
+            hidden_states=call.latents.to(words.dtype),
+            timestep=call.t.expand(len(call.texts)),
+            encoder_hidden_states=words,
+            pooled_projections=call.pooled(),
+            return_dict=False,
+        )[0].float()

@@ -11,9 +11,10 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
 from cupscale.backbones.attention import ComposedCross, composed
-from cupscale.backbones.base import DiffusersBackbone, RegionDenoiser, Text
+from cupscale.backbones.base import DiffusersBackbone
+from cupscale.backbones.denoiser import Call, Text
+from cupscale.method.composer import Composer
 from cupscale.method.regions import Region, Size
-from cupscale.settings import Settings
 
 
 class SDBackbone(DiffusersBackbone):
@@ -31,23 +32,32 @@ class SDBackbone(DiffusersBackbone):
     def _window_cells(self) -> int:
         return 2 ** (len(self.network.config.block_out_channels) - 1)
 
-    def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
-        text, other = self.pipe.encode_prompt(prompt, self.device, 1, guided, negative_prompt=negative)
-        return Text(text), Text(other) if guided else None
+    def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
+        embeds, _ = self.pipe.encode_prompt(list(prompts), self.device, 1, False)
+        return [Text(one[None]) for one in embeds]
 
-    def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
-    ) -> RegionDenoiser:
-        return UNetDenoiser(self, settings, captions, canvas, overview)
-
-    def _hooks(self, denoiser: UNetDenoiser) -> AbstractContextManager[None]:
+    def _hooks(self, composer: Composer) -> AbstractContextManager[None]:
         return composed(
             self.network,
-            denoiser.composer,
+            composer,
             ComposedCross,
             lambda name: name.endswith("attn2"),
             (AttnProcessor, AttnProcessor2_0),
         )
+
+    def conditions(self, call: Call) -> dict[str, Tensor] | None:
+        """`added_cond_kwargs` of the network."""
+        return None
+
+    def call(self, call: Call, composer: Composer) -> Tensor:
+        words, _ = call.words(composer)
+        return self.network(
+            call.latents.to(words.dtype),
+            call.t,
+            encoder_hidden_states=words,
+            added_cond_kwargs=self.conditions(call),
+            return_dict=False,
+        )[0].float()
 
 
 class SDXLBackbone(SDBackbone):
@@ -66,50 +76,17 @@ class SDXLBackbone(SDBackbone):
         # The bundled model's codec says which factor its U-Net was trained to take for a sharp photograph.
         self.source_scale = float(getattr(pipe.vae.config, "source_scale", 1.0))
 
-    def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
-        text, other, pooled, other_pooled = self.pipe.encode_prompt(
-            prompt,
-            device=self.device,
-            negative_prompt=negative or None,  # None: the zeros SDXL was trained with
-            do_classifier_free_guidance=guided,
+    def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(
+            list(prompts), device=self.device, do_classifier_free_guidance=False
         )
-        return Text(text, pooled), Text(other, other_pooled) if guided else None
+        return [Text(one[None], all_of_it[None]) for one, all_of_it in zip(embeds, pooled, strict=True)]
 
-    def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
-    ) -> RegionDenoiser:
-        return SDXLDenoiser(self, settings, captions, canvas, overview)
-
-
-class UNetDenoiser(RegionDenoiser):
-    """One run of a U-Net."""
-
-    def conditions(self, texts: Sequence[Text], regions: Sequence[Region], canvas: Size) -> Any:
-        """`added_cond_kwargs` of the network."""
-        return None
-
-    def call(
-        self,
-        latents: Tensor,
-        t: Tensor,
-        texts: Sequence[Text],
-        regions: Sequence[Region],
-        canvas: Size,
-        own: Sequence[Text] | None = None,
-    ) -> Tensor:
-        words, _ = self.words(texts, own)
-        with torch.no_grad():
-            return self.backbone.network(
-                latents.to(words.dtype),
-                t,
-                encoder_hidden_states=words,
-                added_cond_kwargs=self.conditions(texts, regions, canvas),
-                return_dict=False,
-            )[0].float()
-
-
-class SDXLDenoiser(UNetDenoiser):
-    """One run of SDXL's U-Net. The pooled embedding stays the global prompt's."""
+    def nothing(self, like: Text) -> Text | None:
+        """The zeros SDXL was trained with, where the pipeline says so."""
+        if not self.pipe.config.force_zeros_for_empty_prompt or like.pooled is None:
+            return None
+        return Text(torch.zeros_like(like.embeds), torch.zeros_like(like.pooled))
 
     def _time_ids(self, canvas: Size, region: Region) -> list[float]:
         """SDXL's micro-conditioning of a region, in pixels (height, width): original size, crop's corner, target size.
@@ -117,14 +94,12 @@ class SDXLDenoiser(UNetDenoiser):
         Both sizes are the canvas', as if the region had been cropped from it (as DemoFusion has it). `source_scale` asks a
         model trained for it for the look of a photograph that was reduced by that factor.
         """
-        cell, scale = self.backbone.geometry.cell, self.backbone.source_scale
+        cell, scale = self.geometry.cell, self.source_scale
         full = (canvas.h * cell, canvas.w * cell)
         return [full[0] * scale, full[1] * scale, region.y * cell, region.x * cell, *full]
 
-    def conditions(self, texts: Sequence[Text], regions: Sequence[Region], canvas: Size) -> Any:
-        pooled = torch.cat([text.pooled for text in texts if text.pooled is not None])
-        ids = [self._time_ids(canvas, region) for region in regions] * (len(texts) // len(regions))
-        return {
-            "text_embeds": pooled,
-            "time_ids": torch.tensor(ids, dtype=pooled.dtype, device=pooled.device),
-        }
+    def conditions(self, call: Call) -> dict[str, Tensor] | None:
+        pooled = call.pooled()
+        ids = [self._time_ids(call.canvas, region) for region in call.regions]
+        times = torch.tensor(ids * (len(call.texts) // len(ids)), dtype=pooled.dtype, device=pooled.device)
+        return {"text_embeds": pooled, "time_ids": times}

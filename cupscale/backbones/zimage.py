@@ -14,7 +14,7 @@ pipeline, for whom 0 is off.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,11 +24,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from cupscale.backbones.attention import composed
-from cupscale.backbones.base import DiffusersBackbone, RegionDenoiser, Text
+from cupscale.backbones.base import DiffusersBackbone
+from cupscale.backbones.denoiser import Call, Text
 from cupscale.method.composer import Composer
 from cupscale.method.joint import Stream, compose_joint
-from cupscale.method.regions import Region, Size
-from cupscale.settings import Settings
 
 TEXT_TOKENS = 512
 NATIVE_TOKENS = 64  # a side: 1024 px
@@ -46,6 +45,10 @@ class ZImageBackbone(DiffusersBackbone):
     }
     DEFAULTS: ClassVar = {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
 
+    def __init__(self, pipe: Any):
+        super().__init__(pipe)
+        self._layout = Layout()
+
     def _native_cells(self) -> int:
         """1024 px, or as far as the table of positions reaches."""
         return min(NATIVE_TOKENS, *self.network.config.axes_lens[1:]) * self._patch()
@@ -59,39 +62,109 @@ class ZImageBackbone(DiffusersBackbone):
 
     # Text
 
-    def prompts(self, prompt: str, negative: str, guided: bool) -> tuple[Text, Text | None]:
-        text, other = self.pipe.encode_prompt(
-            prompt, self.device, guided, negative_prompt=negative, max_sequence_length=TEXT_TOKENS
+    def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
+        embeds, _ = self.pipe.encode_prompt(
+            list(prompts), self.device, False, max_sequence_length=TEXT_TOKENS
         )
-        return Text(text[0][None]), Text(other[0][None]) if guided else None
+        return [Text(one[None]) for one in embeds]
 
     # Network
 
-    def _denoiser(
-        self, settings: Settings, captions: Sequence[str | None], canvas: Size, overview: Size
-    ) -> RegionDenoiser:
-        return ZImageDenoiser(self, settings, captions, canvas, overview)
-
     @contextmanager
-    def _composed(self, denoiser: ZImageDenoiser) -> Iterator[None]:
-        network = self.network
+    def _hooks(self, composer: Composer) -> Iterator[None]:
+        network, layout = self.network, Layout()
         names = {f"layers.{k}.attention" for k in range(len(network.layers))}
         hooks = composed(
             network,
-            denoiser.composer,
-            lambda name, composer: ComposedSingle(name, composer, denoiser.layout),
+            composer,
+            lambda name, composer: ComposedSingle(name, composer, layout),
             names.__contains__,
             (ZSingleStreamAttnProcessor,),
         )
         with hooks:
-            network._build_unified_sequence = denoiser.unified(network._build_unified_sequence)
+            network._build_unified_sequence = self._unified(network._build_unified_sequence, layout)
+            self._layout = layout
             try:
                 yield
             finally:
+                self._layout = Layout()
                 del network._build_unified_sequence  # the class has its own
 
-    def _hooks(self, denoiser: ZImageDenoiser) -> AbstractContextManager[None]:
-        return self._composed(denoiser)
+    def call(self, call: Call, composer: Composer) -> Tensor:
+        layout, patch = self._layout, self._patch()
+        height, width = call.latents.shape[-2:]
+        layout.tokens = (height // patch) * (width // patch)
+        layout.captions = call.own
+        composer.own = len(call.own)
+        outputs = self.network(
+            list(call.latents.to(call.texts[0].embeds.dtype)[:, :, None]),  # each (C, 1, h, w)
+            (1 - call.t / 1000).expand(len(call.texts)),
+            [text.embeds[0] for text in call.texts],
+            return_dict=False,
+        )[0]
+        return -torch.stack(list(outputs))[:, :, 0].float()  # towards the image: against the scheduler's way
+
+    def _unified(self, build: Any, layout: Layout) -> Any:
+        """The network's own way of joining image and text, with the regions' captions put behind them."""
+
+        def joined(
+            x: Any,
+            x_freqs: Any,
+            x_lengths: Any,
+            x_noise: Any,
+            words: Any,
+            word_freqs: Any,
+            word_lengths: Any,
+            *rest: Any,
+        ) -> Any:
+            sequence, freqs, mask, noise = build(
+                x, x_freqs, x_lengths, x_noise, words, word_freqs, word_lengths, *rest
+            )
+            layout.image = x_lengths[0]
+            layout.words = sequence.shape[1] - layout.image
+            layout.own = None
+            if layout.captions:
+                captions = [self._caption(text, layout) for text in layout.captions]
+                places = [self._places(len(caption), word_lengths[-1]) for caption in captions]
+                before = len(sequence) - len(captions)  # rows before the conditional half
+                room = (0, 0, 0, 0, before, 0)
+                own = torch.nn.functional.pad(pad_sequence(captions, batch_first=True), room)
+                own_freqs = pad_sequence(places, batch_first=True)
+                own_freqs = torch.cat((own_freqs.new_zeros(before, *own_freqs.shape[1:]), own_freqs))
+                lengths = torch.tensor([0] * before + [len(c) for c in captions], device=own.device)
+                layout.own = torch.arange(own.shape[1], device=own.device) < lengths[:, None]
+                sequence = torch.cat((sequence, own.to(sequence.dtype)), dim=1)
+                freqs = torch.cat((freqs, own_freqs), dim=1)
+            return sequence, freqs, mask, noise
+
+        return joined
+
+    def _caption(self, text: Text, layout: Layout) -> Tensor:
+        """(tokens, D): a caption as the layers take it. It depends on nothing else, so it is kept for the run."""
+        if id(text) not in layout.refined:
+            network = self.network
+            embeds = text.embeds[0]
+            length = len(embeds) + -len(embeds) % 32
+            padded, ids, pad_mask, _, _ = network._pad_with_ids(
+                embeds, (length, 1, 1), (1, 0, 0), embeds.device
+            )
+            out, freqs, mask, _, _ = network._prepare_sequence(
+                [network.cap_embedder(padded)], [ids], [pad_mask], network.cap_pad_token, None, embeds.device
+            )
+            for layer in network.context_refiner:
+                out = layer(out, mask, freqs)
+            layout.refined[id(text)] = out[0]
+        return layout.refined[id(text)]
+
+    def _places(self, length: int, end: int) -> Tensor:
+        """(length, d / 2): rotary positions on the first axis from end - length + 1 to end, below 0 too."""
+        embed = self.network.rope_embedder
+        device = self.device
+        ids = torch.zeros(length, 3, dtype=torch.int32, device=device)
+        ids[:, 0] = torch.arange(1, length + 1, device=device)
+        shift = torch.tensor([[abs(end - length), 0, 0]], dtype=torch.int32, device=device)
+        turn = embed(shift)
+        return embed(ids) * (turn if end >= length else turn.conj())
 
 
 @dataclass
@@ -99,7 +172,7 @@ class Layout:
     """Where in the sequence of a call the image, the global prompt and the regions' captions lie: in this order.
 
     image: tokens of the image, of which the first `tokens` are its grid. words: of the prompt, padded. own: the mask of the
-    regions' captions (B, tokens), or None.
+    regions' captions (B, tokens), or None. refined: the captions as the layers take them, by their identity.
     """
 
     image: int = 0
@@ -107,6 +180,7 @@ class Layout:
     words: int = 0
     own: Tensor | None = None
     captions: Sequence[Text] = field(default=(), repr=False)
+    refined: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
 
 class ComposedSingle:
@@ -157,105 +231,3 @@ def _rotated(x: Tensor, freqs: Tensor) -> Tensor:
     """Rotary positions: pairs of channels of x (B, n, heads, d) as complex numbers, turned by freqs (B, n, d / 2)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * freqs[:, :, None]).flatten(-2).to(x.dtype)
-
-
-class ZImageDenoiser(RegionDenoiser):
-    """One run of Z-Image's transformer."""
-
-    def __init__(
-        self,
-        backbone: ZImageBackbone,
-        settings: Settings,
-        captions: Sequence[str | None],
-        canvas: Size,
-        overview: Size,
-    ):
-        super().__init__(backbone, settings, captions, canvas, overview)
-        self.layout = Layout()
-        self._refined: dict[int, Tensor] = {}
-
-    def unified(self, build: Any) -> Any:
-        """The network's own way of joining image and text, with the regions' captions put behind them."""
-
-        def joined(
-            x: Any,
-            x_freqs: Any,
-            x_lengths: Any,
-            x_noise: Any,
-            words: Any,
-            word_freqs: Any,
-            word_lengths: Any,
-            *rest: Any,
-        ) -> Any:
-            layout = self.layout
-            sequence, freqs, mask, noise = build(
-                x, x_freqs, x_lengths, x_noise, words, word_freqs, word_lengths, *rest
-            )
-            layout.image = x_lengths[0]
-            layout.words = sequence.shape[1] - layout.image
-            layout.own = None
-            if layout.captions:
-                captions = [self._caption(text) for text in layout.captions]
-                places = [self._places(len(caption), word_lengths[-1]) for caption in captions]
-                before = len(sequence) - len(captions)  # rows before the conditional half
-                room = (0, 0, 0, 0, before, 0)
-                own = torch.nn.functional.pad(pad_sequence(captions, batch_first=True), room)
-                own_freqs = pad_sequence(places, batch_first=True)
-                own_freqs = torch.cat((own_freqs.new_zeros(before, *own_freqs.shape[1:]), own_freqs))
-                lengths = torch.tensor([0] * before + [len(c) for c in captions], device=own.device)
-                layout.own = torch.arange(own.shape[1], device=own.device) < lengths[:, None]
-                sequence = torch.cat((sequence, own.to(sequence.dtype)), dim=1)
-                freqs = torch.cat((freqs, own_freqs), dim=1)
-            return sequence, freqs, mask, noise
-
-        return joined
-
-    def _caption(self, text: Text) -> Tensor:
-        """(tokens, D): a caption as the layers take it. It depends on nothing else, so it is kept for the run."""
-        if id(text) not in self._refined:
-            network = self.backbone.network
-            embeds = text.embeds[0]
-            length = len(embeds) + -len(embeds) % 32
-            padded, ids, pad_mask, _, _ = network._pad_with_ids(
-                embeds, (length, 1, 1), (1, 0, 0), embeds.device
-            )
-            out, freqs, mask, _, _ = network._prepare_sequence(
-                [network.cap_embedder(padded)], [ids], [pad_mask], network.cap_pad_token, None, embeds.device
-            )
-            for layer in network.context_refiner:
-                out = layer(out, mask, freqs)
-            self._refined[id(text)] = out[0]
-        return self._refined[id(text)]
-
-    def _places(self, length: int, end: int) -> Tensor:
-        """(length, d / 2): rotary positions on the first axis from end - length + 1 to end, below 0 too."""
-        device = self.prompt.embeds.device
-        embed = self.backbone.network.rope_embedder
-        ids = torch.zeros(length, 3, dtype=torch.int32, device=device)
-        ids[:, 0] = torch.arange(1, length + 1, device=device)
-        shift = torch.tensor([[abs(end - length), 0, 0]], dtype=torch.int32, device=device)
-        turn = embed(shift)
-        return embed(ids) * (turn if end >= length else turn.conj())
-
-    def call(
-        self,
-        latents: Tensor,
-        t: Tensor,
-        texts: Sequence[Text],
-        regions: Sequence[Region],
-        canvas: Size,
-        own: Sequence[Text] | None = None,
-    ) -> Tensor:
-        cells = Size(*latents.shape[-2:])
-        patch = self.backbone._patch()
-        self.layout.tokens = (cells.h // patch) * (cells.w // patch)
-        self.layout.captions = own or ()
-        self.composer.own = len(self.layout.captions)
-        with torch.no_grad():
-            outputs = self.backbone.network(
-                list(latents.to(self.prompt.embeds.dtype)[:, :, None]),  # each (C, 1, h, w)
-                (1 - t / 1000).expand(len(texts)),
-                [text.embeds[0] for text in texts],
-                return_dict=False,
-            )[0]
-        return -torch.stack(list(outputs))[:, :, 0].float()  # towards the image: against the scheduler's way

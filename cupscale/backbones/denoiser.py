@@ -1,0 +1,141 @@
+"""One run of a network over regions: its texts, a call of it, and the loop's `Denoiser`. The same for all families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupscale.method.attention import Box
+from cupscale.method.composer import Composer
+from cupscale.method.regions import Region, Size
+
+
+@dataclass(frozen=True)
+class Text:
+    """An encoded prompt. embeds: (1, tokens, D). pooled: (1, P). mask: (1, tokens), 1 where a token is read."""
+
+    embeds: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Texts(NamedTuple):
+    """The encoded texts of a run. negative: None without guidance. captions: one a region, empty without any."""
+
+    prompt: Text
+    negative: Text | None
+    captions: Sequence[Text]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the network. Its rows are the regions once or, guided, twice: the unconditional half comes first.
+
+    Attributes:
+        latents: (B, C, h, w), as the schedule wants them for the network.
+        t: The timestep, a scalar.
+        texts: A prompt for each of the B rows.
+        regions: Where the rows lie on the canvas; R of them.
+        canvas: Its size in cells.
+        own: The regions' captions, which join the last R rows; empty where every region has the global prompt.
+    """
+
+    latents: Tensor
+    t: Tensor
+    texts: Sequence[Text]
+    regions: Sequence[Region]
+    canvas: Size
+    own: Sequence[Text] = ()
+
+    def words(self, composer: Composer) -> tuple[Tensor, Tensor | None]:
+        """(B, tokens, D) and its mask: the prompts and, behind them, the captions. The composer is told how many are whose."""
+        embeds = torch.cat([text.embeds for text in self.texts])
+        masks = None if self.texts[0].mask is None else torch.cat([_read(text) for text in self.texts])
+        composer.own = 0
+        if self.own:
+            room = (0, 0, 0, 0, len(self.texts) - len(self.own), 0)  # rows before the conditional half
+            captions = torch.cat([text.embeds for text in self.own])
+            composer.own = captions.shape[1]
+            embeds = torch.cat((embeds, F.pad(captions, room)), dim=1)
+            if masks is not None:
+                masks = torch.cat(
+                    (masks, F.pad(torch.cat([_read(text) for text in self.own]), room[2:])), dim=1
+                )
+        return embeds, masks
+
+    def pooled(self) -> Tensor:
+        """(B, P), the prompts' pooled embeddings. They stay the global prompt's in every region."""
+        return torch.cat([text.pooled for text in self.texts if text.pooled is not None])
+
+
+def _read(text: Text) -> Tensor:
+    assert text.mask is not None
+    return text.mask
+
+
+class RegionDenoiser:
+    """One run's prompts and regions: the loop's `Denoiser`.
+
+    Args:
+        network: Calls the network.
+        composer: What the attention hooks ask.
+        texts: The encoded prompts.
+        canvas: In cells.
+        overview: In cells.
+        guidance: Its scale, or a scale per cell of the canvas, (1, 1, H, W).
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Call, Composer], Tensor],
+        composer: Composer,
+        texts: Texts,
+        canvas: Size,
+        overview: Size,
+        guidance: float | Tensor,
+    ):
+        self.composer = composer
+        self.guidance = guidance
+        self._network = network
+        self.texts = texts
+        self._canvas = canvas
+        self._overview = overview
+
+    @property
+    def plain(self) -> bool:
+        """No prior touches the attention."""
+        return self.composer.attention == 0 and not self.texts.captions
+
+    def capture(self, latents: Tensor, t: Tensor) -> None:
+        whole = Region(0, 0, *self._overview)
+        self._call(Call(latents, t, [self.texts.prompt], [whole], self._overview), "capture")
+
+    def predict(self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]) -> Tensor:
+        self.composer.boxes = [Box.of(region, self._canvas) for region in regions]
+        self.composer.cells = Size(*latents.shape[-2:])
+        prompt, negative, captions = self.texts
+        own = [captions[k] for k in ids] if captions else ()
+        prompts = [prompt] * len(regions)
+        if negative is None:
+            return self._call(Call(latents, t, prompts, regions, self._canvas, own), "compose")
+        both = torch.cat((latents, latents))
+        prompts = [negative] * len(regions) + prompts
+        output = self._call(Call(both, t, prompts, regions, self._canvas, own), "compose")
+        unconditional, conditional = output.chunk(2)
+        scale = self.guidance
+        if isinstance(scale, Tensor):
+            scale = torch.cat([region.crop(scale) for region in regions])
+        return unconditional + scale * (conditional - unconditional)
+
+    def _call(self, call: Call, mode: Literal["capture", "compose"]) -> Tensor:
+        self.composer.mode, self.composer.own = mode, 0
+        try:
+            with torch.no_grad():
+                return self._network(call, self.composer)
+        finally:
+            self.composer.mode, self.composer.own = "off", 0
