@@ -53,13 +53,20 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The picture that was drawn from words, RGB, before it is enlarged."""
+
+    image: Image.Image
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far the run is.
 
     Attributes:
-        stage: "caption", "enlarge", "encode", "denoise", "decode" or "correct".
-        step: Of `steps`, from 1, within "denoise"; 0 elsewhere.
-        steps: Steps that the run takes.
+        stage: "draw", "caption", "enlarge", "encode", "denoise", "decode" or "correct".
+        step: Of `steps`, from 1, within "denoise" and "draw"; 0 elsewhere.
+        steps: Steps that the run, or the drawing, takes.
         regions: Of `total`, done in this step; within "caption" the captioner's calls.
         total: Regions a step, or calls.
         elapsed: Seconds since the run began.
@@ -93,4 +100,4 @@ class Finished:
     result: Result
 
 
-Event = Planned | Captioned | Progress | Preview | Notice | Finished
+Event = Planned | Drawn | Captioned | Progress | Preview | Notice | Finished

@@ -50,6 +50,7 @@ class Known:
     """A model with a name. source: hub id or folder. defaults: the settings it works best with.
 
     quick: the preset's fields over them. no_paper: why it cannot do the paper's preset; empty where it can.
+    no_words: why it cannot draw a picture from words alone; empty where it can.
     pipeline: its diffusers class. memory: GB on an accelerator for a 4096 px result with nothing offloaded, an estimate from
     the weights in `dtype`. half_vae: a VAE that does not overflow in half precision. lora: (hub id, file) that makes a
     base model a few-step one. scheduler: a diffusers class and the options it takes the checkpoint's place with.
@@ -68,6 +69,7 @@ class Known:
     scheduler: tuple[str, Mapping[str, Any]] | None = None
     quick: Mapping[str, Any] = field(default_factory=lambda: QUICK)
     no_paper: str = ""
+    no_words: str = ""
 
 
 SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000)
@@ -95,6 +97,7 @@ KNOWN: dict[str, Known] = {
         },
         quick={"steps": 10},
         no_paper="it is made for a strength of 0.1, and more turns its pictures into coloured noise",
+        no_words="it was trained to refine photographs, and knows no things by name",
         note="bundled; runs on a CPU",
         memory=2,
     ),
@@ -386,6 +389,20 @@ def _refusal(model: str, name: str, family: Mapping[str, Any] | None) -> str:
     if known := KNOWN.get(model):
         return known.no_paper
     return DISTILLED if (family or SDXL_DEFAULTS).get("guidance", 7.5) <= 1 else ""
+
+
+def check_words(model: str) -> None:
+    """See that a model can draw a picture from words alone.
+
+    Raises:
+        CupscaleError: It cannot; the message says why.
+    """
+    known = KNOWN.get(model)
+    if known and known.no_words:
+        able = ", ".join(name for name, other in KNOWN.items() if not other.no_words)
+        raise CupscaleError(
+            f"model {model} cannot draw from words: {known.no_words}; give an image, or choose one of {able}"
+        )
 
 
 def described(name: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""CUpscalePipeline: settings + image -> plan -> captions -> base upscale -> encode -> denoise -> decode -> picture."""
+"""CUpscalePipeline: settings + image or words -> plan -> captions -> base upscale -> encode -> denoise -> decode -> picture.
+
+From words, the picture that is enlarged is drawn first, by the same pipeline.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,12 @@ from cupscale.captioners.memory import room_for
 from cupscale.captions import match, within_budget
 from cupscale.correct import correct, is_grey
 from cupscale.errors import CupscaleError
-from cupscale.events import Event, Finished, Planned, Preview, Progress, Result
+from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
 from cupscale.method.guidance import guidance_map, richness
 from cupscale.method.regions import Size
-from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise
+from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
-from cupscale.planning import Geometry, Plan, make_plan
+from cupscale.planning import Geometry, Plan, drawn_size, make_plan
 from cupscale.preview import PreviewMap
 from cupscale.settings import MAX_CAPTIONS, Settings
 from cupscale.upscalers.choose import settle
@@ -94,7 +97,7 @@ class CUpscalePipeline:
 
     def plan(
         self,
-        image: tuple[int, int] | Image.Image | images.Picture,
+        image: tuple[int, int] | Image.Image | images.Picture | None,
         settings: Settings,
         *,
         captioning: Captioning | None = None,
@@ -102,7 +105,8 @@ class CUpscalePipeline:
         """What a run would do, its cost, and its time where this machine has run the model before.
 
         Args:
-            image: Its (width, height), or itself, which a captioner's calls and the base upscaler depend on.
+            image: Its (width, height), or itself, which a captioner's calls and the base upscaler depend on. None: it is
+                drawn from the prompt.
             settings: Of the run.
             captioning: Of the run.
 
@@ -114,14 +118,14 @@ class CUpscalePipeline:
 
     def upscale(
         self,
-        image: Source,
+        image: Source | None = None,
         settings: Settings | None = None,
         *,
         preset: str | None = None,
         captioning: Captioning | None = None,
         **fields: Any,
     ) -> Result:
-        """Upscale one image. See `stream` for the arguments.
+        """Upscale one image, or one drawn from the prompt. See `stream` for the arguments.
 
         Raises:
             CupscaleError: Bad input, before any work is done.
@@ -135,7 +139,7 @@ class CUpscalePipeline:
 
     def stream(
         self,
-        image: Source,
+        image: Source | None = None,
         settings: Settings | None = None,
         *,
         preset: str | None = None,
@@ -145,7 +149,8 @@ class CUpscalePipeline:
         """The events of a run, `Finished` last. Closing it stops the work within one network call and leaves no hook.
 
         Args:
-            image: A path, bytes, an open file, or a PIL image, 16 px a side at least.
+            image: A path, bytes, an open file, or a PIL image, 16 px a side at least. None: the prompt is drawn first, at
+                `settings.size`, as the pipeline itself would draw it with this seed, and at scale 1 that is the result.
             settings: Whole; None for the model's defaults.
             preset: Its fields come over `settings`.
             captioning: Who writes what is not given, the captions and the prompt, before anything else.
@@ -155,10 +160,11 @@ class CUpscalePipeline:
             CupscaleError: Bad input, at the call.
         """
         chosen = self._chosen(settings, preset, fields)
-        picture = _opened(image)
+        chosen, picture = self._input(chosen, image)
         upscalers.check(chosen.upscaler)
         plan = self.plan(picture, chosen, captioning=captioning)
-        chosen, _ = settle(chosen, picture)
+        if picture is not None:
+            chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
         return _Run(self, picture, chosen, plan, captioning or Captioning()).events()
 
@@ -189,6 +195,18 @@ class CUpscalePipeline:
     def _preset(self, name: str | None) -> dict[str, Any]:
         return models.preset(self.model, name, self.backbone.defaults)
 
+    def _input(self, settings: Settings, image: Source | None) -> tuple[Settings, images.Picture | None]:
+        """The settings with the size of what is drawn, and the picture; one of the two is empty."""
+        if image is not None:
+            return settings.replace(size="") if settings.size else settings, _opened(image)
+        if not settings.prompt.strip():
+            raise CupscaleError(
+                "neither an image nor a prompt is given: give one to enlarge, or words to draw from"
+            )
+        models.check_words(self.model)
+        width, height = drawn_size(settings.size, self.backbone.geometry)
+        return settings.replace(size=f"{width}x{height}"), None
+
 
 class _Latents(NamedTuple):
     """What `_Run._encode` gives. base: (1, C, H, W) on the canvas. overview: (1, C, h, w), None where RAP is off."""
@@ -204,7 +222,7 @@ class _Run:
     """One run: a chain of stages, each a generator of events that returns what the next one needs."""
 
     pipeline: CUpscalePipeline
-    picture: images.Picture
+    source: images.Picture | None
     settings: Settings
     plan: Plan
     captioning: Captioning
@@ -212,12 +230,24 @@ class _Run:
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
         self._network_seconds = 0.0
+        self._known: dict[str, Any] = {}  # texts that are encoded already
+
+    @property
+    def picture(self) -> images.Picture:
+        """The input, given or drawn."""
+        assert self.source is not None
+        return self.source
 
     def events(self) -> Generator[Event, None, None]:
         self._began = time.perf_counter()
         yield Planned(self.plan, self.settings)
+        if self.source is None:
+            yield from self._draw()
+            if self.settings.scale == 1:
+                yield self._finished(self.picture.rgb)
+                return
         read, texts = yield from self._captions()
-        captioned = self._elapsed()
+        captioned, drawn = self._elapsed(), self._network_seconds
         try:
             plain, base = yield from self._base_upscale()
             latents = yield from self._encode(plain, base)
@@ -227,9 +257,12 @@ class _Run:
             image = yield from self._correct(pixels)
         finally:
             self.pipeline.backbone.release()
+        self._remember_speed(self._elapsed() - captioned - (self._network_seconds - drawn))
+        yield self._finished(image)
+
+    def _finished(self, image: Image.Image) -> Finished:
         total = self._elapsed()
-        self._remember_speed(total - captioned - self._network_seconds)
-        yield Finished(Result(image, self.settings, replace(self.plan, seconds=round(total, 1)), total))
+        return Finished(Result(image, self.settings, replace(self.plan, seconds=round(total, 1)), total))
 
     def written(self, *, regions: bool) -> Generator[CaptionEvent, None, None]:
         """`caption_regions`, with room made on the device, and its speed remembered."""
@@ -255,6 +288,35 @@ class _Run:
                 yield event
 
     # The stages
+
+    def _draw(self) -> Generator[Event, None, None]:
+        """The input from the prompt, as the pipeline's own text-to-image call: one window, no prior, the whole schedule."""
+        backbone, plan = self.pipeline.backbone, self.plan
+        plain = self.settings.replace(strength=1.0, attention=0.0, detail=0.0, captions=())
+        read, _ = readable(plain, backbone)
+        canvas = Size(*(side // plan.cell_px for side in reversed(plan.input)))
+        schedule = backbone.schedule(plain, canvas)
+        noise = draw_noise((1, backbone.geometry.channels, *canvas), plain.seed).to(backbone.device)
+        with backbone.denoiser(read, (), canvas, canvas, known=self._known) as denoiser:
+            began = time.perf_counter()
+            start = schedule.from_noise(noise)
+            loop = denoise(
+                denoiser, schedule, noise, window=canvas, overlap=0.0, seed=plain.seed, sample=start
+            )
+            with contextlib.closing(loop), self._finite():
+                for event in loop:
+                    if isinstance(event, StepDone):
+                        z = event.sample
+                        yield self._step_of("draw", event.step, event.steps, time.perf_counter() - began)
+            self._network_seconds += time.perf_counter() - began
+        try:
+            image = images.to_image(backbone.decode(z, self.pipeline.tiles)[0])
+        finally:
+            backbone.release()
+        self.source = images.Picture(image)
+        self.settings, why = settle(self.settings, self.source)
+        self.plan = replace(plan, upscaler=self.settings.upscaler, why=why)
+        yield Drawn(image)
 
     def _captions(self) -> Generator[Event, None, tuple[Settings, tuple[str | None, ...]]]:
         """Write what is missing, and cut it to what the text encoder reads.
@@ -344,7 +406,7 @@ class _Run:
         backbone, settings, plan = self.pipeline.backbone, self.settings, self.plan
         z = latents.base
         guidance = self._guidance()
-        with backbone.denoiser(read, texts, plan.canvas, plan.overview, guidance) as denoiser:
+        with backbone.denoiser(read, texts, plan.canvas, plan.overview, guidance, self._known) as denoiser:
             began = time.perf_counter()
             loop = denoise(
                 denoiser,
@@ -367,7 +429,7 @@ class _Run:
                             yield Preview(latents.preview(event.x0), event.step + 1, event.steps)
                     else:
                         yield event
-            self._network_seconds = time.perf_counter() - began
+            self._network_seconds += time.perf_counter() - began
         return z
 
     def _decode(self, z: Tensor) -> Generator[Event, None, Tensor]:
@@ -418,6 +480,12 @@ class _Run:
         total = len(self.plan.regions) if total is None else total
         return Progress(stage, 0, self.plan.steps, regions, total, self._elapsed(), **rest)
 
+    def _step_of(self, stage: str, step: int, steps: int, seconds: float) -> Progress:
+        """A whole step (from 0) is done."""
+        fraction = (step + 1) / steps
+        left = seconds * (1 / fraction - 1)
+        return Progress(stage, step + 1, steps, 1, 1, self._elapsed(), left, fraction)
+
     def _denoised(self, event: RegionsDone, seconds: float) -> Progress:
         fraction = (event.step + event.done / event.total) / event.steps
         left = seconds * (1 / fraction - 1)
@@ -436,7 +504,7 @@ class _Run:
         """rest: seconds of everything but captions and network."""
         plan = self.plan
         speed = {
-            "sample": self._network_seconds / plan.samples,
+            "sample": self._network_seconds / plan.work,
             "cells": plan.window.h * plan.window.w,
             "megapixel": rest / (plan.output[0] * plan.output[1] / 1e6),
         }
@@ -444,7 +512,7 @@ class _Run:
 
 
 def plan_run(
-    image: tuple[int, int] | Image.Image | images.Picture,
+    image: tuple[int, int] | Image.Image | images.Picture | None,
     settings: Settings,
     geometry: Geometry,
     model: str,
@@ -454,7 +522,8 @@ def plan_run(
     """`make_plan` with the captioner's calls, and the speed of earlier runs of `model` on `device`.
 
     Args:
-        image: Its (width, height), or itself, which a captioner's calls and the base upscaler depend on.
+        image: Its (width, height), or itself, which a captioner's calls and the base upscaler depend on. None: it is drawn
+            from the prompt.
         settings: Of the run.
         geometry: Of the model.
         model: The name under which its speed is remembered.
@@ -465,6 +534,12 @@ def plan_run(
         CupscaleError: The image or the output is outside the limits.
     """
     speed = machine.known_speed(model, device)
+    if image is None:
+        size = drawn_size(settings.size, geometry)
+        plan = make_plan(size, settings, geometry, speed, drawn=True)
+        calls = len(plan.regions) if plan.steps and asks(captioning, settings) else 0
+        plan = make_plan(size, settings, geometry, speed, caption_calls=calls, drawn=True)
+        return replace(plan, why="chosen when it is drawn" if settings.upscaler == "auto" else "")
     if isinstance(image, tuple):
         return make_plan(image, settings, geometry, speed)
     picture = image if isinstance(image, images.Picture) else images.Picture(image)

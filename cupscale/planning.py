@@ -34,6 +34,7 @@ class Plan:
     """input, output: (width, height) in pixels. canvas, window, overview, regions: in latent cells.
 
     evaluations: of the network, windows times steps plus one a step for the attention prior; guidance doubles the windows'.
+    drawing: those among them that draw the input from words, which guidance doubles too; 0 where an image is given.
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
     caption_calls: of the captioner, at most; it keeps answers, and does not give them twice.
     steps: that are run, the last of the schedule's `schedule_steps`.
@@ -54,6 +55,7 @@ class Plan:
     seconds: float | None
     caption_calls: int = 0
     schedule_steps: int = 0
+    drawing: int = 0
     upscaler: str = ""
     why: str = ""
 
@@ -69,8 +71,15 @@ class Plan:
     @property
     def samples(self) -> int:
         """Network samples: evaluations with guidance counted twice."""
-        overviews = self.evaluations - len(self.regions) * self.steps
-        return (1 + self.guided) * len(self.regions) * self.steps + overviews
+        windows = len(self.regions) * self.steps + self.drawing
+        return (1 + self.guided) * windows + (self.evaluations - windows)
+
+    @property
+    def work(self) -> float:
+        """Samples, those of the drawing counted by their size in windows."""
+        drawing = (1 + self.guided) * self.drawing
+        size = self.input[0] * self.input[1] / self.cell_px**2 / (self.window.h * self.window.w)
+        return self.samples - drawing + drawing * size
 
     def line(self) -> str:
         """One line for a person."""
@@ -78,10 +87,13 @@ class Plan:
             f"{self.input[0]} x {self.input[1]} -> {self.output[0]} x {self.output[1]}",
             f"{len(self.regions)} region{'s' * (len(self.regions) > 1)}",
             f"{self.evaluations} evaluations{' (guidance doubles each)' * self.guided}",
-            f"the last {self.steps} of {self.schedule_steps} steps",
+            *[f"the last {self.steps} of {self.schedule_steps} steps"] * bool(self.steps),
             f"about {self.bytes / 2**30:.1f} GB",
         ]
-        parts.insert(1, f"enlarged by {self.upscaler}{f' ({self.why})' * bool(self.why)} first")
+        if self.steps:
+            parts.insert(1, f"enlarged by {self.upscaler}{f' ({self.why})' * bool(self.why)} first")
+        if self.drawing:
+            parts.insert(1, f"drawn from the prompt in {self.drawing} steps")
         if self.caption_calls:
             parts.insert(2, f"{self.caption_calls} captioner call{'s' * (self.caption_calls > 1)}")
         if self.seconds is not None:
@@ -169,6 +181,7 @@ def make_plan(
     speed: Mapping[str, float] | None = None,
     *,
     caption_calls: int = 0,
+    drawn: bool = False,
 ) -> Plan:
     """Plan a run.
 
@@ -179,6 +192,7 @@ def make_plan(
         speed: Seconds for one network `sample` of a window of `cells` and for one `megapixel` of everything else, as
             measured by earlier runs; `call`, where it is there, for one call of the captioner.
         caption_calls: See `cupscale.captioners.caption_calls`.
+        drawn: The input is drawn from the prompt first. At scale 1 it is the result.
 
     Raises:
         CupscaleError: The image or the output is outside the limits.
@@ -195,8 +209,9 @@ def make_plan(
         Size(size.h // geometry.cell, size.w // geometry.cell) for size in (canvas_px, window_px, overview_px)
     )
     regions = tuple(plan_regions(canvas, window, settings.overlap))
-    steps = settings.run_steps
-    evaluations = steps * (len(regions) + (settings.attention > 0))
+    drawing = settings.steps if drawn else 0
+    steps = 0 if drawn and settings.scale == 1 else settings.run_steps
+    evaluations = drawing + steps * (len(regions) + (settings.attention > 0))
     guided = settings.guidance > 1
     pixels = canvas_px.h * canvas_px.w
     plan = Plan(
@@ -214,9 +229,43 @@ def make_plan(
         seconds=None,
         caption_calls=caption_calls,
         schedule_steps=settings.steps,
+        drawing=drawing,
         upscaler=settings.upscaler,
     )
     return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
+
+
+def drawn_size(size: str, geometry: Geometry) -> tuple[int, int]:
+    """(width, height) in pixels of a picture that a model draws from words.
+
+    Args:
+        size: "1344x768"; empty for the network's native square.
+        geometry: Of the model.
+
+    Raises:
+        CupscaleError: The model was not made for that size; the message names the nearest that it was made for. Ours: sides are
+            multiples of `align`, the area is within a fifth of the native square's, and no side is above 4 times the other.
+    """
+    native, align = geometry.native, geometry.align
+    if not size:
+        return native, native
+    width, height = (int(side) for side in size.split("x"))
+    area = width * height / native**2
+    if (
+        width % align == height % align == 0
+        and 0.8 <= area <= 1.25
+        and max(width, height) <= 4 * min(width, height)
+    ):
+        return width, height
+    aspect = min(4.0, max(0.25, width / height))
+    near = [
+        max(align, round(native * side / align) * align)
+        for side in (math.sqrt(aspect), 1 / math.sqrt(aspect))
+    ]
+    raise CupscaleError(
+        f"size {size} is not one that this model draws: sides are multiples of {align} px, about {native} x {native} px in all; "
+        f"the nearest is {near[0]}x{near[1]}"
+    )
 
 
 def _checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -238,7 +287,7 @@ def _checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:
 def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float]) -> float:
     """As earlier runs took, in tenths of a second, at least one. pixels: of the canvas."""
     cells = plan.window.h * plan.window.w
-    seconds = plan.samples * speed["sample"] * cells / speed["cells"] + pixels / 1e6 * speed["megapixel"]
+    seconds = plan.work * speed["sample"] * cells / speed["cells"] + pixels / 1e6 * speed["megapixel"]
     return max(0.1, round(seconds + plan.caption_calls * speed.get("call", 0.0), 1))
 
 

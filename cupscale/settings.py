@@ -107,6 +107,12 @@ class Settings(BaseModel):
         description="How far the result, made small again, is the input: 0 to 1, or 'auto', which trusts clean input more.",
     )
     scheduler: Scheduler = Field("model", description="Sampler. 'model' is the one the model came with.")
+    size: str = Field(
+        "",
+        pattern=r"^([1-9]\d{1,4}x[1-9]\d{1,4})?$",
+        description="From words: WIDTHxHEIGHT of the picture that the prompt is drawn as first, in pixels; empty for the "
+        "model's own size. Not used where an image is given.",
+    )
     model: str = Field("tiny", max_length=500, description="Model name, hub id or folder.")
     captions: tuple[Caption, ...] = Field(
         (), max_length=MAX_CAPTIONS, description="A caption per region (the semantic prior)."

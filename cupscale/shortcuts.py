@@ -14,7 +14,7 @@ from cupscale.settings import Settings
 
 def stream(
     pipe: Any,
-    image: Source,
+    image: Source | None = None,
     settings: Settings | None = None,
     *,
     preset: str | None = None,
@@ -28,7 +28,7 @@ def stream(
 
     Args:
         pipe: A diffusers pipeline, which comes back as it was.
-        image: A path, bytes, an open file or a PIL image, 16 px a side at least.
+        image: A path, bytes, an open file or a PIL image, 16 px a side at least. None: the prompt is drawn first.
         settings: Whole; None for the model's own defaults.
         preset: Its fields come over them: "paper", "quick".
         captioner: Who writes the captions and the prompt that are not given: "qwen", a server's address ..., see
@@ -47,7 +47,7 @@ def stream(
 
 def upscale(
     pipe: Any,
-    image: Source,
+    image: Source | None = None,
     settings: Settings | None = None,
     *,
     preset: str | None = None,
@@ -56,7 +56,7 @@ def upscale(
     tiles: Tiles | None = None,
     **fields: Any,
 ) -> Result:
-    """Upscale an image with a diffusers pipeline. See `stream` for the arguments.
+    """Upscale an image, or one drawn from the prompt, with a diffusers pipeline. See `stream` for the arguments.
 
     Returns:
         A Result with .image, .settings, .captions, .plan and .seconds.

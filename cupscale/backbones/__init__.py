@@ -45,7 +45,9 @@ class Backbone(Protocol):
     def decode(self, latents: Tensor, tiles: Tiles) -> Tensor:
         """The inverse: (1, 3, H, W) float32 on the CPU."""
 
-    def schedule(self, settings: Settings) -> Schedule: ...
+    def schedule(self, settings: Settings, cells: Size | None = None) -> Schedule:
+        """cells: of the picture that a dynamic shift looks at; None for a window of native size."""
+
     def denoiser(
         self,
         settings: Settings,

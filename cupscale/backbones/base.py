@@ -144,10 +144,11 @@ class DiffusersBackbone(ABC):
 
     # Network
 
-    def schedule(self, settings: Settings) -> DiffusersSchedule | FlowSchedule:
+    def schedule(self, settings: Settings, cells: Size | None = None) -> DiffusersSchedule | FlowSchedule:
         args = (self.pipe.scheduler, settings.scheduler, settings.strength, settings.steps, settings.seed)
         if is_flow(self.pipe.scheduler):
-            tokens = (self.geometry.native // self.geometry.cell // self._patch()) ** 2
+            height, width = cells or (self.geometry.native // self.geometry.cell,) * 2
+            tokens = (height // self._patch()) * (width // self._patch())
             return FlowSchedule(*args, self.device, tokens, self._sigmas(settings.steps))
         return DiffusersSchedule(*args, self.device)
 

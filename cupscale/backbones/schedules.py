@@ -57,6 +57,12 @@ class _Truncated:
         if hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(self._first)
 
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The state a pipeline of diffusers begins with: unit noise at the scheduler's own scale."""
+        return noise * float(
+            getattr(self._scheduler, "init_noise_sigma", 1.0)
+        )  # flow has none: it begins with noise
+
     def _step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
         return self._scheduler.step(output, self.timesteps[i], sample, return_dict=False, **self._options)[0]
 

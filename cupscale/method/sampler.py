@@ -18,10 +18,14 @@ from cupscale.method.structure import GlobalStructure
 
 
 class Schedule(Protocol):
-    """The part of a sampler's schedule that is run, from step S on. `i` counts its steps from 0."""
+    """The part of a sampler's schedule that is run, from step S on. `i` counts its steps from 0.
+
+    `from_noise` gives the state that a picture made from words alone begins with, at strength 1.
+    """
 
     timesteps: Tensor
 
+    def from_noise(self, noise: Tensor) -> Tensor: ...
     def noised(self, x0: Tensor, noise: Tensor, i: int) -> Tensor: ...
     def model_input(self, sample: Tensor, i: int) -> Tensor: ...
     def to_x0(self, output: Tensor, sample: Tensor, i: int) -> Tensor: ...
@@ -87,6 +91,7 @@ def denoise(
     window: Size,
     overlap: float,
     seed: int,
+    sample: Tensor | None = None,
     structure: GlobalStructure | None = None,
     overview: Tensor | None = None,
     batch: int = 1,
@@ -100,6 +105,7 @@ def denoise(
         window: Size of a region in cells.
         overlap: Of neighbouring windows, a fraction of a window, 0 to 0.75.
         seed: Of all noise and of the jitter of the windows.
+        sample: (1, C, H, W), the state to begin with in place of the diffused `latent`, as `Schedule.from_noise` gives it.
         structure: The global structure prior; None leaves it out.
         overview: (1, C, h, w), the low-resolution latent at native size; None leaves the regional attention prior out.
         batch: Regions per network call. Halved, with a Notice, when the memory does not hold it.
@@ -113,7 +119,8 @@ def denoise(
     """
     device = latent.device
     canvas = Size(*latent.shape[-2:])
-    sample = schedule.noised(latent, draw_noise(latent.shape, seed).to(device), 0)
+    if sample is None:
+        sample = schedule.noised(latent, draw_noise(latent.shape, seed).to(device), 0)
     overview_noise = None if overview is None else draw_noise(overview.shape, seed, 1).to(device)
     jitter = generator(seed, 3)
     steps = len(schedule.timesteps)

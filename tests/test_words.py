@@ -1,0 +1,171 @@
+"""From words: the pipeline's own picture, enlarged in the same run."""
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import FAMILIES
+from diffusers import DDIMScheduler
+
+import cupscale
+from cupscale import models
+from cupscale.errors import CupscaleError
+from cupscale.events import Drawn, Finished, Planned
+from cupscale.planning import Geometry, drawn_size, make_plan
+from cupscale.settings import Settings
+
+PROMPT = "a lighthouse in a storm"
+WORDS = {"prompt": PROMPT, "steps": 4, "seed": 7, "guidance": 2.5, "negative_prompt": "fog"}
+ENLARGED = WORDS | {"upscaler": "lanczos", "strength": 0.5, "scale": 2}
+
+
+def native(pipe):
+    return cupscale.CUpscalePipeline(pipe).backbone.geometry
+
+
+def own_call(pipe, width, height, guidance):
+    """diffusers' text-to-image call, (H, W, 3) levels."""
+    options = (
+        {"use_resolution_binning": False, "clean_caption": False} if "PixArt" in type(pipe).__name__ else {}
+    )
+    if type(pipe).__name__ == "ZImagePipeline":
+        guidance -= 1  # 0 is off for it
+    done = pipe(
+        prompt=PROMPT,
+        negative_prompt="fog",
+        width=width,
+        height=height,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(7),
+        output_type="np",
+        **options,
+    )
+    return done.images[0] * 255
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_at_scale_1_it_is_the_pipelines_own_picture(load, name, guidance):
+    """Wider than high: within half a level, as the result is rounded to whole ones."""
+    pipe = load(name)
+    if name == "sd15":  # PNDM's first step, taken twice, is left out here
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    side, align = native(pipe).native, native(pipe).align
+    width, height = side, side - align
+    if name != "z-image":  # whose table of positions ends at the native size in this checkpoint
+        width += align
+    fields = WORDS | {"guidance": guidance, "scale": 1, "size": f"{width}x{height}"}
+    result = cupscale.upscale(pipe, **fields)
+    theirs = own_call(pipe, width, height, guidance)
+    assert result.image.size == (width, height)
+    assert np.abs(np.asarray(result.image.convert("RGB"), dtype=float) - theirs).max() < 0.55
+    assert theirs.std() > 2  # it shows something
+    assert result.plan.evaluations == result.plan.drawing == 4
+    assert result.plan.samples == (8 if guidance > 1 else 4)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3"])
+def test_one_run_is_the_drawing_and_then_its_enlargement(load, name):
+    """The texts that both halves read are encoded once."""
+    pipe, asked = load(name), []
+    encode = pipe.encode_prompt
+    pipe.encode_prompt = lambda prompt, *args, **kwargs: (
+        asked.append(list(prompt)),
+        encode(prompt, *args, **kwargs),
+    )[1]
+    events = list(cupscale.stream(pipe, **ENLARGED))
+    assert asked == [[PROMPT, "fog"]]
+    assert isinstance(events[0], Planned) and isinstance(events[-1], Finished)
+    (drawn,) = (event.image for event in events if isinstance(event, Drawn))
+    result = events[-1].result
+    again = cupscale.upscale(pipe, drawn, **ENLARGED)
+    assert np.array_equal(np.asarray(result.image), np.asarray(again.image))
+    side = native(pipe).native
+    assert result.settings.size == f"{side}x{side}" and again.settings.size == ""
+    assert result.plan.samples == again.plan.samples + 2 * 4
+    kept = Settings.from_json(result.settings.to_json())
+    from_itself = cupscale.upscale(load(name), settings=kept)
+    assert np.array_equal(np.asarray(result.image), np.asarray(from_itself.image))
+
+
+def test_another_seed_is_another_picture(load):
+    pipe = load("sdxl")
+    first, second = (
+        np.asarray(cupscale.upscale(pipe, **WORDS | {"scale": 1, "seed": seed}).image) for seed in (7, 8)
+    )
+    assert np.abs(first.astype(float) - second).mean() > 1
+
+
+def test_captions_are_written_from_what_was_drawn(load):
+    seen = []
+
+    class Looker:
+        name = identity = "looker"
+        bytes, device = 0, "cpu"
+
+        def load(self):
+            pass
+
+        def release(self):
+            pass
+
+        def ask(self, requests):
+            for index, request in enumerate(requests):
+                seen.append(request.images[0].size)
+                yield cupscale.captioners.Answer(index, f"thing {index}")
+
+    pipe = load("sdxl")
+    result = cupscale.upscale(pipe, captioner=Looker(), **ENLARGED | {"detail": 0.5, "scale": 3})
+    side = native(pipe).native
+    assert set(seen) == {(side, side)}
+    assert len(result.captions) == len(result.plan.regions) > 1
+
+
+def test_closing_a_drawing_leaves_the_pipeline_as_it_was(load):
+    pipe = load("z-image")
+    before = dict(pipe.transformer.attn_processors) if hasattr(pipe.transformer, "attn_processors") else None
+    events = cupscale.stream(pipe, **ENLARGED)
+    next(events), next(events)
+    events.close()
+    assert before is None or pipe.transformer.attn_processors == before
+    assert pipe._execution_device.type == "cpu"
+
+
+def test_the_plan_counts_the_drawing():
+    """64 px drawn, doubled in 3 x 3 windows of half overlap: 10 steps with guidance, then 5 of 9 windows and the overview."""
+    geometry = Geometry(native=64, cell=8, align=8)
+    settings = Settings.build(scale=2, steps=10, strength=0.5, guidance=3, overlap=0.5)
+    plan = make_plan((64, 64), settings, geometry, drawn=True)
+    assert (plan.drawing, plan.evaluations, plan.samples) == (10, 10 + 5 * 10, 20 + 5 * (2 * 9 + 1))
+    assert "drawn from the prompt in 10 steps" in plan.line()
+    wide = make_plan((96, 48), settings, geometry, drawn=True)
+    assert wide.work == wide.samples - 20 + 20 * (12 * 6) / 64
+    alone = make_plan((64, 64), settings.replace(scale=1), geometry, drawn=True)
+    assert (alone.steps, alone.evaluations, alone.samples) == (0, 10, 20)
+    assert "enlarged" not in alone.line()
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [("1344x770", "1344x768"), ("2048x2048", "1024x1024"), ("640x480", "1184x896"), ("4096x256", "2048x512")],
+)
+def test_a_size_the_model_does_not_know_names_the_nearest(size, nearest):
+    with pytest.raises(CupscaleError, match=f"{size} .*32 px.* nearest is {nearest}"):
+        drawn_size(size, models.SDXL_GEOMETRY)
+
+
+@pytest.mark.parametrize("size", ["1024x1024", "1344x768", "832x1216", "1536x640", "512x2048"])
+def test_the_sizes_sdxl_was_trained_on_are_known(size):
+    assert drawn_size(size, models.SDXL_GEOMETRY) == tuple(map(int, size.split("x")))
+
+
+def test_words_that_are_missing_and_a_model_that_cannot(load):
+    with pytest.raises(CupscaleError, match="neither an image nor a prompt"):
+        cupscale.upscale(load("sdxl"), prompt="  ")
+    with pytest.raises(
+        CupscaleError, match=r"tiny cannot draw from words: .*give an image, or choose one of sd15"
+    ):
+        cupscale.upscale(models.load("tiny"), prompt=PROMPT)
+    for bad in ("wide", "0x12", "1024", "1024x1024x3"):
+        with pytest.raises(CupscaleError, match="size"):
+            Settings.build(size=bad)
