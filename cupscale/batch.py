@@ -15,7 +15,7 @@ from cupscale.errors import CupscaleError
 from cupscale.events import Event, Finished, Result
 from cupscale.files import Job, find_images, plan_jobs
 from cupscale.pipeline import CUpscalePipeline
-from cupscale.planning import Target, output_size
+from cupscale.planning import Target, drawn_size, output_size
 from cupscale.settings import Settings
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def own_share(items: Sequence[T]) -> list[T]:
 def run_jobs(
     pipeline: CUpscalePipeline,
     jobs: Sequence[Job],
-    settings: Callable[[images.Picture], Settings],
+    settings: Callable[[tuple[int, int]], Settings],
     *,
     captioning: Captioning | None = None,
     quality: int = 95,
@@ -69,7 +69,7 @@ def run_jobs(
     Args:
         pipeline: The model, loaded.
         jobs: The images, and where their results go.
-        settings: Of the run of one image: a target size gives each its own scale.
+        settings: Of the run of one image of that (width, height): a target size gives each its own scale.
         captioning: Of the runs.
         quality: Of JPEG, WebP and AVIF, 1 to 100.
         opened: The first image, where the caller has decoded it already.
@@ -80,8 +80,8 @@ def run_jobs(
             yield Done(job)
             continue
         try:
-            picture = opened if opened is not None and number == 1 else images.read(job.source)
-            result = yield from _run_job(pipeline, job, picture, settings(picture), captioning, quality)
+            opened = opened if number == 1 else None
+            result = yield from _run_job(pipeline, job, settings, captioning, quality, opened)
             yield Done(job, result)
         except CupscaleError as error:
             yield Done(job, error=str(error))
@@ -90,15 +90,18 @@ def run_jobs(
 def _run_job(
     pipeline: CUpscalePipeline,
     job: Job,
-    picture: images.Picture,
-    settings: Settings,
+    settings: Callable[[tuple[int, int]], Settings],
     captioning: Captioning | None,
     quality: int,
+    opened: images.Picture | None,
 ) -> Generator[Event, None, Result]:
-    size = output_size(picture.size, settings.scale)
-    images.check_writable(job.target, size=size, alpha=picture.alpha is not None)
+    picture = opened or (images.read(job.source) if job.source else None)
+    size = picture.size if picture else drawn_size(job.size, pipeline.backbone.geometry)
+    chosen = settings(size)
+    alpha = picture is not None and picture.alpha is not None
+    images.check_writable(job.target, size=output_size(size, chosen.scale), alpha=alpha)
     result = None
-    with contextlib.closing(pipeline.stream(picture, settings, captioning=captioning)) as events:
+    with contextlib.closing(pipeline.stream(picture, chosen, captioning=captioning)) as events:
         for event in events:
             if isinstance(event, Finished):
                 result = event.result
@@ -143,10 +146,10 @@ def upscale_many(
     pipeline = CUpscalePipeline(pipe, preview_px=0)
     usual = pipeline.settings(preset, **fields)
 
-    def settings(picture: images.Picture) -> Settings:
+    def settings(size: tuple[int, int]) -> Settings:
         if target is None:
             return usual
-        return pipeline.settings(preset, **fields | {"scale": target.scale(picture.size)})
+        return pipeline.settings(preset, **fields | {"scale": target.scale(size)})
 
     folder = None if out is None else Path(out)
     if folder is not None:

@@ -9,7 +9,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cupscale.files import Job
     from cupscale.images import Picture
     from cupscale.pipeline import CUpscalePipeline
-    from cupscale.planning import Plan, Target
+    from cupscale.planning import Geometry, Plan, Target
 
 Command = Callable[..., Any]
 FILE = click.Path(path_type=Path)
@@ -219,16 +219,29 @@ _SIZE_FLAGS = _flags(
 
 @dataclass(frozen=True)
 class _Hardware:
-    """How a model is loaded and run; it does not decide the picture."""
+    """How a model is loaded and run; it does not decide the picture. A model is loaded once."""
 
     device: str | None = None
     dtype: str | None = None
     offload: Any = "none"
     batch: int | None = None
     tile: int = 1024
+    _loaded: dict[str, CUpscalePipeline] = field(default_factory=dict, compare=False)
+
+    def geometry(self, model: str) -> Geometry:
+        """A known model is not loaded for it."""
+        from cupscale import models
+
+        known = models.KNOWN.get(model)
+        return known.geometry if known else self.pipeline(model).backbone.geometry
 
     def pipeline(self, model: str) -> CUpscalePipeline:
         """The model, loaded."""
+        if model not in self._loaded:
+            self._loaded[model] = self._load(model)
+        return self._loaded[model]
+
+    def _load(self, model: str) -> CUpscalePipeline:
         _quiet_libraries()
         from cupscale import models
         from cupscale.backbones import Tiles
@@ -248,7 +261,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("images", type=FILE, nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", type=FILE, nargs=-1, metavar="[IMAGE...]")
 @_FILE_FLAGS
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), help="A set of settings; single flags win over it."
@@ -280,13 +293,13 @@ def upscale(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Upscale images: files, folders, patterns.
+    """Upscale images: files, folders, patterns. Without one, a picture is drawn from --prompt first.
 
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order. With several
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
     from cupscale.batch import own_share, run_jobs
-    from cupscale.files import find_images, plan_jobs
+    from cupscale.files import find_images, job_of_words, plan_jobs
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
     hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
@@ -294,21 +307,22 @@ def upscale(
     target = _target(flags)
     usual = _settings(settings_file, preset, flags)
     sources = find_images(images, recursive=files["recursive"])
+    if not sources:
+        _check_words(usual)
     if captions_path and len(sources) > 1:
         raise CupscaleError("--captions belongs to one image, and several are given: give one at a time")
     settings = _settings_of(target, usual, captions_path)
     if plan_only:
-        _print_plans(sources, settings, captioning, hardware, as_json)
+        _print_plans(sources or [None], usual, settings, captioning, hardware, as_json)
         return
-    jobs = plan_jobs(
-        sources,
-        files["out"],
-        usual,
-        target=target,
-        suffix=SUFFIX_OF[files["format"]],
-        overwrite=files["overwrite"],
-        skip_existing=files["skip_existing"],
-    )
+    naming = {
+        "target": target,
+        "suffix": SUFFIX_OF[files["format"]],
+        "overwrite": files["overwrite"],
+        "skip_existing": files["skip_existing"],
+    }
+    out = files["out"]
+    jobs = plan_jobs(sources, out, usual, **naming) if sources else [job_of_words(out, usual, **naming)]
     opened = _check(jobs, settings, usual)
     pipeline = hardware.pipeline(usual.model)
     events = run_jobs(
@@ -451,7 +465,20 @@ def _with_captions(settings: Settings, path: Path, size: tuple[int, int]) -> Set
     return settings.replace(captions=read_captions(path, size), prompt=settings.prompt or read_prompt(path))
 
 
-def _plan(picture: Picture, settings: Settings, captioning: Captioning | None, hardware: _Hardware) -> Plan:
+def _check_words(settings: Settings) -> None:
+    """See that there is a prompt to draw from, and a model that can."""
+    from cupscale import models
+
+    if not settings.prompt.strip():
+        raise CupscaleError(
+            "neither an image nor a prompt is given: name an image, or give --prompt with words to draw from"
+        )
+    models.check_words(settings.model)
+
+
+def _plan(
+    picture: Picture | None, settings: Settings, captioning: Captioning | None, hardware: _Hardware
+) -> Plan:
     """What a run would do. A known model is not loaded for it."""
     from cupscale import machine, models
     from cupscale.pipeline import plan_run
@@ -478,41 +505,46 @@ def _target(flags: dict[str, Any]) -> Target | None:
 
 def _settings_of(
     target: Target | None, usual: Settings, captions_path: Path | None
-) -> Callable[[Picture], Settings]:
-    """The settings of one image: a target size gives each its own scale, and the cutoff that goes with it."""
+) -> Callable[[tuple[int, int]], Settings]:
+    """The settings of one image of that (width, height): a target size gives each its own scale, and its cutoff."""
     from cupscale.planning import output_size
     from cupscale.settings import default_cutoff
 
-    def settings(picture: Picture) -> Settings:
+    def settings(size: tuple[int, int]) -> Settings:
         chosen = usual
         if target is not None:
-            scale = target.scale(picture.size)
+            scale = target.scale(size)
             follows = usual.cutoff == default_cutoff(usual.scale)
             chosen = usual.replace(scale=scale, cutoff=default_cutoff(scale) if follows else usual.cutoff)
         if captions_path:
-            chosen = _with_captions(chosen, captions_path, output_size(picture.size, chosen.scale))
+            chosen = _with_captions(chosen, captions_path, output_size(size, chosen.scale))
         return chosen
 
     return settings
 
 
 def _print_plans(
-    sources: Sequence[Path],
-    settings: Callable[[Picture], Settings],
+    sources: Sequence[Path | None],
+    usual: Settings,
+    settings: Callable[[tuple[int, int]], Settings],
     captioning: Captioning,
     hardware: _Hardware,
     as_json: bool,
 ) -> None:
     from cupscale import images
+    from cupscale.planning import drawn_size
 
     for source in sources:
-        picture = images.read(source)
-        plan = _plan(picture, settings(picture), captioning, hardware)
+        picture = images.read(source) if source else None
+        size = picture.size if picture else drawn_size(usual.size, hardware.geometry(usual.model))
+        plan = _plan(picture, settings(size), captioning, hardware)
         name = f"{source}: " if len(sources) > 1 else ""
         click.echo(json.dumps(plan.to_dict()) if as_json else f"{name}{plan.line()}")
 
 
-def _check(jobs: Sequence[Job], settings: Callable[[Picture], Settings], usual: Settings) -> Picture | None:
+def _check(
+    jobs: Sequence[Job], settings: Callable[[tuple[int, int]], Settings], usual: Settings
+) -> Picture | None:
     """Refuse before the model is loaded what a run would refuse. Of several images each is looked at in its turn.
 
     Returns:
@@ -527,9 +559,9 @@ def _check(jobs: Sequence[Job], settings: Callable[[Picture], Settings], usual: 
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CupscaleError(f"the folder '{folder}' cannot be made: {error.strerror}") from None
-    if len(jobs) == 1 and not jobs[0].skip:
+    if len(jobs) == 1 and not jobs[0].skip and jobs[0].source:
         picture = images.read(jobs[0].source)
-        size = output_size(picture.size, settings(picture).scale)
+        size = output_size(picture.size, settings(picture.size).scale)
         images.check_writable(jobs[0].target, size=size, alpha=picture.alpha is not None)
         return picture
     return None
@@ -562,7 +594,9 @@ def _show(events: Iterable[Any], *, several: bool, as_json: bool) -> list[Done]:
 
 
 def _advance(bar: Any, event: Any) -> None:
-    if event.stage == "denoise":
+    if event.stage == "draw":
+        bar.set_description_str(f"draw {event.step}/{event.steps}")
+    elif event.stage == "denoise":
         bar.set_description_str(f"step {event.step}/{event.steps}", refresh=False)
         bar.update((event.step - 1) * event.total + event.regions - bar.n)
     elif event.stage == "caption":
@@ -579,7 +613,7 @@ def _report(done: Done, as_json: bool) -> None:
     if as_json:
         report = {
             "path": path,
-            "source": str(done.job.source),
+            "source": str(done.job.source) if done.job.source else None,
             "seconds": round(result.seconds, 2),
             "plan": result.plan.to_dict(),
             "settings": result.settings.model_dump(mode="json"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cupscale.errors import CupscaleError
@@ -22,14 +23,16 @@ class Job:
     """One image of a command.
 
     Attributes:
-        source: Its file.
+        source: Its file; None where the picture is drawn from words.
         target: Where the result goes.
         skip: The result is there already, and is to be left alone.
+        size: Of the picture that is drawn from words, as `Settings.size`.
     """
 
-    source: Path
+    source: Path | None
     target: Path
     skip: bool = False
+    size: str = ""
 
 
 def find_images(given: Iterable[Path], *, recursive: bool = False) -> list[Path]:
@@ -111,10 +114,36 @@ def plan_jobs(
     return jobs
 
 
-def _job(
-    source: Path, target: Path, made: bool, taken: set[str], overwrite: bool, skip_existing: bool
+def job_of_words(
+    out: Path | None,
+    settings: Settings,
+    *,
+    target: Target | None = None,
+    suffix: str | None = None,
+    overwrite: bool = False,
+    skip_existing: bool = False,
 ) -> Job:
-    if os.path.realpath(source) == os.path.realpath(target):
+    """Where a picture made from the prompt goes: in the folder one is in, under the prompt's words, unless `out` says where.
+
+    See `plan_jobs` for the arguments.
+
+    Raises:
+        CupscaleError: A file is there, and neither flag says what to do.
+    """
+    if out is None or out.is_dir():
+        size = f"x{settings.scale:.6g}" if target is None else target.label
+        words = "-".join(re.findall(r"\w+", settings.prompt.lower())[:8]) or "picture"
+        name = result_name(words, f"-{size}-seed{settings.seed}{suffix or '.png'}")
+        job = _job(None, (out or Path()) / name, True, set(), overwrite, skip_existing)
+    else:
+        job = _job(None, out, False, set(), overwrite, skip_existing)
+    return replace(job, size=settings.size)
+
+
+def _job(
+    source: Path | None, target: Path, made: bool, taken: set[str], overwrite: bool, skip_existing: bool
+) -> Job:
+    if source is not None and os.path.realpath(source) == os.path.realpath(target):
         raise CupscaleError(f"the result would replace its input '{source}': choose another name for it")
     there = os.path.lexists(target)
     if os.path.realpath(target) in taken or (there and made and not overwrite and not skip_existing):

@@ -1,10 +1,13 @@
 """From words: the pipeline's own picture, enlarged in the same run."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES
 from diffusers import DDIMScheduler
+from PIL import Image
 
 import cupscale
 from cupscale import models
@@ -169,3 +172,75 @@ def test_words_that_are_missing_and_a_model_that_cannot(load):
     for bad in ("wide", "0x12", "1024", "1024x1024x3"):
         with pytest.raises(CupscaleError, match="size"):
             Settings.build(size=bad)
+
+
+def command(*arguments):
+    from click.testing import CliRunner
+
+    from cupscale.cli import main
+
+    return CliRunner().invoke(main, ["upscale", *map(str, arguments)])
+
+
+FAST = (
+    "--steps",
+    2,
+    "--strength",
+    0.5,
+    "--guidance",
+    1,
+    "--attention",
+    0,
+    "--detail",
+    0,
+    "--upscaler",
+    "lanczos",
+)
+
+
+def test_the_command_draws_and_enlarges_and_makes_it_again_from_its_own_settings(
+    folders, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = command(
+        "--prompt", "A lighthouse, in a storm!", "--model", folders("sdxl"), "--scale", 2, "--seed", 7, *FAST
+    )
+    assert done.exit_code == 0, done.output
+    made = tmp_path / "a-lighthouse-in-a-storm-x2-seed7.png"
+    with Image.open(made) as first:
+        assert first.size == (128, 128)
+        again = command("--settings", made, "-o", "again.png")
+        assert again.exit_code == 0, again.output
+        with Image.open(tmp_path / "again.png") as second:
+            assert np.array_equal(np.asarray(first), np.asarray(second))
+    third = command("--settings", made, "--json")
+    assert json.loads(third.stdout)["path"] == "a-lighthouse-in-a-storm-x2-seed7-2.png"
+    assert json.loads(third.stdout)["settings"]["size"] == "64x64"
+
+
+def test_the_commands_plan_of_words(folders):
+    plan = command(
+        "--prompt", "a fox", "--model", "sdxl", "--size", "1344x768", "--to", "4k", "--plan", "--json"
+    )
+    assert plan.exit_code == 0, plan.output
+    data = json.loads(plan.stdout)
+    assert (data["input"], data["output"], data["drawing"]) == ([1344, 768], [4096, 2341], 50)
+    plan = command("--prompt", "a fox", "--model", folders("sdxl"), "--width", 160, "--plan", *FAST)
+    assert plan.exit_code == 0 and "64 x 64 -> 160 x 160, drawn from the prompt in 2 steps" in plan.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["neither an image nor a prompt", "--prompt"]),
+        (("--prompt", "a fox"), ["tiny cannot draw", "sdxl"]),
+        (("--prompt", "a fox", "--model", "sdxl", "--size", "999x999", "--plan"), ["999x999", "1024x1024"]),
+        (("--prompt", "a fox", "--model", "sdxl", "--size", "big", "--plan"), ["size", "big"]),
+    ],
+)
+def test_the_command_says_what_is_missing(arguments, words):
+    done = command(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("cupscale: ") and done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
