@@ -9,7 +9,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,9 +110,11 @@ _CAPTIONER_FLAGS = _flags(
     click.option(
         "--captioner",
         metavar="NAME",
-        help="Who writes captions, and the prompt if it is empty: none, appearance (smooth, sharp, blue ...), qwen, smolvlm, "
-        "llava, florence, a hub id, a folder, or a server's address such as http://localhost:8000/v1#model (its key: "
-        "OPENAI_API_KEY).",
+        default="auto",
+        show_default=True,
+        help="Who writes captions, and the prompt if it is empty: auto (a multimodal model on an accelerator), none, "
+        "appearance (smooth, sharp, blue ...), qwen, smolvlm, llava, florence, a hub id, a folder, or a server's address such "
+        "as http://localhost:8000/v1#model (its key: OPENAI_API_KEY).",
     ),
     click.option(
         "--share",
@@ -129,6 +131,7 @@ _CAPTIONER_FLAGS = _flags(
     ),
     click.option("--fresh", is_flag=True, help="Ask again for captions that are known from before."),
 )
+CAPTIONER_FLAGS = ("captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
 _SETTINGS_FILE = click.option("--settings", "settings_file", type=FILE, help="Settings from a JSON file.")
 _DEVICE = click.option(
     "--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]"
@@ -303,9 +306,10 @@ def upscale(
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
     hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
-    captioning = _captioning(hardware.device, flags)
     target = _target(flags)
+    writer = _take(flags, *CAPTIONER_FLAGS)
     usual = _settings(settings_file, preset, flags)
+    captioning = _captioning(hardware.device, writer, usual.model, preset)
     sources = find_images(images, recursive=files["recursive"])
     if not sources:
         _check_words(usual)
@@ -360,20 +364,23 @@ def caption(
     """
     from cupscale import images
     from cupscale.backbones.tokens import token_budget
+    from cupscale.captioners import automatic
     from cupscale.captioners.file import check_target, write_text
     from cupscale.captions import captions_file, captions_text
 
-    named = flags["captioner"]
-    captioning = _captioning(device, flags | {"captioner": named or "appearance"}, style=style)
-    _take(flags, "captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
+    writer = _take(flags, *CAPTIONER_FLAGS)
     settings = _settings(settings_file, None, flags)
+    if writer["captioner"] == "auto":
+        chosen = automatic(settings.model, device=device)
+        writer["captioner"] = "appearance" if chosen == "none" else chosen
+    captioning = replace(_captioning(device, writer, settings.model), style=style)
     picture = images.read(image)
     target = check_target(out or image.with_name(f"{image.stem}-captions.json"))
     plan = _plan(picture, settings, None, _Hardware("cpu", "bfloat16"))
     budget = token_budget(settings.model)
     count = budget.count if budget else None
     done = _written(picture, plan, settings, captioning, budget)
-    if named != "none" and not any(one.caption for one in done.captions):
+    if writer["captioner"] != "none" and not any(one.caption for one in done.captions):
         raise CupscaleError(f"{_captioner(captioning).name} wrote no caption: {done.captions[0].source}")
     write_text(target, captions_text(captions_file(done.captions, plan.output, done.prompt, count)))
     calls = f"{done.calls} calls, {done.cached} of them known from before"
@@ -422,13 +429,17 @@ def _take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: flags.pop(name) for name in names if name in flags}
 
 
-def _captioning(device: str | None, flags: dict[str, Any], *, style: bool = False) -> Captioning:
-    """From the captioner's flags, which are taken out of `flags`."""
-    from cupscale.captioners import Captioning, open_captioner
+def _captioning(
+    device: str | None, flags: dict[str, Any], model: str, preset: str | None = None
+) -> Captioning:
+    """From the captioner's flags."""
+    from cupscale.captioners import Captioning, automatic, open_captioner
 
-    taken = _take(flags, "captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
-    captioner = open_captioner(taken["captioner"], device=device, seconds=taken["captioner_seconds"])
-    return Captioning(captioner, taken["share"], taken["prepend_prompt"], taken["fresh"], style)
+    name = flags["captioner"]
+    if name == "auto":
+        name = automatic(model, device=device, preset=preset)
+    captioner = open_captioner(name, device=device, seconds=flags["captioner_seconds"])
+    return Captioning(captioner, flags["share"], flags["prepend_prompt"], flags["fresh"])
 
 
 def _captioner(captioning: Captioning) -> Captioner:

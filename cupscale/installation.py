@@ -24,6 +24,11 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 
 
+def installed(extra: str) -> bool:
+    """Whether all that an extra brings is here."""
+    return all(find_spec(module) is not None for module in EXTRAS[extra])
+
+
 def require(extra: str, user: str, *, instead: str = "") -> None:
     """See that an extra is installed.
 

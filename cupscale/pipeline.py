@@ -539,7 +539,8 @@ def plan_run(
         plan = make_plan(size, settings, geometry, speed, drawn=True)
         calls = len(plan.regions) if plan.steps and asks(captioning, settings) else 0
         plan = make_plan(size, settings, geometry, speed, caption_calls=calls, drawn=True)
-        return replace(plan, why="chosen when it is drawn" if settings.upscaler == "auto" else "")
+        why = "chosen when it is drawn" if settings.upscaler == "auto" else ""
+        return replace(plan, why=why, captioner=_name(captioning) if calls else "")
     if isinstance(image, tuple):
         return make_plan(image, settings, geometry, speed)
     picture = image if isinstance(image, images.Picture) else images.Picture(image)
@@ -552,7 +553,8 @@ def plan_run(
     captioner = captioning.captioner
     if speed and captioner and (call := machine.known_speed(_speed_name(captioner), captioner.device)):
         speed = dict(speed) | call
-    return replace(make_plan(picture.size, settings, geometry, speed, caption_calls=calls), why=why)
+    plan = make_plan(picture.size, settings, geometry, speed, caption_calls=calls)
+    return replace(plan, why=why, captioner=_name(captioning))
 
 
 def captions_wanted(settings: Settings) -> bool:
@@ -580,6 +582,10 @@ def _opened(image: Source) -> images.Picture:
 
 def _dtype_name(module: Any) -> str:
     return str(module.dtype).removeprefix("torch.")
+
+
+def _name(captioning: Captioning | None) -> str:
+    return captioning.captioner.name if captioning and captioning.captioner else ""
 
 
 def _speed_name(captioner: Captioner) -> str:

@@ -36,7 +36,7 @@ class Plan:
     evaluations: of the network, windows times steps plus one a step for the attention prior; guidance doubles the windows'.
     drawing: those among them that draw the input from words, which guidance doubles too; 0 where an image is given.
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
-    caption_calls: of the captioner, at most; it keeps answers, and does not give them twice.
+    caption_calls: of the captioner, at most; it keeps answers, and does not give them twice. captioner: its name.
     steps: that are run, the last of the schedule's `schedule_steps`.
     upscaler: the base upscaler. why: it was chosen; empty where a person chose it, or where there was no image to look at.
     """
@@ -54,6 +54,7 @@ class Plan:
     bytes: int
     seconds: float | None
     caption_calls: int = 0
+    captioner: str = ""
     schedule_steps: int = 0
     drawing: int = 0
     upscaler: str = ""
@@ -95,7 +96,8 @@ class Plan:
         if self.drawing:
             parts.insert(1, f"drawn from the prompt in {self.drawing} steps")
         if self.caption_calls:
-            parts.insert(2, f"{self.caption_calls} captioner call{'s' * (self.caption_calls > 1)}")
+            who = f" of {self.captioner}" * bool(self.captioner)
+            parts.insert(2, f"{self.caption_calls} captioner call{'s' * (self.caption_calls > 1)}{who}")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)} here")
         return ", ".join(parts)

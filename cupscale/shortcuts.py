@@ -18,7 +18,7 @@ def stream(
     settings: Settings | None = None,
     *,
     preset: str | None = None,
-    captioner: str | Captioner | Captioning | None = None,
+    captioner: str | Captioner | Captioning | None = "auto",
     batch: int | None = None,
     tiles: Tiles | None = None,
     preview_px: int = 512,
@@ -32,7 +32,9 @@ def stream(
         settings: Whole; None for the model's own defaults.
         preset: Its fields come over them: "paper", "quick".
         captioner: Who writes the captions and the prompt that are not given: "qwen", a server's address ..., see
-            `open_captioner`, or a `Captioning`. One that cannot work leaves its regions to the prompt, with a Notice.
+            `open_captioner`, or a `Captioning`. "auto": a multimodal model on an accelerator, see
+            `cupscale.captioners.automatic`; "none" or None: nobody. One that cannot work leaves its regions to the
+            prompt, with a Notice.
         batch: Regions per network call. It decides memory and time, not the picture.
         tiles: Of the VAE, likewise.
         preview_px: Longer side of the previews in pixels, 0 for none.
@@ -42,7 +44,9 @@ def stream(
         CupscaleError: Bad input, at the call.
     """
     run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=preview_px)
-    return run.stream(image, settings, preset=preset, captioning=open_captioning(captioner), **fields)
+    return run.stream(
+        image, settings, preset=preset, captioning=_captioning(run, captioner, preset), **fields
+    )
 
 
 def upscale(
@@ -51,7 +55,7 @@ def upscale(
     settings: Settings | None = None,
     *,
     preset: str | None = None,
-    captioner: str | Captioner | Captioning | None = None,
+    captioner: str | Captioner | Captioning | None = "auto",
     batch: int | None = None,
     tiles: Tiles | None = None,
     **fields: Any,
@@ -65,7 +69,15 @@ def upscale(
         CupscaleError: Bad input, before any work is done.
     """
     run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=0)
-    return run.upscale(image, settings, preset=preset, captioning=open_captioning(captioner), **fields)
+    return run.upscale(
+        image, settings, preset=preset, captioning=_captioning(run, captioner, preset), **fields
+    )
+
+
+def _captioning(
+    run: CUpscalePipeline, captioner: str | Captioner | Captioning | None, preset: str | None
+) -> Captioning:
+    return open_captioning(captioner, model=run.model, device=run.backbone.device.type, preset=preset)
 
 
 def caption(
@@ -87,7 +99,7 @@ def caption(
         CupscaleError: Bad input.
     """
     run = CUpscalePipeline(pipe, preview_px=0)
-    for event in run.caption(image, open_captioning(captioner), settings, preset=preset, **fields):
+    for event in run.caption(image, _captioning(run, captioner, preset), settings, preset=preset, **fields):
         if isinstance(event, Captioned):
             return event
     raise RuntimeError("the captioner ended without a result")

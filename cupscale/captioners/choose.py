@@ -1,15 +1,18 @@
-"""From a word a person types to a captioner."""
+"""From a word a person types, or from nothing, to a captioner."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from cupscale import machine
 from cupscale.captioners.base import Captioner, Captioning, NoCaptioner
 from cupscale.errors import CupscaleError
-from cupscale.installation import require
+from cupscale.installation import installed, require
 
 # The known ones, in the order a page shows them.
 KNOWN: dict[str, str] = {
+    "auto": "a multimodal model where there is an accelerator, or what CUPSCALE_CAPTIONER names; none elsewhere",
     "none": "no captioner: every region uses the prompt",
     "appearance": "words for how each region appears (smooth, sharp, blue), on any machine",
     "qwen": "Qwen/Qwen3-VL-2B-Instruct",
@@ -17,6 +20,32 @@ KNOWN: dict[str, str] = {
     "llava": "llava-hf/llava-1.5-7b-hf",
     "florence": "florence-community/Florence-2-base",
 }
+
+
+SERVER = "CUPSCALE_CAPTIONER"  # in the environment: what "auto" takes, such as a server's address
+
+
+def automatic(model: str, *, device: str | None = None, preset: str | None = None) -> str:
+    """The captioner that "auto" stands for.
+
+    In the paper a multimodal model always writes the regions' prompts. Here it does where that takes seconds: on an
+    accelerator. The bundled model reads words of look only, so nobody writes for it.
+
+    Args:
+        model: The diffusion model's name.
+        device: torch's name of its kind; the best there is by default.
+        preset: Of the run. "paper" takes LLaVA, as the paper does.
+
+    Returns:
+        What `open_captioner` takes.
+    """
+    if model == "tiny":
+        return "none"
+    if named := os.environ.get(SERVER, "").strip():
+        return named
+    if (device or machine.best_device()) == "cpu" or not installed("captions"):
+        return "none"
+    return "llava" if preset == "paper" else "qwen"
 
 
 def open_captioner(
@@ -36,6 +65,8 @@ def open_captioner(
     if name is not None and not isinstance(name, str):
         return name
     name = (name or "none").strip()
+    if name == "auto":
+        raise CupscaleError(f"captioner auto depends on the model: choose one of {', '.join(KNOWN)}")
     if name == "none":
         return NoCaptioner()
     if name == "appearance":
@@ -70,10 +101,24 @@ def open_captioner(
     )
 
 
-def open_captioning(captioner: str | Captioner | Captioning | None) -> Captioning:
+def open_captioning(
+    captioner: str | Captioner | Captioning | None,
+    *,
+    model: str = "",
+    device: str | None = None,
+    preset: str | None = None,
+) -> Captioning:
     """How a run gets its captions, from whatever a caller gives for a captioner: see `open_captioner`.
+
+    Args:
+        captioner: Who writes; "auto" for what suits the other arguments: see `automatic`.
+        model: The diffusion model's name.
+        device: torch's name of its kind.
+        preset: Of the run.
 
     Raises:
         CupscaleError: A name that is no captioner's.
     """
+    if captioner == "auto":
+        captioner = automatic(model, device=device, preset=preset)
     return captioner if isinstance(captioner, Captioning) else Captioning(open_captioner(captioner))
