@@ -259,15 +259,20 @@ def drawn_size(size: str, geometry: Geometry) -> tuple[int, int]:
         and max(width, height) <= 4 * min(width, height)
     ):
         return width, height
-    aspect = min(4.0, max(0.25, width / height))
-    near = [
-        max(align, round(native * side / align) * align)
-        for side in (math.sqrt(aspect), 1 / math.sqrt(aspect))
-    ]
+    near = nearest_size(width / height, geometry)
     raise CupscaleError(
         f"size {size} is not one that this model draws: sides are multiples of {align} px, about {native} x {native} px in all; "
         f"the nearest is {near[0]}x{near[1]}"
     )
+
+
+def nearest_size(aspect: float, geometry: Geometry) -> tuple[int, int]:
+    """(width, height) in pixels that a model draws, nearest to an aspect (width over height, held within 1/4 and 4)."""
+    root = math.sqrt(min(4.0, max(0.25, aspect)))
+    width, height = (
+        round(geometry.native * side / geometry.align) * geometry.align for side in (root, 1 / root)
+    )
+    return width, height
 
 
 def _checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -80,6 +80,21 @@ def test_upscale_plan_and_read_settings(client, small):
     assert found == report["settings"] == images.read_settings(path)
 
 
+def test_a_picture_from_words(client):
+    """The first half alone at scale 1; and the whole is made again from its own settings."""
+    words = {"prompt": "a lighthouse in a storm", "seed": 5}
+    plan = client.predict(None, scale=2, settings=json.dumps(json.loads(FAST) | words), api_name="/plan")
+    assert (plan["input"], plan["output"], plan["drawing"]) == ([64, 64], [128, 128], 4)
+    path, report = client.predict(None, **words, scale=2, settings=FAST, api_name="/upscale")
+    assert report["settings"]["size"] == "64x64" and report["plan"]["evaluations"] == plan["evaluations"]
+    again, _ = client.predict(None, settings=json.dumps(images.read_settings(path)), api_name="/upscale")
+    with Image.open(path) as first, Image.open(again) as second:
+        assert first.size == (128, 128) and first.tobytes() == second.tobytes()
+    for name in ("/plan", "/upscale"):
+        with pytest.raises(Exception, match=r"[Nn]either an image nor a prompt"):
+            client.predict(None, settings=FAST, api_name=name)
+
+
 def test_two_clients_at_once_get_their_own_results(url, folder):
     def call(k):
         own = Client(url, verbose=False)

@@ -751,3 +751,23 @@ def test_a_run_that_was_lost_says_so_after_a_reload_and_one_that_ended_does_not(
     expect(page.locator("#run")).to_be_visible()
     page.wait_for_function("() => !sessionStorage.getItem('cupscale-run')")
     expect(page.locator("#status")).not_to_contain_text("lost")
+
+
+def test_a_picture_is_drawn_from_the_prompt_and_becomes_the_input(page, url):
+    """Another seed draws another; what was drawn is enlarged like any image."""
+    visit(page, url, f"{FAST}&scale=2")
+    page.locator("#draw").click()
+    expect(page.locator("#status")).to_contain_text("neither an image nor a prompt")
+    page.locator("#set-prompt textarea").fill("a lighthouse in a storm")
+    page.locator("#draw").click()
+    expect(page.locator("#status")).to_contain_text("Drawn.")
+    image = page.locator("#image img")
+    expect(image).to_be_visible()
+    first = image.get_attribute("src")
+    expect(page.locator("#plan")).to_contain_text("64 × 64 → 128 × 128")
+    page.locator("#set-seed input").fill("9")
+    page.locator("#draw").click()
+    expect(image).not_to_have_attribute("src", first)
+    expect(page.locator("#draw")).to_be_enabled()
+    upscale(page)
+    expect(page.locator("#png")).to_be_visible()

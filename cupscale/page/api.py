@@ -56,7 +56,7 @@ class Endpoints:
     @queue.attended
     def upscale(
         self,
-        image: str,
+        image: str | None,
         prompt: str = "",
         negative_prompt: str = "",
         scale: float = 2.0,
@@ -69,15 +69,16 @@ class Endpoints:
         """Enlarge a picture with a text-to-image model that adds detail and keeps the picture what it is.
 
         Args:
-            image: The picture to enlarge, at least 16 px a side. It is never cropped, padded or resized silently.
-            prompt: What the whole picture shows, in plain words. May be empty.
+            image: The picture to enlarge, at least 16 px a side. It is never cropped, padded or resized silently. None: one
+                is drawn from the prompt first, at the model's own size or at "size" among the settings.
+            prompt: What the whole picture shows, in plain words. May be empty where there is an image.
             negative_prompt: What the picture should not show; empty for the model's own. Needs a guidance above 1.
             scale: Output size over input size, each side, from 1 to 16. The output is exactly round(scale * input).
             seed: Seed of the noise, a whole number from 0. The same seed and settings give the same picture.
             model: Name of the model; empty for this server's default. See the endpoint "models".
             preset: "none" for the model's own defaults, "quick" or "paper".
             settings: A JSON object with any further settings: cutoff, structure, attention, detail, strength, steps,
-                guidance, flat_guidance, overlap, upscaler, fidelity, scheduler, captions (a list of
+                guidance, flat_guidance, overlap, upscaler, fidelity, scheduler, size, captions (a list of
                 {"box": [l, t, r, b], "caption": text}).
             format: "png", "webp" or "jpg". The settings are written inside the file.
 
@@ -90,15 +91,16 @@ class Endpoints:
                     f"unknown format '{str(format)[:20]}': choose one of {', '.join(FORMATS)}"
                 )
             chosen = self._settings(prompt, negative_prompt, scale, seed, model, preset, settings)
-            picture = source.read(image, self._limits)
-            with contextlib.closing(run.watch(picture, chosen, self._limits, source.name(image))) as sights:
+            picture = source.read(image, self._limits) if image else None
+            name = source.name(image) if image else "words"
+            with contextlib.closing(run.watch(picture, chosen, self._limits, name)) as sights:
                 for sight in sights:
                     if sight.shot is None:
                         yield None, {"status": sight.status, "fraction": round(sight.fraction, 3)}
                         continue
                     shot = sight.shot
                     path = shot.png if format == "png" else run.encode(shot, format)
-                    plan = engine.planned(picture.size, shot.settings)
+                    plan = engine.planned(picture.size if picture else None, shot.settings)
                     report = {
                         "status": "done",
                         "settings": shot.settings.model_dump(mode="json"),
@@ -110,12 +112,17 @@ class Endpoints:
             raise refusal(error) from None
 
     def plan(
-        self, image: str, scale: float = 2.0, model: str = "", preset: str = "none", settings: str = "{}"
+        self,
+        image: str | None,
+        scale: float = 2.0,
+        model: str = "",
+        preset: str = "none",
+        settings: str = "{}",
     ) -> Any:
         """What a run would do and cost, with nothing run: output size, regions, network evaluations, bytes, seconds.
 
         Args:
-            image: The picture to enlarge.
+            image: The picture to enlarge; None where it is drawn from "prompt" among the settings.
             scale: Output size over input size, each side, from 1 to 16.
             model: Name of the model; empty for this server's default.
             preset: "none", "quick" or "paper".
@@ -126,9 +133,9 @@ class Endpoints:
         """
         try:
             chosen = self._settings("", "", scale, 0, model, preset, settings)
-            plan = engine.planned(source.read(image, self._limits), chosen)
-            self._limits.check_output(plan)
-            bounds.check_run(plan.input, [chosen], self._limits)
+            picture = source.read(image, self._limits) if image else None
+            run.check(picture, chosen, self._limits)
+            plan = engine.planned(picture, chosen)
         except CupscaleError as error:
             raise refusal(error) from None
         return {**plan.to_dict(), "line": plan.line() + bounds.line(self._limits)}

@@ -23,11 +23,11 @@ def seconds_allowed(limits: Limits) -> float:
     return min(bounds, default=0.0)
 
 
-def check_run(size: tuple[int, int], settings: Sequence[Settings], limits: Limits) -> None:
+def check_run(size: tuple[int, int] | None, settings: Sequence[Settings], limits: Limits) -> None:
     """See that runs that are asked for at once stay within the page's bounds, together.
 
     Args:
-        size: Of the image, (width, height).
+        size: Of the image, (width, height); None where it is drawn from words.
         settings: Of each run.
         limits: Of the page.
 
@@ -40,7 +40,7 @@ def check_run(size: tuple[int, int], settings: Sequence[Settings], limits: Limit
     raise CupscaleError(f"{wrong}; {_remedy(size, settings, limits)}")
 
 
-def _beyond(size: tuple[int, int], settings: Sequence[Settings], limits: Limits) -> str:
+def _beyond(size: tuple[int, int] | None, settings: Sequence[Settings], limits: Limits) -> str:
     """What is too much; empty where nothing is."""
     plans = [engine.planned(size, one) for one in settings]
     samples = sum(plan.samples for plan in plans)
@@ -53,7 +53,7 @@ def _beyond(size: tuple[int, int], settings: Sequence[Settings], limits: Limits)
     return ""
 
 
-def _remedy(size: tuple[int, int], settings: Sequence[Settings], limits: Limits) -> str:
+def _remedy(size: tuple[int, int] | None, settings: Sequence[Settings], limits: Limits) -> str:
     def fits(**fields: float) -> bool:
         return not _beyond(size, [one.replace(**fields) for one in settings], limits)
 

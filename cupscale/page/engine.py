@@ -62,6 +62,11 @@ def default_model() -> str:
     return check_model(wanted or ("sdxl" if ZERO or machine.best_device() != "cpu" else "tiny"))
 
 
+def drawers() -> list[str]:
+    """Models of this page that can draw a picture from words."""
+    return [name for name in names() if name not in models.KNOWN or not models.KNOWN[name].no_words]
+
+
 def check_model(name: str) -> str:
     """Raises CupscaleError for a model that is not on the list."""
     if name not in names():
@@ -99,15 +104,15 @@ def geometry(name: str) -> Geometry:
     return known.geometry if known else pipeline(name).backbone.geometry
 
 
-def planned(image: tuple[int, int] | Picture, settings: Settings) -> Plan:
-    """The plan of a run of this page, for an image or for one of a size."""
+def planned(image: tuple[int, int] | Picture | None, settings: Settings) -> Plan:
+    """The plan of a run of this page, for an image, for one of a size, or (None) for one that is drawn from words."""
     known = settings.model in models.KNOWN
     speed_name = settings.model if known else pipeline(settings.model).model
     device = "cuda" if ZERO else machine.best_device()
     return plan_run(image, settings, geometry(settings.model), speed_name, device)
 
 
-def gpu_seconds(size: tuple[int, int], settings: Settings) -> int:
+def gpu_seconds(size: tuple[int, int] | None, settings: Settings) -> int:
     """The duration to declare to ZeroGPU, which counts against a visitor's quota."""
     plan = planned(size, settings)
     return int(min(_LONGEST_GPU_SECONDS, max(15, 1.25 * expected_seconds(plan, settings) + 8)))
@@ -133,12 +138,12 @@ def longest_seconds() -> float:
     return (_LONGEST_GPU_SECONDS - 8) / 1.25 if ZERO else 0.0
 
 
-def _duration(picture: Picture, settings: Settings) -> int:
-    return gpu_seconds(picture.size, settings)
+def _duration(picture: Picture | None, settings: Settings) -> int:
+    return gpu_seconds(picture.size if picture else None, settings)
 
 
 @spaces.GPU(duration=_duration)
-def _events(picture: Picture, settings: Settings) -> Generator[Event | Refused, None, None]:
+def _events(picture: Picture | None, settings: Settings) -> Generator[Event | Refused, None, None]:
     try:
         with one_run, contextlib.closing(pipeline(settings.model).stream(picture, settings=settings)) as run:
             yield from run
@@ -146,8 +151,14 @@ def _events(picture: Picture, settings: Settings) -> Generator[Event | Refused, 
         yield Refused(str(error))
 
 
-def stream(picture: Picture, settings: Settings) -> Generator[Event, None, None]:
-    """The events of a run. Closing it stops the run within one network call. Raises CupscaleError."""
+def stream(picture: Picture | None, settings: Settings) -> Generator[Event, None, None]:
+    """The events of a run; without a picture it is drawn from words.
+
+    Closing it stops the run within one network call.
+
+    Raises:
+        CupscaleError: The run is refused, or fails.
+    """
     check_model(settings.model)
     with contextlib.closing(_events(picture, settings)) as events:
         for event in events:

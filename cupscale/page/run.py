@@ -13,8 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from cupscale import images
-from cupscale.events import Finished, Planned, Preview, Progress, Result
+from cupscale import images, models
+from cupscale.errors import CupscaleError
+from cupscale.events import Drawn, Finished, Planned, Preview, Progress, Result
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
 from cupscale.page import bounds, desk, engine, scratch
@@ -23,6 +24,7 @@ from cupscale.planning import Plan, duration
 from cupscale.settings import Settings
 
 _STAGES = {
+    "draw": "drawing",
     "enlarge": "enlarging",
     "encode": "encoding",
     "denoise": "painting",
@@ -97,7 +99,9 @@ def plan_line(plan: Plan, settings: Settings) -> str:
 
 def _line(event: Progress) -> str:
     parts = [_STAGES.get(event.stage, event.stage)]
-    if event.stage == "denoise":
+    if event.stage == "draw":
+        parts.append(f"step {event.step} of {event.steps}")
+    elif event.stage == "denoise":
         parts += [f"step {event.step} of {event.steps}", f"region {event.regions} of {event.total}"]
     elif event.fraction:
         parts.append(f"{event.fraction:.0%}")
@@ -106,11 +110,39 @@ def _line(event: Progress) -> str:
     return ", ".join(parts)
 
 
-def watch(picture: Picture, settings: Settings, limits: Limits, stem: str) -> Generator[Sight, None, None]:
-    """Run, and say what to show. The last sight has the shot. Closing it stops the run within one network call."""
-    plan = engine.planned(picture.size, settings)
+def check(picture: Picture | None, settings: Settings, limits: Limits) -> Plan:
+    """The plan of a run that is allowed here.
+
+    Raises:
+        CupscaleError: There is nothing to draw from, or the run is above this page's limits.
+    """
+    if picture is None:
+        if not settings.prompt.strip():
+            raise CupscaleError(
+                "neither an image nor a prompt is given: give one to enlarge, or words to draw from"
+            )
+        models.check_words(settings.model)
+    plan = engine.planned(picture.size if picture else None, settings)
     limits.check_output(plan)
-    bounds.check_run(picture.size, [settings], limits)
+    bounds.check_run(picture.size if picture else None, [settings], limits)
+    return plan
+
+
+def watch(
+    picture: Picture | None, settings: Settings, limits: Limits, stem: str
+) -> Generator[Sight, None, None]:
+    """Run, and say what to show. The last sight has the shot. Closing it stops the run within one network call.
+
+    Args:
+        picture: The input; None where it is drawn from the prompt.
+        settings: Of the run.
+        limits: Of the page.
+        stem: Of the names of downloads.
+
+    Raises:
+        CupscaleError: The run is refused, or fails.
+    """
+    plan = check(picture, settings, limits)
     desk.expect(engine.expected_seconds(plan, settings))
     deadline = bounds.Deadline(limits)
     yield Sight("waiting for the model", 0.0)
@@ -123,6 +155,9 @@ def watch(picture: Picture, settings: Settings, limits: Limits, stem: str) -> Ge
             deadline.check()
             if isinstance(event, Planned):
                 size = event.plan.output
+            elif isinstance(event, Drawn):
+                picture = Picture(event.image)
+                yield Sight("drawn", fraction, preview=event.image, size=size)
             elif isinstance(event, Notice):
                 yield Sight(event.message, 0.0, notice=event.message)
             elif isinstance(event, Preview):
@@ -136,7 +171,7 @@ def watch(picture: Picture, settings: Settings, limits: Limits, stem: str) -> Ge
                     yield Sight(line, fraction)
             elif isinstance(event, Finished):
                 result = event.result
-    assert result is not None
+    assert result is not None and picture is not None
     yield Sight("writing the file", 1.0)
     yield Sight("done", 1.0, shot=keep(picture, result, stem))
 

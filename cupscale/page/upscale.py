@@ -13,7 +13,7 @@ from PIL import Image
 
 from cupscale import images, models
 from cupscale.errors import CupscaleError
-from cupscale.page import examples, history, queue, run, scratch, share, source, viewer
+from cupscale.page import engine, examples, history, queue, run, scratch, share, source, viewer
 from cupscale.page.filling import Examples, Filling
 from cupscale.page.following import Following
 from cupscale.page.session import (
@@ -28,7 +28,9 @@ from cupscale.page.session import (
     complain,
     new_book,
 )
+from cupscale.planning import nearest_size
 
+SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16}  # of a picture from words
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
 # A run leaves a mark in its tab that its end takes away. One that is still there when the page opens tells of a run that was
 # lost with the connection, the server or the page itself.
@@ -67,6 +69,17 @@ class UpscaleTab:
             elem_id="inside",
         )
         controls.text("prompt", "What the whole picture shows, in plain words. May stay empty.")
+        with gr.Row(visible=bool(engine.drawers()), elem_id="words"):
+            self.draw = gr.Button("No image? Draw one from the prompt", size="sm", scale=3, elem_id="draw")
+            self.shape = gr.Dropdown(
+                list(SHAPES),
+                value="1:1",
+                show_label=False,
+                label="Shape",
+                scale=1,
+                min_width=90,
+                elem_id="shape",
+            )
         with gr.Row():
             with gr.Column(scale=3, min_width=180):
                 controls.slider("scale")
@@ -169,6 +182,7 @@ class UpscaleTab:
         self._wire_image()
         shown.wire(self.gallery, demo)
         self._wire_run()
+        self._wire_draw()
         lost = run.plan_html(
             "The last run was lost: the page or its server went away. Upscale runs it again.", wrong=True
         )
@@ -183,7 +197,17 @@ class UpscaleTab:
     def _wire_run(self) -> None:
         session = self._session
         seed = session.controls["seed"]
-        outputs = [self.viewer, self.status, self.run, self.cancel, seed, self.shot, self.png, self.downloads]
+        outputs = [
+            self.viewer,
+            self.status,
+            self.run,
+            self.draw,
+            self.cancel,
+            seed,
+            self.shot,
+            self.png,
+            self.downloads,
+        ]
         started = queue.admitted(self.run.click, session.limits)(
             self.start,
             session.inputs | {self.shot, session.laid},
@@ -197,8 +221,37 @@ class UpscaleTab:
         self.run.click(None, js=_MARK_RUN)
         started.success(None, js=_UNMARK_RUN)
         self.cancel.click(None, js=_UNMARK_RUN)
-        outputs = [self.status, self.viewer, self.run, self.cancel]
+        outputs = [self.status, self.viewer, self.run, self.cancel, self.draw]
         self.cancel.click(self.stopped, None, outputs, cancels=[started], **SILENT)
+
+    def _wire_draw(self) -> None:
+        session = self._session
+        outputs = [
+            session.image,
+            session.example,
+            session.book,
+            session.laid,
+            session.controls["seed"],
+            self.inside,
+            self.viewer,
+            self.status,
+            self.run,
+            self.draw,
+            self.cancel,
+        ]
+        drawn = queue.admitted(self.draw.click, session.limits)(
+            self.drawn,
+            session.inputs | {self.shape},
+            outputs,
+            show_progress="minimal",
+            show_progress_on=[self.status],
+            trigger_mode="once",
+            **GPU,
+            **PRIVATE,
+        )
+        session.follow(drawn)
+        outputs = [self.status, self.viewer, self.run, self.cancel, self.draw]
+        self.cancel.click(self.stopped, None, outputs, cancels=[drawn], **SILENT)
 
     def _wire_formats(self) -> None:
         for button, suffix in ((self.webp, "webp"), (self.jpeg, "jpg")):
@@ -237,6 +290,7 @@ class UpscaleTab:
         yield {
             self.cancel: gr.update(interactive=True),
             self.run: gr.update(interactive=False),
+            self.draw: gr.update(interactive=False),
             self.shot: None,
             self.downloads: gr.update(visible=False),
             self.status: run.status_html("starting", 0.0),
@@ -272,8 +326,47 @@ class UpscaleTab:
                     updates[self.viewer] = viewer.preview(sight.preview, "Preview of the result", sight.size)
                 yield updates
 
+    @queue.attended
+    def drawn(self, values: Values) -> Generator[Updates, None, None]:
+        """A picture from the prompt, which becomes the input; another seed draws another."""
+        session = self._session
+        yield {
+            self.cancel: gr.update(interactive=True),
+            self.run: gr.update(interactive=False),
+            self.draw: gr.update(interactive=False),
+            self.status: run.status_html("starting", 0.0),
+        }
+        try:
+            settings = session.controls.settings(values, randomize=bool(values[session.randomize]))
+            width, height = nearest_size(SHAPES[values[self.shape]], engine.geometry(settings.model))
+            settings = settings.replace(scale=1.0, size=f"{width}x{height}", captions=())
+            with contextlib.closing(run.watch(None, settings, session.limits, "words")) as sights:
+                for sight in sights:
+                    if sight.shot is None:
+                        yield {self.status: run.status_html(sight.status, sight.fraction)}
+                        continue
+                    yield {
+                        **self._idle(),
+                        session.image: sight.shot.png,
+                        session.example: None,
+                        session.book: new_book(),
+                        session.laid: None,
+                        session.controls["seed"]: settings.seed,
+                        self.inside: gr.update(visible=False),
+                        self.viewer: viewer.empty(),
+                        self.status: run.status_html(
+                            "Drawn. Upscale enlarges it; another seed draws another."
+                        ),
+                    }
+        except CupscaleError as error:
+            yield self._failed(str(error))
+
     def _idle(self) -> Updates:
-        return {self.cancel: gr.update(interactive=False), self.run: gr.update(interactive=True)}
+        return {
+            self.cancel: gr.update(interactive=False),
+            self.run: gr.update(interactive=True),
+            self.draw: gr.update(interactive=True),
+        }
 
     def _finished(self, shot: run.Shot) -> Updates:
         return {
