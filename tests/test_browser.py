@@ -771,3 +771,25 @@ def test_a_picture_is_drawn_from_the_prompt_and_becomes_the_input(page, url):
     expect(page.locator("#draw")).to_be_enabled()
     upscale(page)
     expect(page.locator("#png")).to_be_visible()
+
+
+@pytest.mark.parametrize("how", ["pasted", "dictated"])
+def test_a_caption_that_no_key_wrote_is_used(page, url, small, tmp_path, how):
+    visit(page, url)
+    give(page, small)
+    page.get_by_role("tab", name="Regions").click()
+    box = page.locator("#caption textarea")
+    expect(page.locator("#captions")).to_contain_text("1")
+    box.click()
+    if how == "dictated":
+        page.keyboard.insert_text("a red boat")  # an input event and no key, as phones and dictation do
+    else:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.evaluate("navigator.clipboard.writeText('a red boat')")
+        page.keyboard.press("Control+V")
+    expect(page.locator("#captions")).to_contain_text("a red boat")
+    page.get_by_role("tab", name="Upscale").click()
+    upscale(page)
+    name = tmp_path / "made.png"
+    download(page, "#png").save_as(name)
+    assert images.read_settings(name)["captions"][0]["caption"] == "a red boat"

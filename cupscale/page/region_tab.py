@@ -24,6 +24,7 @@ from cupscale.page.session import (
 )
 
 # While someone types in the caption box, an update of nothing.
+_IF_TYPED = "(text, ...rest) => [document.activeElement?.closest('#caption') ? text : null, ...rest]"
 _SHOW_ROW = """(region, table) => document.activeElement?.closest("#caption")
   ? {__type__: "update"} : table?.data?.[(region || 1) - 1]?.[2] ?? ''"""
 _CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#saved a, a#saved, #saved')?.click(), 150)"
@@ -109,11 +110,13 @@ class RegionsTab:
         session.table.select(self.row, None, self.chosen, **SILENT)
         # What follows from the table follows its change, the last one last: a chain behind every letter could end out of
         # order.
-        self.caption.input(
+        # Every change is heard, a paste and dictation too, which press no key; those that a person made have the focus.
+        self.caption.change(
             self.typed,
             [self.caption, self.chosen, session.table, session.laid, session.book],
             [session.table, session.book],
             trigger_mode="always_last",
+            js=_IF_TYPED,
             **SILENT,
         )
         # The caption box shows its row of the table. It does so in the browser, and not while someone types in it: an
@@ -194,11 +197,11 @@ class RegionsTab:
         index = event.index
         return int(index[0] if isinstance(index, (list, tuple)) else index) + 1
 
-    def typed(self, text: str, chosen: float, rows: Any, laid: Any, book: Any) -> Any:
-        """The caption box goes into the table and the book."""
+    def typed(self, text: str | None, chosen: float, rows: Any, laid: Any, book: Any) -> Any:
+        """The caption box goes into the table and the book. None: the page itself filled the box."""
         session = self._session
         k = int(chosen or 1) - 1
-        if not laid or not rows or k >= len(rows) or str(rows[k][2] or "") == text:
+        if text is None or not laid or not rows or k >= len(rows) or str(rows[k][2] or "") == text:
             return gr.skip()
         rows = [list(r) for r in rows]
         rows[k][2] = text
