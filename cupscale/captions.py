@@ -100,6 +100,26 @@ def match(captions: Sequence[Caption], boxes: Sequence[PixelBox], size: tuple[in
     )
 
 
+def carried(
+    boxes: Sequence[PixelBox], texts: Sequence[str], new: Sequence[PixelBox], scale: tuple[float, float]
+) -> list[str]:
+    """The texts of regions for other regions of the same picture: each takes that of the old one that covers most of it.
+
+    Args:
+        boxes: Old regions, in pixels of their output.
+        texts: One for each; an empty one is taken like any other.
+        new: New regions, in pixels of theirs.
+        scale: (across, down), the size of the new output over that of the old.
+    """
+    across, down = scale
+    old = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4) * torch.tensor([across, down, across, down])
+    found = []
+    for box in torch.tensor(new, dtype=torch.float64).reshape(-1, 4):
+        corner, end = torch.maximum(old[:, :2], box[:2]), torch.minimum(old[:, 2:], box[2:])
+        found.append(texts[int((end - corner).clamp(min=0).prod(dim=1).argmax())])  # of equals the first
+    return found
+
+
 def listed(regions: Sequence[int], most: int = 8) -> str:
     """(0, 4) -> 'regions 1, 5': counted from 1, as a person does."""
     names = ", ".join(str(n + 1) for n in regions[:most])

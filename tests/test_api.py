@@ -95,6 +95,18 @@ def test_a_picture_from_words(client):
             client.predict(None, settings=FAST, api_name=name)
 
 
+def test_a_transparent_jpeg_is_refused_before_the_run(client, folder):
+    clear = folder / "clear.png"
+    Image.new("RGBA", (64, 48), (9, 99, 9, 120)).save(clear)
+    with pytest.raises(Exception, match=r"transparent.*choose format png or webp"):
+        client.predict(handle_file(clear), settings=FAST, format="jpg", api_name="/upscale")
+    whole = folder / "whole.png"
+    Image.new("RGBA", (64, 48), (9, 99, 9, 255)).save(whole)
+    path, _ = client.predict(handle_file(whole), settings=FAST, format="jpg", api_name="/upscale")
+    with Image.open(path) as image:
+        assert image.format == "JPEG"
+
+
 def test_two_clients_at_once_get_their_own_results(url, folder):
     def call(k):
         own = Client(url, verbose=False)

@@ -793,3 +793,124 @@ def test_a_caption_that_no_key_wrote_is_used(page, url, small, tmp_path, how):
     name = tmp_path / "made.png"
     download(page, "#png").save_as(name)
     assert images.read_settings(name)["captions"][0]["caption"] == "a red boat"
+
+
+CONTRASTS = """() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number)
+  const linear = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b)
+  const background = (node) => {
+    for (; node; node = node.parentElement) {
+      const style = getComputedStyle(node)
+      if (style.backgroundImage !== 'none') return null
+      const [r, g, b, a = 1] = numbers(style.backgroundColor)
+      if (a > 0.95) return [r, g, b]
+    }
+    return [255, 255, 255]
+  }
+  const found = []
+  for (const node of document.querySelectorAll('body *')) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim())
+    if (!own || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue
+    const box = node.getBoundingClientRect()
+    if (box.width < 2 || box.height < 2 || node.closest('button:disabled, svg, footer, .cu-stage')) continue
+    const behind = background(node), style = getComputedStyle(node)
+    if (!behind) continue
+    const [one, other] = [luminance(numbers(style.color)), luminance(behind)].sort((a, b) => b - a)
+    const ratio = (one + 0.05) / (other + 0.05)
+    if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${node.tagName} ${node.textContent.trim().slice(0, 40)}`)
+  }
+  return found
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(chromium, url, scheme):
+    """A contrast of 4.5 to 1 at least (WCAG 2.2, 1.4.3), on every tab, with Advanced open."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    visit(page, url)
+    open_part(page, "advanced")
+    expect(page.locator("#set-strength")).to_be_visible()
+    for tab in ("Upscale", "Regions", "Compare", "History"):
+        page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+        assert page.evaluate(CONTRASTS) == [], tab
+    context.close()
+
+
+def test_a_slider_shows_that_it_has_the_focus(page, url):
+    visit(page, url)
+    page.locator("#set-scale input[type=number]").focus()
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.type") == "range":
+            break
+    style = page.evaluate(
+        "(({outlineStyle, outlineWidth}) => [outlineStyle, outlineWidth])(getComputedStyle(document.activeElement))"
+    )
+    assert page.evaluate("document.activeElement.type") == "range" and style == ["solid", "3px"]
+
+
+def transparent(path):
+    """Its left half shows what is behind it."""
+    image = Image.open(photo(path)).convert("RGBA")
+    alpha = Image.new("L", image.size, 255)
+    alpha.paste(0, (0, 0, image.width // 2, image.height))
+    image.putalpha(alpha)
+    image.save(path)
+    return path
+
+
+def test_a_jpeg_is_of_what_is_shown(page, url, small, tmp_path):
+    """After a photograph, a transparent picture: its JPEG lies on white, and is not the photograph's."""
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    first = tmp_path / "first.jpg"
+    expect(page.locator("#jpeg")).to_have_text("JPEG")
+    download(page, "#jpeg").save_as(first)
+    give(page, transparent(tmp_path / "clear.png"))
+    upscale(page)
+    expect(page.locator("#jpeg")).to_have_text("JPEG on white")
+    waiting = download(page, "#jpeg")
+    assert waiting.suggested_filename.endswith("-on-white.jpg") and "clear" in waiting.suggested_filename
+    waiting.save_as(tmp_path / "second.jpg")
+    with Image.open(tmp_path / "second.jpg") as image:
+        assert np.asarray(image)[:, : image.width // 4].min() > 245  # white, but for the JPEG's own error
+
+
+def test_captions_follow_a_new_scale(page, url, small, tmp_path):
+    """Each new region takes the caption of the old one that covers most of it; going back brings the old ones."""
+    visit(page, url)
+    give(page, small)
+    page.get_by_role("tab", name="Regions").click()
+    page.locator("#caption textarea").click()
+    page.keyboard.insert_text("a red boat")
+    expect(page.locator("#captions")).to_contain_text("a red boat")
+    page.get_by_role("tab", name="Upscale").click()
+    page.locator("#set-scale input[type=number]").fill("4")
+    page.locator("#set-scale input[type=number]").press("Enter")
+    expect(page.locator("#plan")).to_contain_text("each took the caption of the one that covers most of it")
+    upscale(page)
+    name = tmp_path / "made.png"
+    download(page, "#png").save_as(name)
+    used = images.read_settings(name)["captions"]
+    assert used and {one["caption"] for one in used} == {"a red boat"}
+    assert [0, 0, 64, 64] in [one["box"] for one in used]
+
+
+def test_copied_commands_name_the_persons_own_file(page, url, tmp_path):
+    visit(page, url)
+    Image.open(photo(tmp_path / "x.png")).save(tmp_path / "me.jpg")
+    Image.open(photo(tmp_path / "x.png")).save(tmp_path / "scan.tif")
+    open_part(page, "share")
+    for name in ("me.jpg", "scan.tif"):
+        give(page, tmp_path / name)
+        for row in ("command", "python"):
+            expect(page.locator(f'[data-row="{row}"] textarea')).to_have_value(re.compile(rf"\b{name}\b"))
+    page.locator("#examples button").nth(1).click()
+    command = page.locator('[data-row="command"] textarea')
+    expect(command).to_have_value(re.compile("cupscale/assets/examples/"))
+    assert (ROOT / shlex.split(command.input_value())[4]).is_file()

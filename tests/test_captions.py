@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cupscale.captions import captions_file, match, read_captions
+from cupscale.captions import captions_file, carried, match, read_captions
 from cupscale.errors import CupscaleError
 from cupscale.settings import Caption
 
@@ -51,3 +51,18 @@ def test_a_broken_captions_file_says_what_is_wrong(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(CupscaleError, match=message):
         read_captions(file, (400, 200))
+
+
+def test_captions_are_carried_over_to_other_regions_by_area():
+    """Old: two of 40 x 20 px side by side, of an output of 80 x 20. New: three of 50 x 30 px, of one of 120 x 30, so the old
+    ones are 60 x 30 there. The middle one, 35 to 85, has 25 px of each and takes the first; a little further right, the second.
+    """
+    old = [(0, 0, 40, 20), (40, 0, 80, 20)]
+    new = [(0, 0, 50, 30), (35, 0, 85, 30), (36, 0, 86, 30), (70, 0, 120, 30)]
+    assert carried(old, ["left", "right"], new, (1.5, 1.5)) == ["left", "left", "right", "right"]
+    assert carried(old, ["", "right"], new, (1.5, 1.5)) == ["", "", "right", "right"]
+    tall = [(0, 0, 20, 40), (0, 40, 20, 80)]
+    assert carried(tall, ["top", "bottom"], [(0, 15, 40, 35), (0, 30, 40, 60)], (2, 0.5)) == [
+        "bottom",
+        "bottom",
+    ]

@@ -12,10 +12,10 @@ from checkpoints import make_sdxl
 from page_server import FAST_SETTINGS, photo
 
 from cupscale import images, models
-from cupscale.page import captions, engine, run, scratch
+from cupscale.page import captions, engine, links, regions, run, scratch, source
 from cupscale.page.limits import Limits
 from cupscale.pipeline import CUpscalePipeline
-from cupscale.settings import Settings
+from cupscale.settings import Caption, Settings
 
 
 @pytest.fixture
@@ -108,3 +108,31 @@ def test_the_gallery_has_six_kinds_with_their_licences():
         assert example.name in readme
         for file in (example.input, example.before, example.after):
             assert Path(example.path(file)).is_file()
+
+
+def test_captions_say_who_wrote_them_until_someone_edits_them():
+    box = (0, 0, 8, 8)
+    table = (Caption(box=box, caption="a fox"), Caption(box=box, caption="a red fox"))
+    known = [{"box": box, "caption": " a fox ", "source": "qwen"}]
+    assert [one.source for one in regions.signed(table, known)] == ["qwen", "user"]
+
+
+def test_a_picture_from_words_is_drawn_again_by_the_same_settings_only():
+    inside = Settings.build(prompt="a fox", scale=1, size="64x48", seed=3, model="sdxl").model_dump(
+        mode="json"
+    )
+    run = Settings.build(prompt="a fox", scale=4, seed=3, model="sdxl", strength=0.3)
+    assert links.drawn_size(inside, run) == "64x48"
+    command = links.to_command(run.replace(size="64x48"), None)
+    assert command.startswith("python -m cupscale upscale --") and "--size 64x48" in command
+    compile(links.to_python(run.replace(size="64x48"), None), "copied", "exec")
+    for other in ({"seed": 4}, {"prompt": "a cat"}, {"steps": 9}, {"guidance": 2}, {"scheduler": "ddim"}):
+        assert links.drawn_size(inside, run.replace(**other)) == ""
+    assert links.drawn_size(inside | {"scale": 2}, run) == ""
+    assert links.drawn_size({}, run) == ""
+
+
+def test_a_files_own_name_comes_back_from_what_stands_for_it():
+    assert source.file_name("/tmp/x/me.jpg") == "me.jpg"
+    assert source.file_name(f"/tmp/x/{source.shown_name('/tmp/y/me.heic')}") == "me.heic"
+    assert source.name(f"/tmp/x/{source.shown_name('/tmp/y/me.heic')}") == "me"

@@ -13,7 +13,7 @@ from cupscale.images.reading import (
     read,
     read_settings,
 )
-from cupscale.images.writing import SUFFIXES, check_writable, write
+from cupscale.images.writing import SUFFIXES, check_writable, is_transparent, write
 
 if TYPE_CHECKING:
     from cupscale.images.tensors import to_image, to_tensor
@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "check_writable",
     "finish",
+    "is_transparent",
     "read",
     "read_settings",
     "resize",

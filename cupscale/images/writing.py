@@ -55,6 +55,11 @@ def check_writable(path: str | Path, *, size: tuple[int, int] | None = None, alp
                 raise OSError(errno.ENOSPC, "")
 
 
+def is_transparent(image: Image.Image) -> bool:
+    """Whether an image shows what is behind it anywhere; alpha of 255 everywhere does not."""
+    return image.mode == "RGBA" and image.getchannel("A").getextrema()[0] != 255
+
+
 def write(image: Image.Image, path: str | Path, settings_json: str | None = None, quality: int = 95) -> Path:
     """Write an RGB, RGBA or grey image in the format of the suffix: png, webp, jpg, jpeg, avif, tif, tiff.
 
@@ -70,8 +75,7 @@ def write(image: Image.Image, path: str | Path, settings_json: str | None = None
         raise CupscaleError(f"quality is {quality}, the limits are 1 and 100; 95 is a good start")
     if image.mode not in ("RGB", "RGBA", "L"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    transparent = image.mode == "RGBA" and image.getchannel("A").getextrema()[0] != 255
-    kind = _check_format(path, image.size, transparent)
+    kind = _check_format(path, image.size, is_transparent(image))
     data = _encode(image, kind, settings_json, quality)
     with _explained(path):
         temporary = _temporary(path)

@@ -93,6 +93,10 @@ class Endpoints:
             chosen = self._settings(prompt, negative_prompt, scale, seed, model, preset, settings)
             picture = source.read(image, self._limits) if image else None
             name = source.name(image) if image else "words"
+            if format == "jpg" and picture and picture.alpha and picture.alpha.getextrema()[0] != 255:
+                raise CupscaleError(
+                    "the image is transparent, which a jpg cannot be: choose format png or webp"
+                )
             with contextlib.closing(run.watch(picture, chosen, self._limits, name)) as sights:
                 for sight in sights:
                     if sight.shot is None:

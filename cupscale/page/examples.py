@@ -32,6 +32,11 @@ class Example:
     def path(self, file: str) -> str:
         return str(FOLDER / file)
 
+    @property
+    def place(self) -> str:
+        """The input's path in the repository, for commands."""
+        return f"cupscale/assets/examples/{self.input}"
+
     def whole(self) -> bool:
         return all((FOLDER / file).is_file() for file in (self.input, self.before, self.after))
 

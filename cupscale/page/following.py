@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,7 @@ import gradio as gr
 from cupscale.captions import match
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, cutoff, engine, regions, run, share, source
+from cupscale.page import bounds, cutoff, engine, examples, links, regions, run, share, source
 from cupscale.page.session import SILENT, TOASTING, Session, Step, Updates, Values, complain
 from cupscale.planning import Plan
 from cupscale.settings import Settings, default_cutoff
@@ -76,28 +77,34 @@ class Following:
         except CupscaleError as error:
             return {self._plan_line: run.plan_html(str(error), wrong=True)}
         line = run.plan_line(plan, settings) + bounds.line(session.limits)
-        laid, rows = self._lay(values, plan)
+        laid, rows, note = self._lay(values, plan)
         with contextlib.suppress(
             CupscaleError
         ):  # too long a caption is refused at the run and on the Regions tab
             settings = settings.replace(captions=regions.captions_of(rows, session.limits))
         return {
-            self._plan_line: run.plan_html(line),
+            self._plan_line: run.plan_html(line + note),
             **laid,
-            **self._shared(values, settings, source.name(values[session.image])),
+            **self._shared(values, settings, picture),
             **self._low_frequencies(picture, settings),
         }
 
     def _without_image(self, values: Values, settings: Settings) -> Updates:
         return {
             self._plan_line: run.plan_html("Choose an image to see what a run takes."),
-            **self._shared(values, settings, "photo"),
+            **self._shared(values, settings, None),
             self._kept: gr.update(visible=False),
             self._kept_line: "",
         }
 
-    def _lay(self, values: Values, plan: Plan) -> tuple[Updates, Any]:
-        """Lay the book's captions on the plan's regions where those changed; the rows of the table."""
+    def _lay(self, values: Values, plan: Plan) -> tuple[Updates, Any, str]:
+        """Lay the book's captions on the plan's regions where those changed.
+
+        Captions whose regions are gone, as after a new scale, are carried over to those that lie there now.
+
+        Returns:
+            What to update, the rows of the table, and a note for the person.
+        """
         session = self._session
         laid = {
             "boxes": plan.boxes,
@@ -105,14 +112,28 @@ class Following:
             "image": values[session.image],
             "stamp": values[session.book]["stamp"],
         }
-        if values[session.laid] == laid:
-            return {}, values[session.table]
-        rows = regions.rows_of(plan, session.written(values[session.book], plan))
-        return {session.laid: laid, session.table: rows}, rows
+        before, table = values[session.laid], values[session.table]
+        if before == laid:
+            return {}, table, ""
+        rows, note = regions.rows_of(plan, session.written(values[session.book], plan)), ""
+        same = before and all(before[name] == laid[name] for name in ("image", "stamp"))
+        if same and len(table or ()) == len(before["boxes"]) and not any(row[2] for row in rows):
+            rows = regions.carried_over(table, before, plan)
+            if any(row[2] for row in rows):
+                note = "; the regions changed, and each took the caption of the one that covers most of it"
+        return {session.laid: laid, session.table: rows}, rows, note
 
-    def _shared(self, values: Values, settings: Settings, stem: str) -> Updates:
+    def _shared(self, values: Values, settings: Settings, picture: Picture | None) -> Updates:
         session = self._session
-        return {self._links: share.texts(settings, values[session.example], stem, session.limits)}
+        file: str | None = "photo.png"
+        example = examples.named(values[session.example])
+        if example:
+            file = example.place
+        elif picture and (size := links.drawn_size(_inside(picture), settings)):
+            settings, file = settings.replace(size=size), None
+        elif picture:
+            file = source.file_name(values[session.image])
+        return {self._links: share.texts(settings, values[session.example], file, session.limits)}
 
     def _low_frequencies(self, picture: Picture, settings: Settings) -> Updates:
         geometry = engine.geometry(settings.model)
@@ -124,6 +145,7 @@ class Following:
         session = self._session
         try:
             captions = regions.captions_of(values[session.table], session.limits)
+            captions = regions.signed(captions, values[session.book]["captions"])
             _, _, plan = session.plan(values)
         except CupscaleError as error:
             complain(error)
@@ -139,3 +161,11 @@ class Following:
         wanted = float(str(usual)) if usual is not None else default_cutoff(scale)
         cutoff_control = self._session.controls["cutoff"]
         return {cutoff_control: wanted, self._followed: wanted} if now == followed else gr.skip()
+
+
+def _inside(picture: Picture) -> Mapping[str, Any]:
+    """The settings inside a picture; none where they are no settings."""
+    try:
+        return picture.metadata
+    except CupscaleError:
+        return {}

@@ -66,6 +66,23 @@ def unpack_captions(text: str) -> list[dict[str, Any]]:
         ) from None
 
 
+DRAWING = ("prompt", "negative_prompt", "seed", "steps", "guidance", "scheduler", "model")
+
+
+def drawn_size(picture: Mapping[str, Any], settings: Settings) -> str:
+    """The size at which these settings draw a picture again that was drawn from words.
+
+    Args:
+        picture: The settings inside it.
+        settings: Of the run that enlarges it.
+
+    Returns:
+        As `Settings.size`; empty where the picture was not drawn, or would be another one by now.
+    """
+    same = all(picture.get(name) == getattr(settings, name) for name in DRAWING)
+    return str(picture.get("size", "")) if same and picture.get("scale") == 1 else ""
+
+
 def _own(settings: Settings) -> dict[str, Any]:
     """What differs from the model's own defaults; always the scale, the seed and the model."""
     usual = Settings.build(models.defaults(settings.model), scale=settings.scale)
@@ -76,9 +93,9 @@ def _own(settings: Settings) -> dict[str, Any]:
     }
 
 
-def to_command(settings: Settings, image: str = "photo.png") -> str:
-    """The same run in a shell. Captions go by file."""
-    parts = ["python", "-m", "cupscale", "upscale", image]
+def to_command(settings: Settings, image: str | None = "photo.png") -> str:
+    """The same run in a shell. Captions go by file. image: None where it is drawn from words."""
+    parts = ["python", "-m", "cupscale", "upscale", *([image] if image else [])]
     for name, value in _own(settings).items():
         text = _text(value)
         flag = f"--{name.replace('_', '-')}"
@@ -88,8 +105,8 @@ def to_command(settings: Settings, image: str = "photo.png") -> str:
     return shlex.join(parts)
 
 
-def to_python(settings: Settings, image: str = "photo.png") -> str:
-    """The same run in Python."""
+def to_python(settings: Settings, image: str | None = "photo.png") -> str:
+    """The same run in Python. image: None where it is drawn from words."""
     own = _own(settings)
     model = own.pop("model")
     fields = "".join(f"    {name}={value!r},\n" for name, value in own.items())
@@ -100,6 +117,6 @@ def to_python(settings: Settings, image: str = "photo.png") -> str:
         fields += "    captions=captions,\n"
     lines += [
         f"pipe = cupscale.load({model!r})",
-        f"result = cupscale.upscale(\n    pipe,\n    {image!r},\n{fields})",
+        f"result = cupscale.upscale(\n    pipe,\n    {f'{image!r},' if image else ''}\n{fields})",
     ]
     return "\n".join([*lines, 'result.save("big.png")'])

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import captions, queue, regions
+from cupscale.page import captions, queue, regions, run
 from cupscale.page.session import (
     GPU,
     PRIVATE,
@@ -143,11 +143,10 @@ class RegionsTab:
 
     def _wire_captioner(self) -> None:
         session = self._session
-        prompt = session.controls["prompt"]
         started = queue.admitted(self.write.click, session.limits)(
             self.written,
             session.inputs | {session.laid, session.book, self.captioner},
-            [self.writing, session.book, session.laid, session.drawn, prompt],
+            [self.writing, session.book, session.laid, session.drawn],
             show_progress="minimal",
             show_progress_on=[self.writing],
             **GPU,
@@ -206,7 +205,7 @@ class RegionsTab:
         rows = [list(r) for r in rows]
         rows[k][2] = text
         with contextlib.suppress(CupscaleError):
-            found = regions.captions_of(rows, session.limits)
+            found = regions.signed(regions.captions_of(rows, session.limits), book["captions"])
             kept = [caption.model_dump() for caption in found]
             book = {**book, "size": laid["output"], "captions": kept}
         return {session.table: rows, session.book: book}
@@ -250,10 +249,14 @@ class RegionsTab:
                     if step.warning:
                         complain(CupscaleError(step.warning), "Captions")
                     if step.captions is not None:
-                        book = new_book([c.model_dump() for c in step.captions], plan.output)
-                        updates |= {session.book: book, session.laid: None, session.drawn: None}
+                        typed = {one.box: one for one in settings.captions if one.source == "user"}
+                        both = [typed.get(one.box, one).model_dump() for one in step.captions]
+                        updates |= {session.book: new_book(both, plan.output)}
+                        updates |= {session.laid: None, session.drawn: None}
                         if step.prompt and not settings.prompt:
-                            updates[session.controls["prompt"]] = step.prompt
+                            updates[self.writing] = step.html + run.plan_html(
+                                f"A prompt for the whole: {step.prompt}"
+                            )
                     yield updates
         except CupscaleError as error:
             complain(error)

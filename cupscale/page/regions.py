@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from cupscale import images
-from cupscale.captions import captions_file, captions_text, match, read_captions
+from cupscale.captions import captions_file, captions_text, carried, match, read_captions
 from cupscale.errors import CupscaleError
 from cupscale.page import scratch
 from cupscale.page.limits import Limits
@@ -27,6 +27,22 @@ def rows_of(plan: Plan, captions: Sequence[Caption]) -> Rows:
     texts = match(inside, plan.boxes, plan.output).texts
     return [
         [k, ", ".join(map(str, box)), text or ""]
+        for k, (box, text) in enumerate(zip(plan.boxes, texts, strict=True), 1)
+    ]
+
+
+def signed(captions: Sequence[Caption], known: Sequence[Mapping[str, Any]]) -> tuple[Caption, ...]:
+    """The captions with who wrote them, where the text is still as that one left it; a person wrote the rest."""
+    sources = {str(one["caption"]).strip(): str(one.get("source", "user")) for one in known}
+    return tuple(one.model_copy(update={"source": sources.get(one.caption, one.source)}) for one in captions)
+
+
+def carried_over(rows: Rows, laid: Mapping[str, Any], plan: Plan) -> Rows:
+    """The table for other regions of the same image: the captions that were shown, where they lie now."""
+    scale = (plan.output[0] / laid["output"][0], plan.output[1] / laid["output"][1])
+    texts = carried(laid["boxes"], [str(row[2] or "") for row in rows], plan.boxes, scale)
+    return [
+        [k, ", ".join(map(str, box)), text]
         for k, (box, text) in enumerate(zip(plan.boxes, texts, strict=True), 1)
     ]
 

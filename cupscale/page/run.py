@@ -52,6 +52,7 @@ class Shot:
     settings: Settings
     size: tuple[int, int]
     note: str
+    transparent: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,15 +191,24 @@ def keep(picture: Picture, result: Result, stem: str) -> Shot:
         f"{picture.size[0]} × {picture.size[1]} → {width} × {height}, seed {used.seed}, "
         f"model {used.model}, {clock(result.seconds)}"
     )
-    return Shot(str(folder), str(png), str(before), stem, used, (width, height), note)
+    transparent = images.is_transparent(result.image)
+    return Shot(str(folder), str(png), str(before), stem, used, (width, height), note, transparent)
 
 
 def encode(shot: Shot, suffix: str) -> str:
-    """The result in another format, with the settings inside. Raises CupscaleError where the format cannot hold it."""
-    path = Path(shot.folder) / f"{shot.stem}.{suffix}"
+    """The result in another format, with the settings inside; a JPEG of a transparent one lies on white.
+
+    Raises:
+        CupscaleError: The format cannot hold it.
+    """
+    on_white = shot.transparent and suffix == "jpg"
+    path = Path(shot.folder) / f"{shot.stem}{'-on-white' * on_white}.{suffix}"
     if not path.exists():
         with Image.open(shot.png) as image:
-            images.write(image, path, shot.settings.to_json())
+            shown = (
+                Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) if on_white else image
+            )
+            images.write(shown, path, shot.settings.to_json())
     return str(path)
 
 

@@ -102,7 +102,7 @@ class Session:
     @property
     def inputs(self) -> set[Any]:
         """What every handler that needs the settings takes."""
-        return {self.image, self.randomize, self.table, self.example, *self.controls.all}
+        return {self.image, self.randomize, self.table, self.book, self.example, *self.controls.all}
 
     def picture(self, values: Values) -> Picture:
         """The input image. Raises CupscaleError."""
@@ -110,7 +110,9 @@ class Session:
 
     def settings(self, values: Values, *, draw_seed: bool = False) -> Settings:
         """The settings as the page shows them, captions included. Raises CupscaleError."""
-        captions = regions.captions_of(values[self.table], self.limits)
+        captions = regions.signed(
+            regions.captions_of(values[self.table], self.limits), values[self.book]["captions"]
+        )
         laid = values.get(self.laid)
         if captions and laid and values[self.image]:  # the table may not have followed the last move yet
             plain = self.controls.settings(values)

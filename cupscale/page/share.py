@@ -17,8 +17,9 @@ class Share(Scripted):
         super().__init__("share", {}, **options)
 
 
-def texts(settings: Settings, example: str | None, stem: str, limits: Limits) -> dict[str, str]:
-    """What the three rows show."""
+def texts(settings: Settings, example: str | None, file: str | None, limits: Limits) -> dict[str, str]:
+    """What the three rows show. file: the input's path, as the person who copies them has it; None
+    where the input is drawn from words."""
     query = links.to_query(settings, example)
     if len(query) > limits.link_chars:
         query = ""
@@ -30,6 +31,6 @@ def texts(settings: Settings, example: str | None, stem: str, limits: Limits) ->
     return {
         "query": query,
         "note": note,
-        "command": links.to_command(settings, f"{stem}.png"),
-        "python": links.to_python(settings, f"{stem}.png"),
+        "command": links.to_command(settings, file),
+        "python": links.to_python(settings, file),
     }

@@ -10,7 +10,7 @@ from gradio.data_classes import ImageData
 
 from cupscale import images
 from cupscale.errors import CupscaleError
-from cupscale.images import Picture
+from cupscale.images import READABLE_SUFFIXES, Picture
 from cupscale.page import references
 from cupscale.page.limits import Limits
 
@@ -60,8 +60,20 @@ def opened(path: str | None, limits: Limits) -> Picture:
     return _read(path, Path(path).stat().st_mtime_ns, limits)
 
 
+def file_name(path: str) -> str:
+    """The upload's own file name. What a browser cannot show was given on as `shown_name`."""
+    file = Path(path)
+    inner = Path(file.stem)
+    return inner.name if inner.suffix.lower() in READABLE_SUFFIXES else file.name
+
+
+def shown_name(path: str) -> str:
+    """Of the PNG that stands for a file which browsers cannot show: "me.heic.png"."""
+    return f"{Path(path).name}.png"
+
+
 def name(path: str | None) -> str:
-    """The upload's own name, for the names of downloads."""
-    stem = Path(path).stem if path else "image"
+    """The upload's own name without its suffix, for the names of downloads."""
+    stem = Path(file_name(path)).stem if path else "image"
     kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-")
     return kept[:48] or "image"

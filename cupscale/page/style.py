@@ -22,8 +22,24 @@ def theme() -> gr.themes.Base:
         block_shadow="none",
         button_primary_background_fill="#c2410c",
         button_primary_background_fill_hover="#9a3412",
+        button_primary_background_fill_dark="#c2410c",
+        button_primary_background_fill_hover_dark="#9a3412",
         button_primary_text_color="white",
+        button_primary_text_color_dark="white",
         slider_color="#c2410c",
+        slider_color_dark="#c2410c",
+        color_accent="#c2410c",
+        # At least 4.5 to 1 on every background of the page (WCAG 2.2, 1.4.3).
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_300",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_300",
     )
 
 

@@ -27,6 +27,7 @@ from cupscale.page.session import (
     Values,
     complain,
     new_book,
+    refusal,
 )
 from cupscale.planning import nearest_size
 
@@ -206,6 +207,7 @@ class UpscaleTab:
             seed,
             self.shot,
             self.png,
+            self.jpeg,
             self.downloads,
         ]
         started = queue.admitted(self.run.click, session.limits)(
@@ -277,7 +279,7 @@ class UpscaleTab:
         with Image.open(path) as opened:
             plain = opened.format in _SHOWN_BY_BROWSERS
         if not plain:
-            shown = scratch.new_folder() / f"{source.name(path)}.png"
+            shown = scratch.new_folder() / source.shown_name(path)
             updates[session.image] = str(images.write(images.finish(picture.rgb, picture.alpha), shown))
         if picture.settings_text:
             updates[self.inside] = gr.update(visible=True)
@@ -374,6 +376,7 @@ class UpscaleTab:
             self.status: run.status_html("Done."),
             self.shot: shot,
             self.png: shot.png,
+            self.jpeg: gr.update(value="JPEG on white" if shot.transparent else "JPEG"),
             self.downloads: gr.update(visible=True),
             **self._idle(),
         }
@@ -400,8 +403,7 @@ class UpscaleTab:
                         "this result is no longer on the server: take it from the History tab, or run again"
                     )
                 return run.encode(shot, suffix)
-            except CupscaleError as error:
-                complain(error)
-                return gr.skip()
+            except CupscaleError as error:  # raised, so that no download follows
+                raise refusal(error) from None
 
         return encode
