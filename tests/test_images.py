@@ -704,3 +704,18 @@ def test_a_float_overshoot_is_of_its_range() -> None:
     ramp[-1, -1], ramp[0, 0] = 1.001, -0.002
     grey = array(images.read(encoded(Image.fromarray(ramp), "TIFF")).rgb)[..., 0]
     assert grey.max() == 255 and grey.min() == 0 and abs(grey.mean() - 127.5) < 0.5
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "avif", "tif"])
+def test_settings_are_read_without_decoding_a_pixel(suffix, tmp_path, monkeypatch):
+    from PIL import ImageFile
+
+    path = images.write(Image.new("RGB", (64, 48)), tmp_path / f"a.{suffix}", '{"scale": 3}')
+    plain = images.write(Image.new("RGB", (64, 48)), tmp_path / f"b.{suffix}")
+
+    def decoded(self):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
+    assert images.read_settings(path) == {"scale": 3}
+    assert images.read_settings(plain) is None

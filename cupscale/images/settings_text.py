@@ -29,7 +29,7 @@ def find(image: Image.Image) -> str | None:
 
 
 def _in_exif(image: Image.Image) -> bytes | None:
-    exif = image.getexif()
+    exif = Image.Image.getexif(image)  # a PNG's own looks behind the pixels too, and decodes them for it
     comment: bytes = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
     if image.format == "TIFF":
         comment = str(exif.get(ExifTags.Base.ImageDescription, "")).encode("ascii")
