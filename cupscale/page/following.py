@@ -117,9 +117,10 @@ class Following:
             return {}, table, ""
         rows, note = regions.rows_of(plan, session.written(values[session.book], plan)), ""
         same = before and all(before[name] == laid[name] for name in ("image", "stamp"))
-        if same and len(table or ()) == len(before["boxes"]) and not any(row[2] for row in rows):
-            rows = regions.carried_over(table, before, plan)
-            if any(row[2] for row in rows):
+        if same and len(table or ()) == len(before["boxes"]):
+            there = regions.carried_over(table, before, plan)
+            if any(new[2] and not row[2] for row, new in zip(rows, there, strict=True)):
+                rows = [row if row[2] else new for row, new in zip(rows, there, strict=True)]
                 note = "; the regions changed, and each took the caption of the one that covers most of it"
         return {session.laid: laid, session.table: rows}, rows, note
 

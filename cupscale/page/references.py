@@ -19,6 +19,7 @@ from cupscale.errors import CupscaleError
 from cupscale.page import examples
 
 # One line for all that is refused, so that nobody learns from it whether a file exists.
+ADDRESS = "pictures are not fetched from an address: upload the file, or give it as a data: URL"
 MISSING = "the file is not among this page's uploads, which are kept for a while only: upload it again"
 _DEEPEST = 64
 _OWN_ADDRESS = re.compile(r"https?://[^?#]*/gradio_api/file=([^?#]+)")
@@ -110,8 +111,15 @@ def checked(value: Any, *, gone: bool = False) -> Any:
             raise CupscaleError(f"a value is nested more than {_DEEPEST} deep: give a flatter one")
         if isinstance(part, dict) and part.get("path") is not None:
             part["path"] = _reference(part, gone)
+        elif isinstance(part, dict) and _is_address(part.get("url")):
+            raise CupscaleError(ADDRESS)
         left += [(inner, depth + 1) for inner in (part.values() if isinstance(part, dict) else part)]
     return value
+
+
+def _is_address(url: Any) -> bool:
+    """Alone it would be taken for no image, and where there is a prompt another picture drawn in its place."""
+    return isinstance(url, str) and bool(url) and not url.startswith("data:")
 
 
 def _reference(given: dict[str, Any], gone: bool) -> str:
@@ -121,8 +129,6 @@ def _reference(given: dict[str, Any], gone: bool) -> str:
     if own := _OWN_ADDRESS.fullmatch(path):
         path = unquote(own[1])
     elif path.lower().startswith(("http://", "https://")):
-        raise CupscaleError(
-            "pictures are not fetched from an address: upload the file, or give it as a data: URL"
-        )
+        raise CupscaleError(ADDRESS)
     given["is_stream"] = False
     return check(path, gone=gone)
