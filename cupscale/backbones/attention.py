@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
 from cupscale.errors import CupscaleError
@@ -48,6 +48,12 @@ def composed(
         for name, module in layers.items():
             module.processor = before[name]
         composer.overview.clear()
+
+
+def composed_cross(network: Any, composer: Composer) -> AbstractContextManager[None]:
+    """`composed` for networks whose second attention of a block, "attn2", reads the text."""
+    usual = (AttnProcessor, AttnProcessor2_0)
+    return composed(network, composer, ComposedCross, lambda name: name.endswith("attn2"), usual)
 
 
 def heads(attn: Any, x: Tensor) -> Tensor:

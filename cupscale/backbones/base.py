@@ -26,9 +26,7 @@ from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
 PARK_BYTES = 2**30  # text encoders above this leave the accelerator once the prompts are encoded
-TEXTS_AT_ONCE = (
-    64  # that the encoders read in one call: T5 of 4,096 captions at once would fill an accelerator
-)
+TEXTS_AT_ONCE = 64  # in one call of the encoders: T5 of 4,096 captions at once would fill an accelerator
 FEW_STEPS = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
 
 

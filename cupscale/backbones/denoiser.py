@@ -24,6 +24,16 @@ class Text:
     mask: Tensor | None = None
 
 
+def split(embeds: Sequence[Tensor], pooled: Tensor | None = None, masks: Tensor | None = None) -> list[Text]:
+    """A batch of encoded prompts as one `Text` each. embeds: each (tokens, D). pooled: (B, P). masks: (B, tokens)."""
+    return [
+        Text(
+            one[None], None if pooled is None else pooled[k, None], None if masks is None else masks[k, None]
+        )
+        for k, one in enumerate(embeds)
+    ]
+
+
 class Texts(NamedTuple):
     """The encoded texts of a run. negative: None without guidance. captions: one a region, empty without any."""
 
@@ -100,9 +110,9 @@ class RegionDenoiser:
         guidance: float | Tensor,
     ):
         self.composer = composer
-        self.guidance = guidance
-        self._network = network
         self.texts = texts
+        self._network = network
+        self._guidance = guidance
         self._canvas = canvas
         self._overview = overview
 
@@ -127,7 +137,7 @@ class RegionDenoiser:
         prompts = [negative] * len(regions) + prompts
         output = self._call(Call(both, t, prompts, regions, self._canvas, own), "compose")
         unconditional, conditional = output.chunk(2)
-        scale = self.guidance
+        scale = self._guidance
         if isinstance(scale, Tensor):
             scale = torch.cat([region.crop(scale) for region in regions])
         return unconditional + scale * (conditional - unconditional)

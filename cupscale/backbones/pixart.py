@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
-from cupscale.backbones.attention import ComposedCross, composed
+from cupscale.backbones.attention import composed_cross
 from cupscale.backbones.base import DiffusersBackbone
-from cupscale.backbones.denoiser import Call, Text
+from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.backbones.tokens import rule_of
 from cupscale.method.composer import Composer
 
@@ -39,16 +38,10 @@ class PixArtBackbone(DiffusersBackbone):
             device=self.device,
             max_sequence_length=rule_of(self._family(), ()).length,
         )
-        return [Text(one[None], mask=mask[None]) for one, mask in zip(embeds, masks, strict=True)]
+        return split(embeds, masks=masks)
 
     def _hooks(self, composer: Composer) -> AbstractContextManager[None]:
-        return composed(
-            self.network,
-            composer,
-            ComposedCross,
-            lambda name: name.endswith("attn2"),
-            (AttnProcessor, AttnProcessor2_0),
-        )
+        return composed_cross(self.network, composer)
 
     def call(self, call: Call, composer: Composer) -> Tensor:
         words, mask = call.words(composer)
@@ -68,6 +61,5 @@ class PixArtBackbone(DiffusersBackbone):
             added_cond_kwargs=sizes,
             return_dict=False,
         )[0]
-        return output[
-            :, : call.latents.shape[1]
-        ].float()  # a learned variance in the other channels is not used
+        # A learned variance in the other channels is not used.
+        return output[:, : call.latents.shape[1]].float()

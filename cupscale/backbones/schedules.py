@@ -59,9 +59,8 @@ class _Truncated:
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The state a pipeline of diffusers begins with: unit noise at the scheduler's own scale."""
-        return noise * float(
-            getattr(self._scheduler, "init_noise_sigma", 1.0)
-        )  # flow has none: it begins with noise
+        scale = getattr(self._scheduler, "init_noise_sigma", 1.0)  # flow has none: it begins with noise
+        return noise * float(scale)
 
     def _step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
         return self._scheduler.step(output, self.timesteps[i], sample, return_dict=False, **self._options)[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cupscale.backbones.attention import ComposedJoint, composed
 from cupscale.backbones.base import DiffusersBackbone
-from cupscale.backbones.denoiser import Call, Text
+from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.method.composer import Composer
 
 T5_TOKENS = 256
@@ -45,7 +45,7 @@ class SD3Backbone(DiffusersBackbone):
             do_classifier_free_guidance=False,
             max_sequence_length=T5_TOKENS,
         )
-        return [Text(one[None], all_of_it[None]) for one, all_of_it in zip(embeds, pooled, strict=True)]
+        return split(embeds, pooled)
 
     def _hooks(self, composer: Composer) -> AbstractContextManager[None]:
         return composed(

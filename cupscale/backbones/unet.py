@@ -7,12 +7,11 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
-from cupscale.backbones.attention import ComposedCross, composed
+from cupscale.backbones.attention import composed_cross
 from cupscale.backbones.base import DiffusersBackbone
-from cupscale.backbones.denoiser import Call, Text
+from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Region, Size
 
@@ -34,16 +33,10 @@ class SDBackbone(DiffusersBackbone):
 
     def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
         embeds, _ = self.pipe.encode_prompt(list(prompts), self.device, 1, False)
-        return [Text(one[None]) for one in embeds]
+        return split(embeds)
 
     def _hooks(self, composer: Composer) -> AbstractContextManager[None]:
-        return composed(
-            self.network,
-            composer,
-            ComposedCross,
-            lambda name: name.endswith("attn2"),
-            (AttnProcessor, AttnProcessor2_0),
-        )
+        return composed_cross(self.network, composer)
 
     def conditions(self, call: Call) -> dict[str, Tensor] | None:
         """`added_cond_kwargs` of the network."""
@@ -80,7 +73,7 @@ class SDXLBackbone(SDBackbone):
         embeds, _, pooled, _ = self.pipe.encode_prompt(
             list(prompts), device=self.device, do_classifier_free_guidance=False
         )
-        return [Text(one[None], all_of_it[None]) for one, all_of_it in zip(embeds, pooled, strict=True)]
+        return split(embeds, pooled)
 
     def nothing(self, like: Text) -> Text | None:
         """The zeros SDXL was trained with, where the pipeline says so."""

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cupscale.backbones.attention import composed
 from cupscale.backbones.base import DiffusersBackbone
-from cupscale.backbones.denoiser import Call, Text
+from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.method.composer import Composer
 from cupscale.method.joint import Stream, compose_joint
 
@@ -66,13 +66,14 @@ class ZImageBackbone(DiffusersBackbone):
         embeds, _ = self.pipe.encode_prompt(
             list(prompts), self.device, False, max_sequence_length=TEXT_TOKENS
         )
-        return [Text(one[None]) for one in embeds]
+        return split(embeds)
 
     # Network
 
     @contextmanager
     def _hooks(self, composer: Composer) -> Iterator[None]:
-        network, layout = self.network, Layout()
+        network = self.network
+        self._layout = layout = Layout()
         names = {f"layers.{k}.attention" for k in range(len(network.layers))}
         hooks = composed(
             network,
@@ -82,8 +83,7 @@ class ZImageBackbone(DiffusersBackbone):
             (ZSingleStreamAttnProcessor,),
         )
         with hooks:
-            network._build_unified_sequence = self._unified(network._build_unified_sequence, layout)
-            self._layout = layout
+            network._build_unified_sequence = self._unified(network._build_unified_sequence)
             try:
                 yield
             finally:
@@ -104,8 +104,9 @@ class ZImageBackbone(DiffusersBackbone):
         )[0]
         return -torch.stack(list(outputs))[:, :, 0].float()  # towards the image: against the scheduler's way
 
-    def _unified(self, build: Any, layout: Layout) -> Any:
+    def _unified(self, build: Any) -> Any:
         """The network's own way of joining image and text, with the regions' captions put behind them."""
+        layout = self._layout
 
         def joined(
             x: Any,
@@ -124,7 +125,7 @@ class ZImageBackbone(DiffusersBackbone):
             layout.words = sequence.shape[1] - layout.image
             layout.own = None
             if layout.captions:
-                captions = [self._caption(text, layout) for text in layout.captions]
+                captions = [self._caption(text) for text in layout.captions]
                 places = [self._places(len(caption), word_lengths[-1]) for caption in captions]
                 before = len(sequence) - len(captions)  # rows before the conditional half
                 room = (0, 0, 0, 0, before, 0)
@@ -139,9 +140,10 @@ class ZImageBackbone(DiffusersBackbone):
 
         return joined
 
-    def _caption(self, text: Text, layout: Layout) -> Tensor:
+    def _caption(self, text: Text) -> Tensor:
         """(tokens, D): a caption as the layers take it. It depends on nothing else, so it is kept for the run."""
-        if id(text) not in layout.refined:
+        refined = self._layout.refined
+        if id(text) not in refined:
             network = self.network
             embeds = text.embeds[0]
             length = len(embeds) + -len(embeds) % 32
@@ -153,8 +155,8 @@ class ZImageBackbone(DiffusersBackbone):
             )
             for layer in network.context_refiner:
                 out = layer(out, mask, freqs)
-            layout.refined[id(text)] = out[0]
-        return layout.refined[id(text)]
+            refined[id(text)] = out[0]
+        return refined[id(text)]
 
     def _places(self, length: int, end: int) -> Tensor:
         """(length, d / 2): rotary positions on the first axis from end - length + 1 to end, below 0 too."""
