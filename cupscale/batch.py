@@ -80,8 +80,8 @@ def run_jobs(
             yield Done(job)
             continue
         try:
-            opened = opened if number == 1 else None
-            result = yield from _run_job(pipeline, job, settings, captioning, quality, opened)
+            first = opened if number == 1 else None
+            result = yield from _run_job(pipeline, job, settings, captioning, quality, first)
             yield Done(job, result)
         except CupscaleError as error:
             yield Done(job, error=str(error))

@@ -113,11 +113,7 @@ def carried(
     """
     across, down = scale
     old = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4) * torch.tensor([across, down, across, down])
-    found = []
-    for box in torch.tensor(new, dtype=torch.float64).reshape(-1, 4):
-        corner, end = torch.maximum(old[:, :2], box[:2]), torch.minimum(old[:, 2:], box[2:])
-        found.append(texts[int((end - corner).clamp(min=0).prod(dim=1).argmax())])  # of equals the first
-    return found
+    return [texts[int(_common(old, box).argmax())] for box in new]  # of equals the first
 
 
 def listed(regions: Sequence[int], most: int = 8) -> str:
@@ -240,12 +236,18 @@ def prepended(caption: str, prompt: str) -> str:
     return f"{prompt.rstrip(' .,;')}, {caption}"
 
 
-def _iou(places: Tensor, box: PixelBox) -> Tensor:
-    """Intersection over union of boxes (m, 4) with one box: (m,)."""
+def _common(places: Tensor, box: PixelBox) -> Tensor:
+    """Area that boxes (m, 4) have in common with one box: (m,)."""
     left, top, right, bottom = places.unbind(1)
     wide = (right.clamp(max=box[2]) - left.clamp(min=box[0])).clamp(min=0)
     high = (bottom.clamp(max=box[3]) - top.clamp(min=box[1])).clamp(min=0)
-    common = wide * high
+    return wide * high
+
+
+def _iou(places: Tensor, box: PixelBox) -> Tensor:
+    """Intersection over union of boxes (m, 4) with one box: (m,)."""
+    left, top, right, bottom = places.unbind(1)
+    common = _common(places, box)
     return common / ((right - left) * (bottom - top) + (box[2] - box[0]) * (box[3] - box[1]) - common)
 
 

@@ -131,7 +131,7 @@ _CAPTIONER_FLAGS = _flags(
     ),
     click.option("--fresh", is_flag=True, help="Ask again for captions that are known from before."),
 )
-CAPTIONER_FLAGS = ("captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
+_CAPTIONER_NAMES = ("captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
 _SETTINGS_FILE = click.option("--settings", "settings_file", type=FILE, help="Settings from a JSON file.")
 _DEVICE = click.option(
     "--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]"
@@ -301,32 +301,37 @@ def upscale(
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order. With several
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
+    from cupscale import models
     from cupscale.batch import own_share, run_jobs
-    from cupscale.files import find_images, job_of_words, plan_jobs
+    from cupscale.files import find_images, plan_jobs
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
     hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
     target = _target(flags)
-    writer = _take(flags, *CAPTIONER_FLAGS)
+    writer = _take(flags, *_CAPTIONER_NAMES)
     usual = _settings(settings_file, preset, flags)
     captioning = _captioning(hardware.device, writer, usual.model, preset)
-    sources = find_images(images, recursive=files["recursive"])
+    sources: list[Path | None] = [*find_images(images, recursive=files["recursive"])]
     if not sources:
-        _check_words(usual)
+        models.check_words(
+            usual.model, usual.prompt, "name an image, or give --prompt with words to draw from"
+        )
+        sources = [None]
     if captions_path and len(sources) > 1:
         raise CupscaleError("--captions belongs to one image, and several are given: give one at a time")
     settings = _settings_of(target, usual, captions_path)
     if plan_only:
-        _print_plans(sources or [None], usual, settings, captioning, hardware, as_json)
+        _print_plans(sources, usual, settings, captioning, hardware, as_json)
         return
-    naming = {
-        "target": target,
-        "suffix": SUFFIX_OF[files["format"]],
-        "overwrite": files["overwrite"],
-        "skip_existing": files["skip_existing"],
-    }
-    out = files["out"]
-    jobs = plan_jobs(sources, out, usual, **naming) if sources else [job_of_words(out, usual, **naming)]
+    jobs = plan_jobs(
+        sources,
+        files["out"],
+        usual,
+        target=target,
+        suffix=SUFFIX_OF[files["format"]],
+        overwrite=files["overwrite"],
+        skip_existing=files["skip_existing"],
+    )
     opened = _check(jobs, settings, usual)
     pipeline = hardware.pipeline(usual.model)
     events = run_jobs(
@@ -368,7 +373,7 @@ def caption(
     from cupscale.captioners.file import check_target, write_text
     from cupscale.captions import captions_file, captions_text
 
-    writer = _take(flags, *CAPTIONER_FLAGS)
+    writer = _take(flags, *_CAPTIONER_NAMES)
     settings = _settings(settings_file, None, flags)
     if writer["captioner"] == "auto":
         chosen = automatic(settings.model, device=device)
@@ -474,17 +479,6 @@ def _with_captions(settings: Settings, path: Path, size: tuple[int, int]) -> Set
     from cupscale.captions import read_captions, read_prompt
 
     return settings.replace(captions=read_captions(path, size), prompt=settings.prompt or read_prompt(path))
-
-
-def _check_words(settings: Settings) -> None:
-    """See that there is a prompt to draw from, and a model that can."""
-    from cupscale import models
-
-    if not settings.prompt.strip():
-        raise CupscaleError(
-            "neither an image nor a prompt is given: name an image, or give --prompt with words to draw from"
-        )
-    models.check_words(settings.model)
 
 
 def _plan(

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def _named_by(path: Path, recursive: bool) -> Sequence[Path]:
 
 
 def plan_jobs(
-    sources: Sequence[Path],
+    sources: Sequence[Path | None],
     out: Path | None,
     settings: Settings,
     *,
@@ -84,8 +84,8 @@ def plan_jobs(
     """Where the result of every source goes.
 
     Args:
-        sources: The images.
-        out: A file for one image, a folder for several; None for beside each.
+        sources: The images; None for one that is drawn from the prompt, whose words make its name.
+        out: A file for one image, a folder for several; None for beside each, or for the folder one is in.
         settings: Of the run, whose scale and seed the names hold.
         target: A size in place of the scale, which the names hold then.
         suffix: Of the names that are made, such as ".png"; None for the source's own where it can be written.
@@ -99,45 +99,27 @@ def plan_jobs(
     size = f"x{settings.scale:.6g}" if target is None else target.label
     if several and out is not None and out.is_file():
         raise CupscaleError(f"'{out}' is a file and there are {len(sources)} images: give a folder")
-    stems = Counter(source.stem for source in sources)
+    stems = Counter(source.stem for source in sources if source)
     taken: set[str] = set()
     jobs = []
     for source in sources:
         if out is None or several or out.is_dir():
-            stem = source.stem if stems[source.stem] == 1 else source.name
-            name = result_name(f"{stem}", f"-{size}-seed{settings.seed}{suffix or _kept(source.suffix)}")
-            path, made = (source.parent if out is None else out) / name, True
+            beside, stem, kept = _origin(source, stems, settings.prompt)
+            name = result_name(stem, f"-{size}-seed{settings.seed}{suffix or kept}")
+            path, made = (beside if out is None else out) / name, True
         else:
             path, made = out, False
-        jobs.append(_job(source, path, made, taken, overwrite, skip_existing))
+        job = _job(source, path, made, taken, overwrite, skip_existing)
+        jobs.append(job if source else replace(job, size=settings.size))
         taken.add(os.path.realpath(jobs[-1].target))
     return jobs
 
 
-def job_of_words(
-    out: Path | None,
-    settings: Settings,
-    *,
-    target: Target | None = None,
-    suffix: str | None = None,
-    overwrite: bool = False,
-    skip_existing: bool = False,
-) -> Job:
-    """Where a picture made from the prompt goes: in the folder one is in, under the prompt's words, unless `out` says where.
-
-    See `plan_jobs` for the arguments.
-
-    Raises:
-        CupscaleError: A file is there, and neither flag says what to do.
-    """
-    if out is None or out.is_dir():
-        size = f"x{settings.scale:.6g}" if target is None else target.label
-        words = "-".join(re.findall(r"\w+", settings.prompt.lower())[:8]) or "picture"
-        name = result_name(words, f"-{size}-seed{settings.seed}{suffix or '.png'}")
-        job = _job(None, (out or Path()) / name, True, set(), overwrite, skip_existing)
-    else:
-        job = _job(None, out, False, set(), overwrite, skip_existing)
-    return replace(job, size=settings.size)
+def _origin(source: Path | None, stems: Mapping[str, int], prompt: str) -> tuple[Path, str, str]:
+    """The folder, the stem and the suffix that a made name takes from its source, or from the words of a prompt."""
+    if source is None:
+        return Path(), "-".join(re.findall(r"\w+", prompt.lower())[:8]) or "picture", ".png"
+    return source.parent, source.stem if stems[source.stem] == 1 else source.name, _kept(source.suffix)
 
 
 def _job(

@@ -25,7 +25,12 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 def installed(extra: str) -> bool:
     """Whether all that an extra brings is here."""
-    return all(find_spec(module) is not None for module in EXTRAS[extra])
+    return not _missing(extra)
+
+
+def _missing(extra: str) -> list[str]:
+    """The modules of an extra that are not here."""
+    return [module for module in EXTRAS[extra] if find_spec(module) is None]
 
 
 def require(extra: str, user: str, *, instead: str = "") -> None:
@@ -39,9 +44,8 @@ def require(extra: str, user: str, *, instead: str = "") -> None:
     Raises:
         CupscaleError: It is not; the message holds the command that installs it.
     """
-    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
-    if missing:
-        needs = f"{user} needs {' and '.join(missing)}, not installed here"
+    if modules := _missing(extra):
+        needs = f"{user} needs {' and '.join(modules)}, not installed here"
         raise CupscaleError(f"{needs}: {install_command(extra)}{instead and f', or choose {instead}'}")
 
 

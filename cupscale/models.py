@@ -391,17 +391,29 @@ def _refusal(model: str, name: str, family: Mapping[str, Any] | None) -> str:
     return DISTILLED if (family or SDXL_DEFAULTS).get("guidance", 7.5) <= 1 else ""
 
 
-def check_words(model: str) -> None:
-    """See that a model can draw a picture from words alone.
+def no_words(model: str) -> str:
+    """Why a model reads no names of things, and so draws nothing from words; empty where it does."""
+    known = KNOWN.get(model)
+    return known.no_words if known else ""
+
+
+def check_words(model: str, prompt: str, remedy: str = "give one to enlarge, or words to draw from") -> None:
+    """See that there are words to draw a picture from, and a model that can.
+
+    Args:
+        model: Its name.
+        prompt: Of the run, which has no image.
+        remedy: What to do where the prompt is empty, for the message.
 
     Raises:
-        CupscaleError: It cannot; the message says why.
+        CupscaleError: The prompt is empty, or the model cannot; the message says why.
     """
-    known = KNOWN.get(model)
-    if known and known.no_words:
+    if not prompt.strip():
+        raise CupscaleError(f"neither an image nor a prompt is given: {remedy}")
+    if reason := no_words(model):
         able = ", ".join(name for name, other in KNOWN.items() if not other.no_words)
         raise CupscaleError(
-            f"model {model} cannot draw from words: {known.no_words}; give an image, or choose one of {able}"
+            f"model {model} cannot draw from words: {reason}; give an image, or choose one of {able}"
         )
 
 

@@ -199,11 +199,7 @@ class CUpscalePipeline:
         """The settings with the size of what is drawn, and the picture; one of the two is empty."""
         if image is not None:
             return settings.replace(size="") if settings.size else settings, _opened(image)
-        if not settings.prompt.strip():
-            raise CupscaleError(
-                "neither an image nor a prompt is given: give one to enlarge, or words to draw from"
-            )
-        models.check_words(self.model)
+        models.check_words(self.model, settings.prompt)
         width, height = drawn_size(settings.size, self.backbone.geometry)
         return settings.replace(size=f"{width}x{height}"), None
 
@@ -297,19 +293,13 @@ class _Run:
         canvas = Size(*(side // plan.cell_px for side in reversed(plan.input)))
         schedule = backbone.schedule(plain, canvas)
         noise = draw_noise((1, backbone.geometry.channels, *canvas), plain.seed).to(backbone.device)
-        with backbone.denoiser(read, (), canvas, canvas, known=self._known) as denoiser:
-            began = time.perf_counter()
-            start = schedule.from_noise(noise)
-            loop = denoise(
-                denoiser, schedule, noise, window=canvas, overlap=0.0, seed=plain.seed, sample=start
-            )
-            with contextlib.closing(loop), self._finite():
-                for event in loop:
-                    if isinstance(event, StepDone):
-                        z = event.sample
-                        yield self._step_of("draw", event.step, event.steps, time.perf_counter() - began)
-            self._network_seconds += time.perf_counter() - began
         try:
+            with backbone.denoiser(read, (), canvas, canvas, known=self._known) as denoiser:
+                start = schedule.from_noise(noise)
+                loop = denoise(
+                    denoiser, schedule, noise, window=canvas, overlap=0.0, seed=plain.seed, sample=start
+                )
+                z = yield from self._looped("draw", loop)
             image = images.to_image(backbone.decode(z, self.pipeline.tiles)[0])
         finally:
             backbone.release()
@@ -404,10 +394,8 @@ class _Run:
     ) -> Generator[Event, None, Tensor]:
         """Returns the canvas' latents (1, C, H, W)."""
         backbone, settings, plan = self.pipeline.backbone, self.settings, self.plan
-        z = latents.base
         guidance = self._guidance()
         with backbone.denoiser(read, texts, plan.canvas, plan.overview, guidance, self._known) as denoiser:
-            began = time.perf_counter()
             loop = denoise(
                 denoiser,
                 backbone.schedule(settings),
@@ -419,18 +407,7 @@ class _Run:
                 overview=latents.overview,
                 batch=self.pipeline.batch,
             )
-            with contextlib.closing(loop), self._finite():
-                for event in loop:
-                    if isinstance(event, RegionsDone):
-                        yield self._denoised(event, time.perf_counter() - began)
-                    elif isinstance(event, StepDone):
-                        z = event.sample
-                        if latents.preview:
-                            yield Preview(latents.preview(event.x0), event.step + 1, event.steps)
-                    else:
-                        yield event
-            self._network_seconds += time.perf_counter() - began
-        return z
+            return (yield from self._looped("denoise", loop, latents.preview))
 
     def _decode(self, z: Tensor) -> Generator[Event, None, Tensor]:
         """Returns (3, H, W)."""
@@ -449,6 +426,27 @@ class _Run:
         return images.finish(image, self.picture.alpha)
 
     # Helpers
+
+    def _looped(
+        self,
+        stage: str,
+        loop: Generator[RegionsDone | StepDone | Notice, None, None],
+        preview: PreviewMap | None = None,
+    ) -> Generator[Event, None, Tensor]:
+        """The events of `denoise` as those of a stage; returns its last state (1, C, H, W)."""
+        began = time.perf_counter()
+        with contextlib.closing(loop), self._finite():
+            for event in loop:
+                if isinstance(event, RegionsDone):
+                    yield self._denoised(stage, event, time.perf_counter() - began)
+                elif isinstance(event, StepDone):
+                    z = event.sample
+                    if preview:
+                        yield Preview(preview(event.x0), event.step + 1, event.steps)
+                else:
+                    yield event
+        self._network_seconds += time.perf_counter() - began
+        return z
 
     def _guidance(self) -> Tensor | None:
         """The scale of guidance per cell of the canvas (1, 1, H, W), where flat places get less of it."""
@@ -480,17 +478,11 @@ class _Run:
         total = len(self.plan.regions) if total is None else total
         return Progress(stage, 0, self.plan.steps, regions, total, self._elapsed(), **rest)
 
-    def _step_of(self, stage: str, step: int, steps: int, seconds: float) -> Progress:
-        """A whole step (from 0) is done."""
-        fraction = (step + 1) / steps
-        left = seconds * (1 / fraction - 1)
-        return Progress(stage, step + 1, steps, 1, 1, self._elapsed(), left, fraction)
-
-    def _denoised(self, event: RegionsDone, seconds: float) -> Progress:
+    def _denoised(self, stage: str, event: RegionsDone, seconds: float) -> Progress:
         fraction = (event.step + event.done / event.total) / event.steps
         left = seconds * (1 / fraction - 1)
         return Progress(
-            "denoise",
+            stage,
             event.step + 1,
             event.steps,
             event.done,
@@ -534,27 +526,32 @@ def plan_run(
         CupscaleError: The image or the output is outside the limits.
     """
     speed = machine.known_speed(model, device)
+    picture, why = None, ""
     if image is None:
         size = drawn_size(settings.size, geometry)
-        plan = make_plan(size, settings, geometry, speed, drawn=True)
-        calls = len(plan.regions) if plan.steps and asks(captioning, settings) else 0
-        plan = make_plan(size, settings, geometry, speed, caption_calls=calls, drawn=True)
         why = "chosen when it is drawn" if settings.upscaler == "auto" else ""
-        return replace(plan, why=why, captioner=_name(captioning) if calls else "")
-    if isinstance(image, tuple):
-        return make_plan(image, settings, geometry, speed)
-    picture = image if isinstance(image, images.Picture) else images.Picture(image)
-    settings, why = settle(settings, picture)
-    plan = replace(make_plan(picture.size, settings, geometry, speed), why=why)
-    if captioning is None or not asks(captioning, settings):
+    elif isinstance(image, tuple):
+        size = image
+    else:
+        picture = image if isinstance(image, images.Picture) else images.Picture(image)
+        size = picture.size
+        settings, why = settle(settings, picture)
+    plan = replace(make_plan(size, settings, geometry, speed, drawn=image is None), why=why)
+    if isinstance(image, tuple) or captioning is None or not asks(captioning, settings) or not plan.steps:
         return plan
     regions = captions_wanted(settings)
-    calls = caption_calls(picture.rgb, plan, prompt=settings.prompt, share=captioning.share, regions=regions)
+    if picture is None:  # which regions share a caption shows when it is drawn
+        calls = len(plan.regions)
+    else:
+        calls = caption_calls(
+            picture.rgb, plan, prompt=settings.prompt, share=captioning.share, regions=regions
+        )
     captioner = captioning.captioner
-    if speed and captioner and (call := machine.known_speed(_speed_name(captioner), captioner.device)):
+    assert captioner is not None  # or it would not be asked
+    if speed and (call := machine.known_speed(_speed_name(captioner), captioner.device)):
         speed = dict(speed) | call
-    plan = make_plan(picture.size, settings, geometry, speed, caption_calls=calls)
-    return replace(plan, why=why, captioner=_name(captioning))
+    plan = make_plan(size, settings, geometry, speed, caption_calls=calls, drawn=image is None)
+    return replace(plan, why=why, captioner=captioner.name)
 
 
 def captions_wanted(settings: Settings) -> bool:
@@ -582,10 +579,6 @@ def _opened(image: Source) -> images.Picture:
 
 def _dtype_name(module: Any) -> str:
     return str(module.dtype).removeprefix("torch.")
-
-
-def _name(captioning: Captioning | None) -> str:
-    return captioning.captioner.name if captioning and captioning.captioner else ""
 
 
 def _speed_name(captioner: Captioner) -> str:

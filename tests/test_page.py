@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from checkpoints import make_sdxl
 from page_server import FAST_SETTINGS, photo
+from PIL import Image
 
 from cupscale import images, models
-from cupscale.page import captions, engine, links, regions, run, scratch, source
+from cupscale.errors import CupscaleError
+from cupscale.events import Progress
+from cupscale.page import bounds, captions, engine, links, regions, run, scratch, source
 from cupscale.page.limits import Limits
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.settings import Caption, Settings
@@ -122,17 +127,49 @@ def test_a_picture_from_words_is_drawn_again_by_the_same_settings_only():
         mode="json"
     )
     run = Settings.build(prompt="a fox", scale=4, seed=3, model="sdxl", strength=0.3)
-    assert links.drawn_size(inside, run) == "64x48"
+    assert links.redrawn_size(inside, run) == "64x48"
     command = links.to_command(run.replace(size="64x48"), None)
     assert command.startswith("python -m cupscale upscale --") and "--size 64x48" in command
     compile(links.to_python(run.replace(size="64x48"), None), "copied", "exec")
     for other in ({"seed": 4}, {"prompt": "a cat"}, {"steps": 9}, {"guidance": 2}, {"scheduler": "ddim"}):
-        assert links.drawn_size(inside, run.replace(**other)) == ""
-    assert links.drawn_size(inside | {"scale": 2}, run) == ""
-    assert links.drawn_size({}, run) == ""
+        assert links.redrawn_size(inside, run.replace(**other)) == ""
+    assert links.redrawn_size(inside | {"scale": 2}, run) == ""
+    assert links.redrawn_size({}, run) == ""
 
 
 def test_a_files_own_name_comes_back_from_what_stands_for_it():
     assert source.file_name("/tmp/x/me.jpg") == "me.jpg"
     assert source.file_name(f"/tmp/x/{source.shown_name('/tmp/y/me.heic')}") == "me.heic"
     assert source.name(f"/tmp/x/{source.shown_name('/tmp/y/me.heic')}") == "me"
+
+
+def test_typed_captions_stay_where_a_captioner_wrote_others_or_none():
+    def of(x, text, source):
+        return Caption(box=(x, 0, x + 8, 8), caption=text, source=source)
+
+    before = [of(0, "mine", "user"), of(8, "mine too", "user"), of(16, "old", "qwen")]
+    written = [of(0, "other", "qwen"), of(16, "new", "qwen"), of(24, "more", "qwen")]
+    kept = regions.kept_typed(before, written)
+    assert {one.box[0]: one.caption for one in kept} == {0: "mine", 8: "mine too", 16: "new", 24: "more"}
+
+
+def test_a_drawing_has_its_share_of_the_progress():
+    """50 evaluations to draw and 150 to enlarge: the drawing is the first quarter, denoising is 0.12 to 0.96 of the rest."""
+
+    def at(stage, fraction, drawing):
+        event = Progress(stage, 1, 1, 1, 1, 0.0, fraction=fraction)
+        return run._whole(event, SimpleNamespace(drawing=drawing, evaluations=200))
+
+    assert at("draw", 0.5, 50) == 0.125 and at("draw", 1.0, 200) == 1
+    assert at("denoise", 0.5, 50) == pytest.approx(0.25 + 0.75 * 0.54)
+    assert at("denoise", 0.5, 0) == pytest.approx(0.54)
+
+
+@pytest.mark.parametrize("image", [None, (64, 48), "seen"])
+def test_what_is_above_the_limits_is_refused_however_the_input_comes(image):
+    picture = images.Picture(Image.new("RGB", (64, 48))) if image == "seen" else image
+    settings = Settings.build(models.defaults("tiny"), scale=4, prompt="a fox", upscaler="lanczos")
+    with pytest.raises(CupscaleError, match="cannot draw" if image is None else "allows 3"):
+        bounds.allowed_plan(picture, settings, replace(Limits(), max_samples=3))
+    if image is not None:
+        assert bounds.allowed_plan(picture, settings, replace(Limits(), max_samples=0)).output == (256, 192)

@@ -1,19 +1,21 @@
 """From words: the pipeline's own picture, enlarged in the same run."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 import cupscale
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Finished, Planned
-from cupscale.planning import Geometry, drawn_size, make_plan
+from cupscale.pipeline import _Run, plan_run
+from cupscale.planning import Geometry, drawn_size, make_plan, nearest_size
 from cupscale.settings import Settings
 
 PROMPT = "a lighthouse in a storm"
@@ -65,6 +67,20 @@ def test_at_scale_1_it_is_the_pipelines_own_picture(load, name, guidance):
     assert theirs.std() > 2  # it shows something
     assert result.plan.evaluations == result.plan.drawing == 4
     assert result.plan.samples == (8 if guidance > 1 else 4)
+
+
+def test_a_dynamic_shift_looks_at_the_picture_that_is_drawn(load):
+    """As the pipeline's own picture, not square, under a shift that changes much from token to token."""
+    pipe = load("z-image")
+    shifts = {"base_image_seq_len": 32, "max_image_seq_len": 72, "base_shift": 0.0, "max_shift": 3.0}
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+        pipe.scheduler.config, use_dynamic_shifting=True, **shifts
+    )
+    side, align = native(pipe).native, native(pipe).align
+    for width, height in ((side, side - align), (side - align, side)):
+        result = cupscale.upscale(pipe, **WORDS | {"scale": 1, "size": f"{width}x{height}"})
+        theirs = own_call(pipe, width, height, WORDS["guidance"])
+        assert np.abs(np.asarray(result.image.convert("RGB"), dtype=float) - theirs).max() < 0.55
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3"])
@@ -134,6 +150,46 @@ def test_closing_a_drawing_leaves_the_pipeline_as_it_was(load):
     assert pipe._execution_device.type == "cpu"
 
 
+@pytest.mark.parametrize("steps", [2, 99])
+def test_the_accelerator_is_given_back_after_a_drawing_however_it_ends(load, monkeypatch, steps):
+    """Where parts wait in main memory, a run that is closed while it draws left them on the accelerator."""
+    pipe, given = load("sdxl"), []
+    monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: given.append(True))
+    events = cupscale.stream(pipe, **WORDS | {"scale": 1})
+    for _, event in zip(range(steps), events, strict=False):
+        assert not given or isinstance(event, (Drawn, Finished))
+    events.close()
+    assert given == [True]
+
+
+def test_the_plan_of_words_knows_the_captioners_time(tmp_path, monkeypatch):
+    """9 regions of half overlap and no prompt to write: 9 calls of 2 s."""
+    speed = {"sample": 1e-9, "cells": 64, "megapixel": 1e-9}
+    monkeypatch.setattr(
+        "cupscale.machine.known_speed", lambda name, device: {"call": 2.0} if "captioner" in name else speed
+    )
+    captioning = cupscale.captioners.open_captioning("appearance")
+    settings = Settings.build(scale=2, prompt="a fox", overlap=0.5, detail=0.5)
+    geometry = Geometry(native=64, cell=8, align=8)
+    plan = plan_run(None, settings, geometry, "some", "cpu", captioning)
+    assert (plan.caption_calls, plan.captioner, plan.seconds) == (9, "appearance", 18.0)
+    silent = plan_run(None, settings.replace(scale=1), geometry, "some", "cpu", captioning)
+    assert (silent.caption_calls, silent.captioner) == (0, "")
+
+
+def test_a_remembered_speed_is_that_of_a_window_whatever_was_drawn(monkeypatch):
+    """12 x 6 cells drawn in 20 samples, then 5 steps of windows of 8 x 8: 2 s a window, of 72 / 64 where one is drawn."""
+    found = {}
+    monkeypatch.setattr("cupscale.machine.remember_speed", lambda name, device, speed: found.update(speed))
+    settings = Settings.build(scale=2, steps=10, strength=0.5, guidance=3, overlap=0.5)
+    plan = make_plan((96, 48), settings, Geometry(native=64, cell=8, align=8), drawn=True)
+    pipeline = SimpleNamespace(model="some", backbone=SimpleNamespace(device=torch.device("cpu")))
+    run = _Run(pipeline, None, settings, plan, cupscale.captioners.Captioning())
+    run._network_seconds = 2.0 * (20 * 72 / 64 + plan.samples - 20)
+    run._remember_speed(3.0)
+    assert found == {"sample": pytest.approx(2.0), "cells": 64, "megapixel": pytest.approx(3.0 / 0.018432)}
+
+
 def test_the_plan_counts_the_drawing():
     """64 px drawn, doubled in 3 x 3 windows of half overlap: 10 steps with guidance, then 5 of 9 windows and the overview."""
     geometry = Geometry(native=64, cell=8, align=8)
@@ -160,6 +216,34 @@ def test_a_size_the_model_does_not_know_names_the_nearest(size, nearest):
 @pytest.mark.parametrize("size", ["1024x1024", "1344x768", "832x1216", "1536x640", "512x2048"])
 def test_the_sizes_sdxl_was_trained_on_are_known(size):
     assert drawn_size(size, models.SDXL_GEOMETRY) == tuple(map(int, size.split("x")))
+
+
+@pytest.mark.parametrize("name", list(models.KNOWN))
+def test_the_size_that_is_named_is_one_that_is_taken(name):
+    geometry = models.KNOWN[name].geometry
+    for k in range(-40, 41):
+        width, height = nearest_size(1.04**k, geometry)
+        assert drawn_size(f"{width}x{height}", geometry) == (width, height)
+
+
+@pytest.mark.parametrize(
+    ("size", "taken"),
+    [
+        ("1024x832", True),  # 0.8125 of the native area
+        ("1024x800", False),  # 0.78
+        ("1280x1024", True),  # 1.25
+        ("1312x1024", False),  # 1.28
+        ("512x2048", True),  # 1 to 4
+        ("480x2048", False),  # 1 to 4.27
+        ("1040x1024", False),  # no multiple of 32
+    ],
+)
+def test_where_the_sizes_end(size, taken):
+    if taken:
+        assert drawn_size(size, models.SDXL_GEOMETRY) == tuple(map(int, size.split("x")))
+        return
+    with pytest.raises(CupscaleError, match="nearest"):
+        drawn_size(size, models.SDXL_GEOMETRY)
 
 
 def test_words_that_are_missing_and_a_model_that_cannot(load):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cupscale import machine
+from cupscale import machine, models
 from cupscale.captioners.base import Captioner, Captioning, NoCaptioner
 from cupscale.errors import CupscaleError
 from cupscale.installation import installed, require
@@ -21,15 +21,14 @@ KNOWN: dict[str, str] = {
     "florence": "florence-community/Florence-2-base",
 }
 
-
-SERVER = "CUPSCALE_CAPTIONER"  # in the environment: what "auto" takes, such as a server's address
+NAMED_BY = "CUPSCALE_CAPTIONER"  # in the environment: what "auto" takes, such as a server's address
 
 
 def automatic(model: str, *, device: str | None = None, preset: str | None = None) -> str:
     """The captioner that "auto" stands for.
 
     In the paper a multimodal model always writes the regions' prompts. Here it does where that takes seconds: on an
-    accelerator. The bundled model reads words of look only, so nobody writes for it.
+    accelerator. A model that knows no things by name, as the bundled one, has nobody write for it.
 
     Args:
         model: The diffusion model's name.
@@ -39,9 +38,9 @@ def automatic(model: str, *, device: str | None = None, preset: str | None = Non
     Returns:
         What `open_captioner` takes.
     """
-    if model == "tiny":
+    if models.no_words(model):
         return "none"
-    if named := os.environ.get(SERVER, "").strip():
+    if named := os.environ.get(NAMED_BY, "").strip():
         return named
     if (device or machine.best_device()) == "cpu" or not installed("captions"):
         return "none"

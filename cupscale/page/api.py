@@ -93,7 +93,7 @@ class Endpoints:
             chosen = self._settings(prompt, negative_prompt, scale, seed, model, preset, settings)
             picture = source.read(image, self._limits) if image else None
             name = source.name(image) if image else "words"
-            if format == "jpg" and picture and picture.alpha and picture.alpha.getextrema()[0] != 255:
+            if format == "jpg" and picture and picture.alpha:
                 raise CupscaleError(
                     "the image is transparent, which a jpg cannot be: choose format png or webp"
                 )
@@ -138,8 +138,7 @@ class Endpoints:
         try:
             chosen = self._settings("", "", scale, 0, model, preset, settings)
             picture = source.read(image, self._limits) if image else None
-            run.check(picture, chosen, self._limits)
-            plan = engine.planned(picture, chosen)
+            plan = bounds.allowed_plan(picture, chosen, self._limits)
         except CupscaleError as error:
             raise refusal(error) from None
         return {**plan.to_dict(), "line": plan.line() + bounds.line(self._limits)}

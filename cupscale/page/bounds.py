@@ -6,10 +6,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from cupscale import models
 from cupscale.errors import CupscaleError
+from cupscale.images import Picture
 from cupscale.page import engine
 from cupscale.page.limits import Limits
-from cupscale.planning import duration
+from cupscale.planning import Plan, duration
 from cupscale.settings import Settings
 
 _MARGIN = 1.5  # an estimate's error, before a run is stopped
@@ -21,6 +23,25 @@ def seconds_allowed(limits: Limits) -> float:
     lent = engine.longest_seconds()
     bounds = [bound for bound in (float(limits.max_seconds), lent) if bound]
     return min(bounds, default=0.0)
+
+
+def allowed_plan(image: tuple[int, int] | Picture | None, settings: Settings, limits: Limits) -> Plan:
+    """The plan of a run that this page allows.
+
+    Args:
+        image: The input, or its (width, height); None where it is drawn from words.
+        settings: Of the run.
+        limits: Of the page.
+
+    Raises:
+        CupscaleError: There is nothing to draw from, or the run is above the limits.
+    """
+    if image is None:
+        models.check_words(settings.model, settings.prompt)
+    plan = engine.planned(image, settings)
+    limits.check_output(plan)
+    check_run(None if image is None else plan.input, [settings], limits)
+    return plan
 
 
 def check_run(size: tuple[int, int] | None, settings: Sequence[Settings], limits: Limits) -> None:

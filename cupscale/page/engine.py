@@ -64,7 +64,7 @@ def default_model() -> str:
 
 def drawers() -> list[str]:
     """Models of this page that can draw a picture from words."""
-    return [name for name in names() if name not in models.KNOWN or not models.KNOWN[name].no_words]
+    return [name for name in names() if not models.no_words(name)]
 
 
 def check_model(name: str) -> str:

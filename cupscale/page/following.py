@@ -71,9 +71,7 @@ class Following:
             if not values[session.image]:
                 return self._without_image(values, settings)
             picture = session.picture(values)
-            plan = engine.planned(picture, settings)
-            session.limits.check_output(plan)
-            bounds.check_run(picture.size, [settings], session.limits)
+            plan = bounds.allowed_plan(picture, settings, session.limits)
         except CupscaleError as error:
             return {self._plan_line: run.plan_html(str(error), wrong=True)}
         line = run.plan_line(plan, settings) + bounds.line(session.limits)
@@ -81,7 +79,7 @@ class Following:
         with contextlib.suppress(
             CupscaleError
         ):  # too long a caption is refused at the run and on the Regions tab
-            settings = settings.replace(captions=regions.captions_of(rows, session.limits))
+            settings = settings.replace(captions=session.captions(rows, values[session.book]))
         return {
             self._plan_line: run.plan_html(line + note),
             **laid,
@@ -130,7 +128,7 @@ class Following:
         example = examples.named(values[session.example])
         if example:
             file = example.place
-        elif picture and (size := links.drawn_size(_inside(picture), settings)):
+        elif picture and (size := links.redrawn_size(_inside(picture), settings)):
             settings, file = settings.replace(size=size), None
         elif picture:
             file = source.file_name(values[session.image])
@@ -145,8 +143,7 @@ class Following:
         """An edit of the table goes into the book; captions that no region takes now stay in it."""
         session = self._session
         try:
-            captions = regions.captions_of(values[session.table], session.limits)
-            captions = regions.signed(captions, values[session.book]["captions"])
+            captions = session.captions(values[session.table], values[session.book])
             _, _, plan = session.plan(values)
         except CupscaleError as error:
             complain(error)

@@ -66,10 +66,10 @@ def unpack_captions(text: str) -> list[dict[str, Any]]:
         ) from None
 
 
-DRAWING = ("prompt", "negative_prompt", "seed", "steps", "guidance", "scheduler", "model")
+_DRAWING = ("prompt", "negative_prompt", "seed", "steps", "guidance", "scheduler", "model")
 
 
-def drawn_size(picture: Mapping[str, Any], settings: Settings) -> str:
+def redrawn_size(picture: Mapping[str, Any], settings: Settings) -> str:
     """The size at which these settings draw a picture again that was drawn from words.
 
     Args:
@@ -79,7 +79,7 @@ def drawn_size(picture: Mapping[str, Any], settings: Settings) -> str:
     Returns:
         As `Settings.size`; empty where the picture was not drawn, or would be another one by now.
     """
-    same = all(picture.get(name) == getattr(settings, name) for name in DRAWING)
+    same = all(picture.get(name) == getattr(settings, name) for name in _DRAWING)
     return str(picture.get("size", "")) if same and picture.get("scale") == 1 else ""
 
 
@@ -115,8 +115,9 @@ def to_python(settings: Settings, image: str | None = "photo.png") -> str:
         lines.insert(0, "import json\n")
         lines += ['captions = json.load(open("captions.json"))["regions"]  # saved on the Regions tab']
         fields += "    captions=captions,\n"
+    given = f"    {image!r},\n" if image else ""
     lines += [
         f"pipe = cupscale.load({model!r})",
-        f"result = cupscale.upscale(\n    pipe,\n    {f'{image!r},' if image else ''}\n{fields})",
+        f"result = cupscale.upscale(\n    pipe,\n{given}{fields})",
     ]
     return "\n".join([*lines, 'result.save("big.png")'])

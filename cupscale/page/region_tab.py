@@ -23,8 +23,9 @@ from cupscale.page.session import (
     new_book,
 )
 
-# While someone types in the caption box, an update of nothing.
+# What the page itself puts into the caption box comes as null: the box has no focus then.
 _IF_TYPED = "(text, ...rest) => [document.activeElement?.closest('#caption') ? text : null, ...rest]"
+# While someone types in the caption box, an update of nothing.
 _SHOW_ROW = """(region, table) => document.activeElement?.closest("#caption")
   ? {__type__: "update"} : table?.data?.[(region || 1) - 1]?.[2] ?? ''"""
 _CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#saved a, a#saved, #saved')?.click(), 150)"
@@ -205,8 +206,7 @@ class RegionsTab:
         rows = [list(r) for r in rows]
         rows[k][2] = text
         with contextlib.suppress(CupscaleError):
-            found = regions.signed(regions.captions_of(rows, session.limits), book["captions"])
-            kept = [caption.model_dump() for caption in found]
+            kept = [caption.model_dump() for caption in session.captions(rows, book)]
             book = {**book, "size": laid["output"], "captions": kept}
         return {session.table: rows, session.book: book}
 
@@ -249,10 +249,9 @@ class RegionsTab:
                     if step.warning:
                         complain(CupscaleError(step.warning), "Captions")
                     if step.captions is not None:
-                        typed = {one.box: one for one in settings.captions if one.source == "user"}
-                        both = [typed.get(one.box, one).model_dump() for one in step.captions]
-                        updates |= {session.book: new_book(both, plan.output)}
-                        updates |= {session.laid: None, session.drawn: None}
+                        both = regions.kept_typed(settings.captions, step.captions)
+                        book = new_book([one.model_dump() for one in both], plan.output)
+                        updates |= {session.book: book, session.laid: None, session.drawn: None}
                         if step.prompt and not settings.prompt:
                             updates[self.writing] = step.html + run.plan_html(
                                 f"A prompt for the whole: {step.prompt}"

@@ -24,11 +24,20 @@ Rows = list[list[Any]]
 def rows_of(plan: Plan, captions: Sequence[Caption]) -> Rows:
     """The table: a row per region of the plan, with the caption that fits it."""
     inside = [c for c in captions if c.box[2] <= plan.output[0] and c.box[3] <= plan.output[1]]
-    texts = match(inside, plan.boxes, plan.output).texts
+    return _rows(plan, match(inside, plan.boxes, plan.output).texts)
+
+
+def _rows(plan: Plan, texts: Sequence[str | None]) -> Rows:
     return [
         [k, ", ".join(map(str, box)), text or ""]
         for k, (box, text) in enumerate(zip(plan.boxes, texts, strict=True), 1)
     ]
+
+
+def kept_typed(before: Sequence[Caption], written: Sequence[Caption]) -> list[Caption]:
+    """What a captioner wrote, and in its place what a person had typed."""
+    typed = {one.box: one for one in before if one.source == "user"}
+    return [*typed.values(), *(one for one in written if one.box not in typed)]
 
 
 def signed(captions: Sequence[Caption], known: Sequence[Mapping[str, Any]]) -> tuple[Caption, ...]:
@@ -40,11 +49,7 @@ def signed(captions: Sequence[Caption], known: Sequence[Mapping[str, Any]]) -> t
 def carried_over(rows: Rows, laid: Mapping[str, Any], plan: Plan) -> Rows:
     """The table for other regions of the same image: the captions that were shown, where they lie now."""
     scale = (plan.output[0] / laid["output"][0], plan.output[1] / laid["output"][1])
-    texts = carried(laid["boxes"], [str(row[2] or "") for row in rows], plan.boxes, scale)
-    return [
-        [k, ", ".join(map(str, box)), text]
-        for k, (box, text) in enumerate(zip(plan.boxes, texts, strict=True), 1)
-    ]
+    return _rows(plan, carried(laid["boxes"], [str(row[2] or "") for row in rows], plan.boxes, scale))
 
 
 def captions_of(rows: Any, limits: Limits) -> tuple[Caption, ...]:

@@ -13,8 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from cupscale import images, models
-from cupscale.errors import CupscaleError
+from cupscale import images
 from cupscale.events import Drawn, Finished, Planned, Preview, Progress, Result
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
@@ -100,33 +99,23 @@ def plan_line(plan: Plan, settings: Settings) -> str:
 
 def _line(event: Progress) -> str:
     parts = [_STAGES.get(event.stage, event.stage)]
-    if event.stage == "draw":
+    if event.stage in ("draw", "denoise"):
         parts.append(f"step {event.step} of {event.steps}")
-    elif event.stage == "denoise":
-        parts += [f"step {event.step} of {event.steps}", f"region {event.regions} of {event.total}"]
-    elif event.fraction:
+    if event.stage == "denoise":
+        parts.append(f"region {event.regions} of {event.total}")
+    elif event.fraction and event.stage != "draw":
         parts.append(f"{event.fraction:.0%}")
     if event.left is not None:
         parts.append(f"about {duration(event.left)} left")
     return ", ".join(parts)
 
 
-def check(picture: Picture | None, settings: Settings, limits: Limits) -> Plan:
-    """The plan of a run that is allowed here.
-
-    Raises:
-        CupscaleError: There is nothing to draw from, or the run is above this page's limits.
-    """
-    if picture is None:
-        if not settings.prompt.strip():
-            raise CupscaleError(
-                "neither an image nor a prompt is given: give one to enlarge, or words to draw from"
-            )
-        models.check_words(settings.model)
-    plan = engine.planned(picture.size if picture else None, settings)
-    limits.check_output(plan)
-    bounds.check_run(picture.size if picture else None, [settings], limits)
-    return plan
+def _whole(event: Progress, plan: Plan) -> float:
+    """How far the run is, 0 to 1. A drawing comes before all other stages, and takes its share of the evaluations."""
+    low, high = _SHARES.get(event.stage, (0.0, 1.0))
+    within = low + (high - low) * event.fraction
+    drawing = plan.drawing / plan.evaluations
+    return drawing * within if event.stage == "draw" else drawing + (1 - drawing) * within
 
 
 def watch(
@@ -143,7 +132,7 @@ def watch(
     Raises:
         CupscaleError: The run is refused, or fails.
     """
-    plan = check(picture, settings, limits)
+    plan = bounds.allowed_plan(picture.size if picture else None, settings, limits)
     desk.expect(engine.expected_seconds(plan, settings))
     deadline = bounds.Deadline(limits)
     yield Sight("waiting for the model", 0.0)
@@ -165,8 +154,7 @@ def watch(
                 yield Sight(line, fraction, preview=event.image, size=size)
             elif isinstance(event, Progress):
                 now = time.monotonic()
-                low, high = _SHARES.get(event.stage, (0.0, 1.0))
-                line, fraction = _line(event), low + (high - low) * event.fraction
+                line, fraction = _line(event), _whole(event, plan)
                 if now - shown >= _EVERY_SECONDS or event.stage != "denoise":
                     shown = now
                     yield Sight(line, fraction)

@@ -12,7 +12,7 @@ import gradio as gr
 from cupscale.captions import scaled
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, engine, regions, source
+from cupscale.page import bounds, regions, source
 from cupscale.page.controls import Controls
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, output_size
@@ -108,11 +108,13 @@ class Session:
         """The input image. Raises CupscaleError."""
         return source.opened(values[self.image], self.limits)
 
+    def captions(self, rows: Any, book: Mapping[str, Any]) -> tuple[Caption, ...]:
+        """The captions in the table, with who wrote them. Raises CupscaleError for too much of it."""
+        return regions.signed(regions.captions_of(rows, self.limits), book["captions"])
+
     def settings(self, values: Values, *, draw_seed: bool = False) -> Settings:
         """The settings as the page shows them, captions included. Raises CupscaleError."""
-        captions = regions.signed(
-            regions.captions_of(values[self.table], self.limits), values[self.book]["captions"]
-        )
+        captions = self.captions(values[self.table], values[self.book])
         laid = values.get(self.laid)
         if captions and laid and values[self.image]:  # the table may not have followed the last move yet
             plain = self.controls.settings(values)
@@ -125,10 +127,7 @@ class Session:
         """What a run would do. Raises CupscaleError for what a run would refuse."""
         settings = self.settings(values)
         picture = self.picture(values)
-        plan = engine.planned(picture, settings)
-        self.limits.check_output(plan)
-        bounds.check_run(picture.size, [settings], self.limits)
-        return picture, settings, plan
+        return picture, settings, bounds.allowed_plan(picture, settings, self.limits)
 
     @staticmethod
     def written(book: Mapping[str, Any], plan: Plan) -> tuple[Caption, ...]:

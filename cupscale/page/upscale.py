@@ -75,7 +75,7 @@ class UpscaleTab:
             self.shape = gr.Dropdown(
                 list(SHAPES),
                 value="1:1",
-                show_label=False,
+                container=False,
                 label="Shape",
                 scale=1,
                 min_width=90,
@@ -183,7 +183,6 @@ class UpscaleTab:
         self._wire_image()
         shown.wire(self.gallery, demo)
         self._wire_run()
-        self._wire_draw()
         lost = run.plan_html(
             "The last run was lost: the page or its server went away. Upscale runs it again.", wrong=True
         )
@@ -196,54 +195,28 @@ class UpscaleTab:
         session.follow(session.image.input(self.arrived, [session.image, session.laid], outputs, **SILENT))
 
     def _wire_run(self) -> None:
+        """The two buttons that run something, and the one that stops it."""
         session = self._session
-        seed = session.controls["seed"]
-        outputs = [
-            self.viewer,
-            self.status,
-            self.run,
-            self.draw,
-            self.cancel,
-            seed,
-            self.shot,
-            self.png,
-            self.jpeg,
-            self.downloads,
-        ]
-        started = queue.admitted(self.run.click, session.limits)(
-            self.start,
-            session.inputs | {self.shot, session.laid},
-            outputs,
-            show_progress="minimal",
-            show_progress_on=[self.status],
-            trigger_mode="once",
-            **GPU,
-            **PRIVATE,
+        controls = [self.viewer, self.status, self.run, self.draw, self.cancel]
+        outputs = [*controls, session.controls["seed"], self.shot, self.downloads]
+        started = self._run_at(
+            self.run, self.start, {self.shot, session.laid}, [*outputs, self.png, self.jpeg]
         )
         self.run.click(None, js=_MARK_RUN)
         started.success(None, js=_UNMARK_RUN)
         self.cancel.click(None, js=_UNMARK_RUN)
-        outputs = [self.status, self.viewer, self.run, self.cancel, self.draw]
-        self.cancel.click(self.stopped, None, outputs, cancels=[started], **SILENT)
+        laid = [session.image, session.example, session.book, session.laid, self.inside]
+        drawn = self._run_at(self.draw, self.drawn, {self.shot, self.shape}, [*outputs, *laid])
+        session.follow(drawn)
+        self.cancel.click(self.stopped, None, controls, cancels=[started, drawn], **SILENT)
 
-    def _wire_draw(self) -> None:
-        session = self._session
-        outputs = [
-            session.image,
-            session.example,
-            session.book,
-            session.laid,
-            session.controls["seed"],
-            self.inside,
-            self.viewer,
-            self.status,
-            self.run,
-            self.draw,
-            self.cancel,
-        ]
-        drawn = queue.admitted(self.draw.click, session.limits)(
-            self.drawn,
-            session.inputs | {self.shape},
+    def _run_at(
+        self, button: gr.Button, handler: Callable[..., Any], more: set[Any], outputs: list[Any]
+    ) -> Any:
+        """A click that runs something. more: inputs beside the settings."""
+        return queue.admitted(button.click, self._session.limits)(
+            handler,
+            self._session.inputs | more,
             outputs,
             show_progress="minimal",
             show_progress_on=[self.status],
@@ -251,9 +224,6 @@ class UpscaleTab:
             **GPU,
             **PRIVATE,
         )
-        session.follow(drawn)
-        outputs = [self.status, self.viewer, self.run, self.cancel, self.draw]
-        self.cancel.click(self.stopped, None, outputs, cancels=[drawn], **SILENT)
 
     def _wire_formats(self) -> None:
         for button, suffix in ((self.webp, "webp"), (self.jpeg, "jpg")):
@@ -288,6 +258,17 @@ class UpscaleTab:
     @queue.attended
     def start(self, values: Values) -> Generator[Updates, None, None]:
         """The run, from the button to the result."""
+        yield from self._guarded(self._watched(values), values)
+
+    @queue.attended
+    def drawn(self, values: Values) -> Generator[Updates, None, None]:
+        """A picture from the prompt, which becomes the input; another seed draws another."""
+        yield from self._guarded(self._drawing(values), values)
+
+    def _guarded(
+        self, steps: Generator[Updates, None, None], values: Values
+    ) -> Generator[Updates, None, None]:
+        """The updates of a run, whose buttons come back after every end."""
         run.forget(values[self.shot])
         yield {
             self.cancel: gr.update(interactive=True),
@@ -298,7 +279,7 @@ class UpscaleTab:
             self.status: run.status_html("starting", 0.0),
         }
         try:
-            yield from self._watched(values)
+            yield from steps
         except CupscaleError as error:
             yield self._failed(str(error))
         except MemoryError:
@@ -328,40 +309,27 @@ class UpscaleTab:
                     updates[self.viewer] = viewer.preview(sight.preview, "Preview of the result", sight.size)
                 yield updates
 
-    @queue.attended
-    def drawn(self, values: Values) -> Generator[Updates, None, None]:
-        """A picture from the prompt, which becomes the input; another seed draws another."""
+    def _drawing(self, values: Values) -> Generator[Updates, None, None]:
         session = self._session
-        yield {
-            self.cancel: gr.update(interactive=True),
-            self.run: gr.update(interactive=False),
-            self.draw: gr.update(interactive=False),
-            self.status: run.status_html("starting", 0.0),
-        }
-        try:
-            settings = session.controls.settings(values, randomize=bool(values[session.randomize]))
-            width, height = nearest_size(SHAPES[values[self.shape]], engine.geometry(settings.model))
-            settings = settings.replace(scale=1.0, size=f"{width}x{height}", captions=())
-            with contextlib.closing(run.watch(None, settings, session.limits, "words")) as sights:
-                for sight in sights:
-                    if sight.shot is None:
-                        yield {self.status: run.status_html(sight.status, sight.fraction)}
-                        continue
-                    yield {
-                        **self._idle(),
-                        session.image: sight.shot.png,
-                        session.example: None,
-                        session.book: new_book(),
-                        session.laid: None,
-                        session.controls["seed"]: settings.seed,
-                        self.inside: gr.update(visible=False),
-                        self.viewer: viewer.empty(),
-                        self.status: run.status_html(
-                            "Drawn. Upscale enlarges it; another seed draws another."
-                        ),
-                    }
-        except CupscaleError as error:
-            yield self._failed(str(error))
+        settings = session.controls.settings(values, randomize=bool(values[session.randomize]))
+        width, height = nearest_size(SHAPES[values[self.shape]], engine.geometry(settings.model))
+        settings = settings.replace(scale=1.0, size=f"{width}x{height}", captions=())
+        with contextlib.closing(run.watch(None, settings, session.limits, "words")) as sights:
+            for sight in sights:
+                if sight.shot is None:
+                    yield {self.status: run.status_html(sight.status, sight.fraction)}
+                    continue
+                yield {
+                    **self._idle(),
+                    session.image: sight.shot.png,
+                    session.example: None,
+                    session.book: new_book(),
+                    session.laid: None,
+                    session.controls["seed"]: settings.seed,
+                    self.inside: gr.update(visible=False),
+                    self.viewer: viewer.empty(),
+                    self.status: run.status_html("Drawn. Upscale enlarges it; another seed draws another."),
+                }
 
     def _idle(self) -> Updates:
         return {
