@@ -41,7 +41,7 @@ from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw
 from cupscale.method.structure import GlobalStructure
 from cupscale.planning import Geometry, Plan, drawn_size, make_plan
 from cupscale.preview import PreviewMap
-from cupscale.settings import MAX_CAPTIONS, Settings
+from cupscale.settings import Settings
 from cupscale.upscalers.choose import settle
 
 Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
@@ -327,7 +327,7 @@ class _Run:
                     )
                     continue
                 if isinstance(event, Captioned):
-                    kept = [caption for caption in event.captions if caption.caption][:MAX_CAPTIONS]
+                    kept = [caption for caption in event.captions if caption.caption]
                     captions = kept if regions else self.settings.captions
                     self.settings = self.settings.replace(prompt=event.prompt, captions=captions)
                 yield event

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -430,6 +431,49 @@ def test_a_flat_sky_takes_one_call_and_a_bird_in_it_its_own():
     assert bird and all(done.captions[k].caption != done.captions[0].caption for k in bird)
 
 
+def shared_slowly(regions, boxes, threshold):
+    """`group` by its words: every group, every member, every pair."""
+    looks = [descriptor(region) for region in regions]
+    groups = {}
+    leaders = []
+    for k, (left, top, right, bottom) in enumerate(boxes):
+        near = []
+        for leader, members in groups.items():
+            for m in members:
+                other = boxes[m]
+                if left <= other[2] and other[0] <= right and top <= other[3] and other[1] <= bottom:
+                    near.append((distance(looks[k], looks[leader]), leader))
+        best = min(near, default=None)
+        leaders.append(best[1] if best and best[0] <= threshold else k)
+        groups.setdefault(leaders[k], []).append(k)
+    return leaders
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.2, 0.5])
+def test_regions_are_shared_as_the_slow_rule_says(threshold):
+    """Boxes of any size in any order; some touch at a corner alone."""
+    random = np.random.default_rng(3)
+    boxes = [(0, 0, 20, 30), (20, 30, 50, 44), (51, 0, 60, 9)]
+    for _ in range(120):
+        left, top = random.integers(0, 300, 2)
+        width, height = random.integers(1, 60, 2)
+        boxes.append((int(left), int(top), int(left + width), int(top + height)))
+    regions = [Image.new("RGB", (9, 7), tuple(random.integers(90, 160, 3).tolist())) for _ in boxes]
+    found = group(iter(regions), boxes, threshold)
+    assert found == shared_slowly(regions, boxes, threshold)
+    assert 1 < len(set(found)) < len(boxes)
+
+
+def test_more_regions_than_captions_may_be_use_the_prompt():
+    image, captioner = noise(64, 64), Told()
+    plan = plan_for(image)
+    many = replace(plan, regions=plan.regions * (4096 // len(plan.regions) + 1))
+    assert caption_calls(image, many, prompt="x") == 0 and caption_calls(image, many) == 1
+    done, notices, _ = written(captioner, image, many, prompt="x")
+    assert not captioner.requests and not done.captions
+    assert f"{len(many.regions)} regions, and captions are written for at most 4096" in notices[0]
+
+
 def test_merging_is_a_threshold_on_looks_of_windows_that_touch():
     grey, light = Image.new("RGB", (20, 20), (100,) * 3), Image.new("RGB", (20, 20), (145,) * 3)
     assert distance(descriptor(grey), descriptor(light)) == pytest.approx(15 / 255, abs=1e-4)
@@ -609,7 +653,9 @@ def server():
 
 def ask(server, count=3, **options):
     captioner = Server(server.url, **{"seconds": 5, "retries": 0} | options)
-    requests = [Request((noise(32, 32), noise(32, 32, n)), f"Describe {n}.") for n in range(count)]
+    requests = [
+        Request(lambda n=n: (noise(32, 32), noise(32, 32, n)), f"Describe {n}.") for n in range(count)
+    ]
     return sorted((answer for answer in captioner.ask(requests) if answer), key=lambda answer: answer.index)
 
 
@@ -719,7 +765,7 @@ def test_a_notebook_with_its_own_event_loop_can_ask(server):
     async def cell():
         captioner = Server(server.url, retries=0)
         assert captioner.identity.endswith("small-vlm")
-        return [answer.text for answer in captioner.ask([Request((noise(32, 32),), "x")]) if answer]
+        return [answer.text for answer in captioner.ask([Request(lambda: (noise(32, 32),), "x")]) if answer]
 
     assert asyncio.run(cell()) == ["The image shows a red barn."]
 
@@ -775,7 +821,7 @@ def test_names_and_reports_hold_no_password():
     captioner = open_captioner("http://me:secret@127.0.0.1:9/v1#m")
     assert "secret" not in captioner.name + captioner.identity
     with pytest.raises(CaptionerError) as error:
-        list(captioner.ask([Request((noise(),), "x")] * 4))
+        list(captioner.ask([Request(lambda: (noise(),), "x")] * 4))
     assert "secret" not in str(error.value)
 
 

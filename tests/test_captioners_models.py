@@ -29,7 +29,9 @@ def folders(tmp_path_factory):
 def requests(count=3):
     whole = Image.new("RGB", (60, 40), "red")
     return [
-        Request((whole, Image.new("RGB", (48, 40), (60 * k, 200 - 60 * k, 0))), "Describe the second.")
+        Request(
+            lambda k=k: (whole, Image.new("RGB", (48, 40), (60 * k, 200 - 60 * k, 0))), "Describe the second."
+        )
         for k in range(count)
     ]
 
@@ -71,7 +73,9 @@ def test_what_a_random_model_sees_decides_what_it_says(folders):
     captioner = VLM(str(folders["llava"]), device="cpu")
     one, other = (
         requests(1)[0],
-        Request((Image.new("RGB", (60, 40), "blue"), Image.new("RGB", (48, 40))), "Describe the second."),
+        Request(
+            lambda: (Image.new("RGB", (60, 40), "blue"), Image.new("RGB", (48, 40))), "Describe the second."
+        ),
     )
     assert texts(captioner, [one]) != texts(captioner, [other])
 
@@ -212,9 +216,9 @@ def test_words_of_appearance_for_any_image():
 
 def test_the_captioner_of_appearance_names_what_it_measures():
     captioner = open_captioner("appearance")
-    (text,) = texts(captioner, [Request((Image.new("RGB", (400, 300), (40, 120, 30)),), "ignored")])
+    (text,) = texts(captioner, [Request(lambda: (Image.new("RGB", (400, 300), (40, 120, 30)),), "ignored")])
     assert text == "smooth, green"
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::4] = 255
-    (text,) = texts(captioner, [Request((Image.fromarray(stripes),), "ignored")])
+    (text,) = texts(captioner, [Request(lambda: (Image.fromarray(stripes),), "ignored")])
     assert "rough texture" in text and "vertical lines" in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,10 +27,20 @@ class CaptionerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Request:
-    """One call. images: PIL RGB, the whole picture and then the region, or the whole picture alone."""
+    """One call.
 
-    images: tuple[Image.Image, ...]
+    Attributes:
+        cut: Makes the images, each time anew, so that thousands of waiting requests hold none.
+        instruction: What to do with them.
+    """
+
+    cut: Callable[[], tuple[Image.Image, ...]]
     instruction: str
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """PIL RGB, the whole picture and then the region, or the whole picture alone."""
+        return self.cut()
 
 
 @dataclass(frozen=True)

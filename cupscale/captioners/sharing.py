@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -13,28 +14,42 @@ _CELL_PX = 8
 
 
 def group(
-    regions: Sequence[Image.Image], boxes: Sequence[tuple[int, int, int, int]], threshold: float
+    regions: Iterable[Image.Image], boxes: Sequence[tuple[int, int, int, int]], threshold: float
 ) -> list[int]:
     """For every region the index of the region whose caption it takes: its own, or that of an earlier one.
 
-    regions: the crops. boxes: (left, top, right, bottom), to see which touch. A region joins the nearest group of which it
-    touches a member and whose first region is the same within `threshold` (0: never, 1: always).
+    A region joins the nearest group of which it touches a member and whose first region is the same within the threshold. The
+    time grows with the number of regions, not with its square.
+
+    Args:
+        regions: The crops; one is held at a time.
+        boxes: (left, top, right, bottom) of each, to see which touch.
+        threshold: 0 for never, 1 for always.
     """
-    leaders = list(range(len(regions)))
     if threshold <= 0:
-        return leaders
+        return list(range(len(boxes)))
     descriptors = [descriptor(region) for region in regions]
-    groups: dict[int, list[int]] = {}
-    for k, box in enumerate(boxes):
+    leaders: list[int] = []
+    for k, touched in enumerate(_touched_before(boxes)):
         near = [
             (distance(descriptors[k], descriptors[leader]), leader)
-            for leader, members in groups.items()
-            if any(_touch(box, boxes[member]) for member in members)
+            for leader in {leaders[m] for m in touched}
         ]
         best, leader = min(near, default=(2.0, k))
-        leaders[k] = leader if best <= threshold else k
-        groups.setdefault(leaders[k], []).append(k)
+        leaders.append(leader if best <= threshold else k)
     return leaders
+
+
+def _touched_before(boxes: Sequence[tuple[int, int, int, int]]) -> Iterator[list[int]]:
+    """For every box the earlier ones that it touches. Boxes are looked up by the square that holds their corner."""
+    width = max((right - left for left, _, right, _ in boxes), default=0) + 1
+    height = max((bottom - top for _, top, _, bottom in boxes), default=0) + 1
+    squares: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for k, box in enumerate(boxes):
+        column, row = box[0] // width, box[1] // height
+        around = [(x, y) for x in (column - 1, column, column + 1) for y in (row - 1, row, row + 1)]
+        yield [m for square in around for m in squares.get(square, ()) if _touch(box, boxes[m])]
+        squares[column, row].append(k)
 
 
 def descriptor(region: Image.Image) -> np.ndarray:

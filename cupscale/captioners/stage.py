@@ -6,9 +6,10 @@ plan the calls -> recall what is known -> ask for the rest -> the prompt -> the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ from cupscale.captioners.sharing import SHARE, group
 from cupscale.captions import TokenBudget, fit, listed, within_budget
 from cupscale.method.sampler import Notice
 from cupscale.planning import Plan
-from cupscale.settings import Caption
+from cupscale.settings import MAX_CAPTIONS, Caption
 
 PixelBox = tuple[int, int, int, int]
 
@@ -80,8 +81,19 @@ def caption_calls(
     image: Image.Image, plan: Plan, *, prompt: str = "", share: float = SHARE, regions: bool = True
 ) -> int:
     """How many calls `caption_regions` makes at most: one per group of regions, and one for an empty prompt."""
-    groups = group(crops(image, plan.boxes, plan.output), plan.boxes, share) if regions else []
+    wanted = regions and not too_many(plan)
+    groups = group(_crops(image, plan), plan.boxes, share) if wanted else []
     return len(set(groups)) + (not prompt.strip())
+
+
+def too_many(plan: Plan) -> str:
+    """Why the regions of a plan get no captions; empty where they do."""
+    if len(plan.boxes) <= MAX_CAPTIONS:
+        return ""
+    return (
+        f"{len(plan.boxes)} regions, and captions are written for at most {MAX_CAPTIONS}: every region uses the prompt; "
+        "a smaller scale or less overlap makes fewer regions"
+    )
 
 
 def caption_regions(
@@ -113,6 +125,9 @@ def caption_regions(
         empty = tuple(Caption(box=box, caption="", source="prompt") for box in plan.boxes)
         yield Captioned(empty, prompt, "user" if prompt else "", (0,) * len(plan.boxes), 0, 0)
         return
+    if regions and (wrong := too_many(plan)):
+        yield Notice(wrong)
+        regions = False
     calls = _planned(captioning, captioning.captioner, image, plan, prompt, regions)
     yield from _recalled(calls, cache, captioning.fresh)
     if calls.waiting:
@@ -151,12 +166,17 @@ class _Calls:
     cached: int = 0
     began: float = field(default_factory=time.perf_counter)
 
+    def __post_init__(self) -> None:
+        self._served: dict[int, list[int]] = {}
+        for region, leader in enumerate(self.leaders):
+            self._served.setdefault(leader, []).append(region)
+
     def progress(self, place: int | None = None, text: str | None = None) -> CaptionProgress:
         """How far the stage is; `place` was just answered with `text`."""
         done, elapsed = len(self.texts) + len(self.failures), time.perf_counter() - self.began
         asked = done - self.cached
         left = elapsed / asked * (len(self.places) - done) if asked else None
-        served = () if place is None else tuple(n for n, leader in enumerate(self.leaders) if leader == place)
+        served = () if place is None else tuple(self._served[place])
         is_prompt = place is None and bool(text)
         return CaptionProgress(done, len(self.places), served, text, elapsed, left, is_prompt)
 
@@ -171,11 +191,11 @@ def _planned(
     captioning: Captioning, captioner: Captioner, image: Image.Image, plan: Plan, prompt: str, regions: bool
 ) -> _Calls:
     """One request per group of regions that share a caption, and one for an empty prompt."""
-    cut = crops(image, plan.boxes, plan.output)
-    leaders = group(cut, plan.boxes, captioning.share) if regions else [-1] * len(plan.boxes)
+    boxes = _boxes_in(image, plan)
+    leaders = group(_crops(image, plan), plan.boxes, captioning.share) if regions else []
     asked = [k for k, leader in enumerate(leaders) if k == leader]
     places: list[int | None] = [*([] if prompt.strip() else [None]), *asked]
-    requests = _requests(image, [None if k is None else cut[k] for k in places], captioning.style)
+    requests = _requests(image, [None if k is None else boxes[k] for k in places], captioning.style)
     return _Calls(captioner, leaders, places, requests)
 
 
@@ -257,34 +277,35 @@ def _misses(calls: _Calls) -> Generator[Notice, None, None]:
         yield Notice(f"{listed(missed)} {verb} the prompt: {reason}")
 
 
-def crops(image: Image.Image, boxes: Sequence[PixelBox], output: tuple[int, int]) -> list[Image.Image]:
-    """The regions cut from the low-resolution image: boxes are in pixels of the output."""
-    sx, sy = image.width / output[0], image.height / output[1]
-    regions = []
-    for left, top, right, bottom in boxes:
+def _crops(image: Image.Image, plan: Plan) -> Iterator[Image.Image]:
+    """The regions cut from the low-resolution image, one at a time."""
+    return map(image.crop, _boxes_in(image, plan))
+
+
+def _boxes_in(image: Image.Image, plan: Plan) -> list[PixelBox]:
+    """The regions in pixels of the low-resolution image, at least one a side."""
+    sx, sy = image.width / plan.output[0], image.height / plan.output[1]
+    boxes = []
+    for left, top, right, bottom in plan.boxes:
         x, y = min(int(left * sx), image.width - 1), min(int(top * sy), image.height - 1)
-        regions.append(
-            image.crop(
-                (
-                    x,
-                    y,
-                    max(x + 1, min(image.width, math.ceil(right * sx))),
-                    max(y + 1, min(image.height, math.ceil(bottom * sy))),
-                )
-            )
-        )
-    return regions
+        beyond = min(image.width, math.ceil(right * sx)), min(image.height, math.ceil(bottom * sy))
+        boxes.append((x, y, max(x + 1, beyond[0]), max(y + 1, beyond[1])))
+    return boxes
 
 
-def _requests(image: Image.Image, regions: Sequence[Image.Image | None], style: bool) -> list[Request]:
-    """One per region, and one for the whole image where a region is None. The sizes are what captioners read well."""
+def _requests(image: Image.Image, boxes: Sequence[PixelBox | None], style: bool) -> list[Request]:
+    """One per region, and one for the whole image where a box is None. The sizes are what captioners read well."""
     whole = _sized(image, 0, WHOLE_PX)
     ending = STYLE if style else ""
+
+    def both(box: PixelBox) -> tuple[Image.Image, ...]:
+        return whole, _sized(image.crop(box), CROP_LEAST_PX, CROP_PX)
+
     return [
-        Request((whole,), WHOLE_INSTRUCTION + ending)
-        if region is None
-        else Request((whole, _sized(region, CROP_LEAST_PX, CROP_PX)), REGION_INSTRUCTION + ending)
-        for region in regions
+        Request(lambda: (whole,), WHOLE_INSTRUCTION + ending)
+        if box is None
+        else Request(functools.partial(both, box), REGION_INSTRUCTION + ending)
+        for box in boxes
     ]
 
 

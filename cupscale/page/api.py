@@ -175,7 +175,9 @@ class Endpoints:
             notes = []
             found: tuple[Any, ...] = ()
             text = prompt
-            with contextlib.closing(captions_module.write(kind, picture, plan, chosen)) as steps:
+            with contextlib.closing(
+                captions_module.write(kind, picture, plan, chosen, self._limits)
+            ) as steps:
                 for step in steps:
                     if step.warning:
                         notes.append(step.warning)

@@ -25,8 +25,8 @@ from cupscale.captioners import (
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
-from cupscale.page import engine
-from cupscale.page.limits import on_space
+from cupscale.page import bounds, engine
+from cupscale.page.limits import Limits, on_space
 from cupscale.page.run import status_html
 from cupscale.planning import Plan, duration
 from cupscale.settings import Caption, Settings
@@ -99,16 +99,36 @@ def _events(name: str, picture: Picture, settings: Settings) -> Generator[Any, N
         yield Notice(f"the captioner failed, and every region uses the prompt: {error}")
 
 
-def write(name: str, picture: Picture, plan: Plan, settings: Settings) -> Generator[Step, None, None]:
-    """Caption the regions of a plan. Raises CupscaleError for a captioner that is not on the list."""
+def write(
+    name: str, picture: Picture, plan: Plan, settings: Settings, limits: Limits
+) -> Generator[Step, None, None]:
+    """Caption the regions of a plan.
+
+    Args:
+        name: Of the captioner.
+        picture: The input.
+        plan: Of the run.
+        settings: Of the run.
+        limits: Of the page. A captioner may take as long as a run.
+
+    Raises:
+        CupscaleError: The captioner is not on the list, there are too many regions, or it takes too long.
+    """
     if name not in _sources():
         raise CupscaleError(
             f"captioner '{str(name)[:80]}' is not on this page's list: choose one of {', '.join(kinds())}"
         )
+    if len(plan.regions) > limits.captions:
+        raise CupscaleError(
+            f"the plan has {len(plan.regions)} regions: captions are written here for at most {limits.captions}; "
+            "choose a smaller scale or less overlap"
+        )
+    deadline = bounds.Deadline(limits)
     yield Step(status_html("opening the captioner", 0.0))
     done = 0
     with contextlib.closing(_events(name, picture, settings)) as events:
         for event in events:
+            deadline.check()
             if isinstance(event, CaptionProgress):
                 line = f"caption {event.done} of {event.calls}"
                 if event.left is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass, fields
 
@@ -32,6 +33,11 @@ class Limits:
     share: int = 0
     unheard_seconds: int = 60
 
+    @property
+    def body_bytes(self) -> int:
+        """Of a request that is no upload: an image within it, as a data URL has it, and what else belongs to a run."""
+        return self.upload_bytes * 4 // 3 + 4 * 2**20
+
     def check_output(self, plan: Plan) -> None:
         """Raises CupscaleError where the output has more pixels than the page makes."""
         width, height = plan.output
@@ -56,14 +62,28 @@ SPACE = Limits(
 )
 
 
+OPEN = Limits(max_seconds=3600, share=4)
+
+
 def on_space() -> bool:
     """Whether this is a Hugging Face Space."""
     return bool(os.environ.get("SPACE_ID"))
 
 
+def in_reach() -> bool:
+    """Whether others than this machine may reach the page: GRADIO_SERVER_NAME is no loopback address, or it is shared."""
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1").strip("[]")
+    if os.environ.get("GRADIO_SHARE", "").lower() == "true":
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
 def current() -> Limits:
-    """The limits here: of a Space or of one's own machine, each overridden by CUPSCALE_<NAME>, a whole number."""
-    base = SPACE if on_space() else Limits()
+    """The limits of a Space, of a machine in reach of others, or of one's own; CUPSCALE_<NAME>, a whole number, goes first."""
+    base = SPACE if on_space() else OPEN if in_reach() else Limits()
     given = {f.name: os.environ.get(f"CUPSCALE_{f.name.upper()}") for f in fields(Limits)}
     try:
         return Limits(**{name: int(given[name] or getattr(base, name)) for name in given})

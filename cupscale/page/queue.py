@@ -7,6 +7,7 @@ nothing inside gradio's queue is touched.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import re
@@ -18,6 +19,7 @@ import gradio as gr
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cupscale.bounded import check_shape
 from cupscale.errors import CupscaleError
 from cupscale.page import desk as desk_module
 from cupscale.page.desk import Desk, Refusal
@@ -27,6 +29,7 @@ from cupscale.page.visitor import visitor
 
 _AGAIN = "Everything you typed stays here; try again then."
 _POST = re.compile(r"/gradio_api/+(?:queue/+join|call/+(?:v2/+)?(?P<name>[^/]+))/*$")
+_UPLOAD = re.compile(r"/gradio_api/+upload/*$")
 _CANCEL = re.compile(r"/gradio_api/+cancel/*$")
 _STREAM = re.compile(r"/gradio_api/+(?:queue/+data|call/+(?:v2/+)?[^/]+/+(?P<event>[^/]+))/*$")
 _COMPLETED = re.compile(rb'data: \{"msg":"process_completed","event_id":"(\w+)"')
@@ -89,23 +92,29 @@ class Watch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope.get("path", ""), scope.get("method", "")
+        body = b""
+        if method == "POST" and not _UPLOAD.search(path):  # gradio bounds uploads by itself
+            try:
+                body, receive = await _taken(scope, receive, self._desk.limits.body_bytes)
+            except CupscaleError as error:
+                await JSONResponse({"detail": str(error)}, 413)(scope, receive, send)
+                return
         if method == "POST" and (post := _POST.search(path)):
-            await self._join(post["name"], scope, receive, send)
+            await self._join(post["name"], _json(body), scope, receive, send)
         elif method == "POST" and _CANCEL.search(path):
-            body, again = await _body(receive)
             self._desk.cancel(str(_json(body).get("event_id")))
-            await self._app(scope, again, send)
+            await self._app(scope, receive, send)
         elif method == "GET" and (stream := _STREAM.search(path)):
             await self._listen(stream["event"], scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _join(self, name: str | None, scope: Scope, receive: Receive, send: Send) -> None:
-        body, again = await _body(receive)
-        given = _json(body)
+    async def _join(
+        self, name: str | None, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         kind = self._kind(name, given)
         if kind is None:
-            await self._app(scope, again, send)
+            await self._app(scope, receive, send)
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         who = visitor((scope.get("client") or ("",))[0], headers, on_space())
@@ -113,7 +122,9 @@ class Watch:
         place = self._desk.enter(who, kind, session if isinstance(session, str) else None)
         if isinstance(place, Refusal):
             retry = {"Retry-After": str(max(1, round(place.after)))}
-            await JSONResponse({"detail": f"{place.line}. {_AGAIN}"}, place.status, retry)(scope, again, send)
+            await JSONResponse({"detail": f"{place.line}. {_AGAIN}"}, place.status, retry)(
+                scope, receive, send
+            )
             return
         answer = bytearray()
 
@@ -126,7 +137,7 @@ class Watch:
             await send(message)
 
         try:
-            await self._app(scope, again, keep)
+            await self._app(scope, receive, keep)
         finally:
             self._desk.name(place, None)
 
@@ -162,23 +173,37 @@ class Watch:
             self._desk.leave(session)
 
 
-async def _body(receive: Receive) -> tuple[bytes, Receive]:
-    """A request's body, and a `receive` that gives it once more."""
-    parts: list[bytes] = []
+async def _taken(scope: Scope, receive: Receive, limit: int) -> tuple[bytes, Receive]:
+    """A request's body, of which nothing was built yet, and a `receive` that gives it once more.
+
+    Raises:
+        CupscaleError: It is longer than `limit` bytes, by its header or by what has come so far, or as JSON it would be
+            too many or too deep.
+    """
+    long = CupscaleError(
+        f"the request is longer than {limit} bytes, the limit of this page; send less, or upload the file"
+    )
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limit:
+        raise long
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
             break
-        parts.append(message.get("body", b""))
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise long
         if not message.get("more_body"):
             break
-    body = b"".join(parts)
-    waiting = [message if message["type"] != "http.request" else {"type": "http.request", "body": body}]
+    whole = bytes(body)
+    await asyncio.to_thread(lambda: check_shape(whole.decode("utf-8", "replace"), "the request"))
+    waiting = [message if message["type"] != "http.request" else {"type": "http.request", "body": whole}]
 
     async def again() -> Message:
         return waiting.pop() if waiting else await receive()
 
-    return body, again
+    return whole, again
 
 
 def _json(body: bytes) -> dict[str, Any]:

@@ -242,7 +242,7 @@ class RegionsTab:
         session = self._session
         try:
             picture, settings, plan = session.plan(values)
-            steps = captions.write(values[self.captioner], picture, plan, settings)
+            steps = captions.write(values[self.captioner], picture, plan, settings, session.limits)
             with contextlib.closing(steps):
                 for step in steps:
                     updates: Updates = {self.writing: step.html}

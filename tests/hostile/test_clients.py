@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import socket
@@ -14,7 +16,7 @@ from page_server import FAST_SETTINGS, photo, serve
 
 from cupscale import models
 from cupscale.errors import CupscaleError
-from cupscale.page import bounds, desk as desk_module, engine, run
+from cupscale.page import bounds, desk as desk_module, engine, limits as limits_module, run
 from cupscale.page.desk import Desk, Refusal
 from cupscale.page.limits import Limits
 from cupscale.page.visitor import visitor
@@ -320,3 +322,47 @@ def test_the_deadline_is_asked_while_a_run_goes_on(tmp_path, monkeypatch, tiny):
     with pytest.raises(CupscaleError, match="was stopped"):
         list(run.watch(picture, quick, Limits(), "small"))
     assert len(asked) == 5
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds", "share"),
+    [
+        ({}, 0, 0),
+        ({"GRADIO_SERVER_NAME": "localhost"}, 0, 0),
+        ({"GRADIO_SERVER_NAME": "::1"}, 0, 0),
+        ({"GRADIO_SERVER_NAME": "0.0.0.0"}, 3600, 4),
+        ({"GRADIO_SERVER_NAME": "::"}, 3600, 4),
+        ({"GRADIO_SERVER_NAME": "studio.local"}, 3600, 4),
+        ({"GRADIO_SHARE": "True"}, 3600, 4),
+        ({"GRADIO_SERVER_NAME": "0.0.0.0", "CUPSCALE_MAX_SECONDS": "0"}, 0, 4),
+        ({"SPACE_ID": "me/it", "GRADIO_SERVER_NAME": "0.0.0.0"}, 900, 2),
+    ],
+)
+def test_a_page_that_others_reach_is_bounded_by_itself(environment, seconds, share, monkeypatch):
+    for name in ("GRADIO_SERVER_NAME", "GRADIO_SHARE", "SPACE_ID", "CUPSCALE_MAX_SECONDS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    limits = limits_module.current()
+    assert (limits.max_seconds, limits.share) == (seconds, share)
+
+
+def test_a_body_above_the_limit_is_refused_unread(tmp_path, file_of):
+    """By its announced length at once; without one, as soon as more has come."""
+    with serve(tmp_path, CUPSCALE_UPLOAD_BYTES="1000") as url:
+        limit = 1000 * 4 // 3 + 4 * 2**20
+        host = url.removeprefix("http://").rstrip("/")
+        for path in ("call/plan", "queue/join", "run/predict", "component_server"):
+            line = http.client.HTTPConnection(host, timeout=60)
+            line.putrequest("POST", f"/gradio_api/{path}")
+            line.putheader("Content-Length", str(limit + 1))
+            line.endheaders()  # and nothing after it
+            answer = line.getresponse()
+            assert answer.status == 413 and f"{limit} bytes" in json.loads(answer.read())["detail"]
+            line.close()
+            line = http.client.HTTPConnection(host, timeout=60)
+            chunks = (b"a" * 2**20 for _ in range(6))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                line.request("POST", f"/gradio_api/{path}", chunks, encode_chunked=True)
+            assert line.getresponse().status == 413
+            line.close()

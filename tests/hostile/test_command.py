@@ -1,7 +1,9 @@
 """The command under faults of the machine: one line, a status to act on, no traceback, no half-written file."""
 
+import ctypes
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,9 +151,51 @@ def test_a_kill_leaves_no_half_result(photo, tmp_path):
     assert not out.exists()
 
 
-def test_runs_at_once_share_a_cache(photo, tmp_path):
+def obeying():
+    """For a process that begins: permissions hold for it, for root's too."""
+    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+    libc = ctypes.CDLL(None)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A copy of the package and a home that nothing may be written into."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    shutil.copytree(ROOT / "cupscale", site / "cupscale", ignore=shutil.ignore_patterns("__pycache__"))
+    home.mkdir()
+    folders = [home, site, *(path for path in site.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    yield site, home
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root's rights are dropped with prctl")
+def test_a_read_only_installation_and_home_are_enough(read_only, photo, tmp_path):
+    site, home = read_only
+    probe = [sys.executable, "-c", f"open({str(site / 'cupscale' / 'x')!r}, 'w')"]
+    tried = subprocess.run(probe, preexec_fn=obeying, capture_output=True, text=True, check=False)
+    assert "PermissionError" in tried.stderr
+    results = tmp_path / "results"
+    results.mkdir()
+    environment = {"PYTHONPATH": str(site), "HOME": str(home), "XDG_CACHE_HOME": "", "HF_HOME": ""}
+    where = {"env": environment, "cwd": results, "preexec_fn": obeying}
+    status, _, err = ended(command("upscale", photo, "-o", "out.png", *QUICK, **where))
+    assert status == 0, err
+    assert Image.open(results / "out.png").size == (64, 48)
+    assert not list(home.iterdir()) and not list(site.rglob("__pycache__"))
+    results.chmod(0o555)
+    status, _, err = ended(command("upscale", photo, "-o", "more.png", *QUICK, **where))
+    results.chmod(0o755)
+    assert status == 2 and len(err.strip().splitlines()) == 1 and "more.png" in err
+
+
+def test_six_runs_at_once_share_a_cache(photo, tmp_path):
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    outs = [tmp_path / f"{k}.png" for k in range(3)]
+    outs = [tmp_path / f"{k}.png" for k in range(6)]
     processes = [command("upscale", photo, "-o", out, *QUICK, env=environment) for out in outs]
     for process in processes:
         status, _, err = ended(process)

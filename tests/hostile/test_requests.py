@@ -1,0 +1,176 @@
+"""What one HTTP request may take of the page's process: at most 500 MB more and 10 s of CPU, at every field of every endpoint.
+
+Memory is the peak of the process since the request came (VmHWM, which `clear_refs` sets back) and what its workers have at a
+time; CPU is both's.
+"""
+
+import json
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from page_server import FAST_SETTINGS, photo, start
+from test_bombs import BOMBS, MEGA
+from test_texts import REFUSED
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+# Each endpoint's fields, with values that are good.
+GOOD = {
+    "upscale": {
+        "image": None,
+        "prompt": "",
+        "negative_prompt": "",
+        "scale": 2,
+        "seed": 0,
+        "model": "",
+        "preset": "none",
+        "settings": json.dumps(FAST_SETTINGS | {"steps": 1, "strength": 1}),
+        "format": "png",
+    },
+    "plan": {"image": None, "scale": 2, "model": "", "preset": "none", "settings": "{}"},
+    "caption": {"image": None, "scale": 2, "prompt": "", "captioner": "", "model": "", "settings": "{}"},
+    "read_settings": {"result": None},
+}
+FILES = ("image", "result")
+RAW = {  # bodies whole, as nothing of gradio's would build them
+    "millions of lists": b'{"data": [' + b"[]," * 8_000_000 + b"[]]}",
+    "lists in lists": b'{"data": ' + b"[" * 20_000_000,
+    "a key again and again": b"{" + b'"a":{},' * 3_000_000 + b'"a":1}',
+    "no JSON": bytes(24 * MEGA),
+}
+TEXTS = {
+    "19 MB of letters": "a" * (19 * MEGA),
+    "19 MB of brackets": "[" * (19 * MEGA),
+    "a million keys": {str(k): k for k in range(1_000_000)},
+    "a deep list": json.loads("[" * 400 + "]" * 400),
+    "a long number": 10**4000,
+    **{f"settings: {name}": text for name, text in REFUSED.items()},
+}
+
+
+class Page:
+    """The page and what it takes."""
+
+    def __init__(self, url, process):
+        self.url = url
+        self.process = psutil.Process(process.pid)
+
+    def ask(self, path, body, kind="application/json"):
+        request = urllib.request.Request(
+            f"{self.url}gradio_api/{path}", body, {"Content-Type": kind} if body else {}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as refused:
+            assert refused.code < 500 or refused.code == 503, refused.code
+            return b""
+
+    def call(self, name, values):
+        """To the last event, or to the refusal."""
+        answer = self.ask(f"call/{name}", json.dumps({"data": values}).encode())
+        event = json.loads(answer or b"{}").get("event_id")
+        return self.ask(f"call/{name}/{event}", None) if event else b""
+
+    def upload(self, data):
+        line = b"--line"
+        head = b'\r\nContent-Disposition: form-data; name="files"; filename="it.png"\r\n\r\n'
+        body = line + head + data + b"\r\n" + line + b"--\r\n"
+        (path,) = json.loads(self.ask("upload", body, "multipart/form-data; boundary=line"))
+        return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+    def cpu(self):
+        used = self.process.cpu_times()
+        return used.user + used.system + used.children_user + used.children_system
+
+    def memory(self, peak):
+        """Bytes of the process: the most since `forget`, or now."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        name = "VmHWM:" if peak else "VmRSS:"
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+    def forget(self):
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def workers(self):
+        total = 0
+        for child in self.process.children(recursive=True):
+            try:
+                total += child.memory_info().rss
+            except psutil.Error:
+                continue
+        return total
+
+    def taken(self, request):
+        """(bytes, CPU seconds) that a request took."""
+        over, most = threading.Event(), [0]
+        before_workers = self.workers()
+
+        def watch():
+            while not over.wait(0.02):
+                most[0] = max(most[0], self.workers() - before_workers)
+
+        watcher = threading.Thread(target=watch)
+        self.forget()
+        memory, cpu = self.memory(peak=False), self.cpu()
+        watcher.start()
+        try:
+            request()
+        finally:
+            over.set()
+            watcher.join()
+        return max(0, self.memory(peak=True) - memory) + most[0], self.cpu() - cpu
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    with start(folder, CUPSCALE_MAX_SECONDS="60") as (url, process):
+        page = Page(url, process)
+        image = page.upload(photo(folder / "small.png").read_bytes())
+        page.image = image
+        for name, fields in GOOD.items():  # what is loaded once does not count
+            page.call(name, [image if field in FILES else value for field, value in fields.items()])
+        try:
+            page.forget()
+        except PermissionError:
+            pytest.skip("the peak of another process cannot be set back here")
+        yield page
+
+
+def bounded(taken, what):
+    memory, cpu = taken
+    assert memory < 500 * MEGA and cpu < 10, f"{what}: {memory / MEGA:.0f} MB, {cpu:.1f} s"
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_no_text_at_any_field_takes_much(page, name):
+    for field in GOOD[name]:
+        for kind, text in TEXTS.items():
+            if kind.startswith("settings: ") and field != "settings":
+                continue
+            values = [
+                text if other == field else page.image if other in FILES else value
+                for other, value in GOOD[name].items()
+            ]
+            bounded(page.taken(lambda values=values: page.call(name, values)), f"{name} {field} {kind}")
+
+
+@pytest.mark.parametrize("path", ["call/plan", "call/upscale", "queue/join", "run/plan", "cancel"])
+def test_no_body_takes_much(page, path):
+    for kind, body in RAW.items():
+        bounded(page.taken(lambda body=body: page.ask(path, body)), f"{path} {kind}")
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_no_file_at_any_endpoint_takes_much(page, bomb):
+    data = BOMBS[bomb]()
+    for name in ("plan", "caption", "read_settings"):
+        file = page.upload(data)
+        values = [file if field in FILES else value for field, value in GOOD[name].items()]
+        bounded(page.taken(lambda values=values, name=name: page.call(name, values)), f"{name} {bomb}")
