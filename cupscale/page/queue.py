@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import gradio as gr
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -114,7 +115,7 @@ class Watch:
     ) -> None:
         kind = self._kind(name, given)
         if kind is None:
-            await self._app(scope, receive, send)
+            await self._named(scope, receive, send)
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         who = visitor((scope.get("client") or ("",))[0], headers, on_space())
@@ -137,9 +138,18 @@ class Watch:
             await send(message)
 
         try:
-            await self._app(scope, receive, keep)
+            await self._named(scope, receive, keep)
         finally:
             self._desk.name(place, None)
+
+    async def _named(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A call whose arguments go by name; gradio fails at names that are missing or unknown."""
+        try:
+            await self._app(scope, receive, send)
+        except TypeError as error:
+            if "/v2/" not in scope["path"]:
+                raise
+            await JSONResponse({"detail": str(error)}, 422)(scope, receive, send)
 
     def _kind(self, name: str | None, given: dict[str, Any]) -> str | None:
         """The function that a request asks for, where it is a run."""
@@ -168,9 +178,43 @@ class Watch:
 
         self._desk.listen(session)
         try:
-            await self._app(scope, receive, watch)
+            await _with_status(self._app, scope, receive, watch, hold=event is not None)
         finally:
             self._desk.leave(session)
+
+
+async def _with_status(app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, hold: bool) -> None:
+    """An event stream that ends in order where there is no such event.
+
+    gradio begins to stream, says so in the stream, and breaks the connection off. `hold`: the head waits until there is
+    something else to say, so that a program gets a status; a browser reads the stream.
+    """
+    held: list[Message] = []
+    sent = False
+
+    async def later(message: Message) -> None:
+        nonlocal sent
+        head = message["type"] == "http.response.start"
+        if hold and not sent and (head or message.get("body", b"").startswith(b"event: error")):
+            held.append(message)
+            return
+        for waiting in (*held, message):
+            await send(waiting)
+        held.clear()
+        sent = True
+
+    try:
+        await app(scope, receive, later)
+        for waiting in held:
+            await send(waiting)
+    except RuntimeError as error:
+        cause = error.__cause__
+        if not isinstance(cause, HTTPException):
+            raise
+        if sent:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            await JSONResponse({"detail": cause.detail}, cause.status_code)(scope, receive, send)
 
 
 async def _taken(scope: Scope, receive: Receive, limit: int) -> tuple[bytes, Receive]:

@@ -366,3 +366,23 @@ def test_a_body_above_the_limit_is_refused_unread(tmp_path, file_of):
                 line.request("POST", f"/gradio_api/{path}", chunks, encode_chunked=True)
             assert line.getresponse().status == 413
             line.close()
+
+
+def test_a_call_that_does_not_fit_has_a_status(tmp_path, file_of):
+    """Names that are missing or unknown, and events that are not there."""
+    with serve(tmp_path) as url:
+        status, line, _ = refused(lambda: request(f"{url}gradio_api/call/v2/plan", {}))
+        assert status == 422 and "image" in line
+        status, line, _ = refused(
+            lambda: request(f"{url}gradio_api/call/v2/upscale", {"image": None, "x": 1})
+        )
+        assert status == 422 and "`x`" in line
+        for name in ("plan", "upscale"):
+            status, _, _ = refused(lambda name=name: request(f"{url}gradio_api/call/{name}/none"))
+            assert status == 404
+        with request(f"{url}gradio_api/queue/data?session_hash=none") as answer:
+            assert b"unexpected_error" in answer.read()  # to its end: the connection is not broken off
+        with request(f"{url}gradio_api/call/v2/plan", {"image": file_of(url)}) as answer:
+            event = json.load(answer)["event_id"]
+        with request(f"{url}gradio_api/call/plan/{event}") as answer:
+            assert b"event: complete" in answer.read()
