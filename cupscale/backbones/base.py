@@ -88,6 +88,10 @@ class DiffusersBackbone(ABC):
         """Windows are multiples of this many cells."""
         return self._patch()
 
+    def most_cells(self) -> int | None:
+        """The longest side of a window, in cells, that the network has positions for; None where there is no end."""
+        return None
+
     def _patch(self) -> int:
         """Latent cells to a token, a side."""
         return int(self.network.config.patch_size)
