@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from cupscale.errors import CupscaleError
 from cupscale.peers.base import Peer, Run, Task
+from cupscale.peers.demofusion import DemoFusion
 from cupscale.peers.img2img import Img2Img
 from cupscale.peers.multidiffusion import MultiDiffusion
 from cupscale.peers.plain import Lanczos, RealESRGAN, RealSR
@@ -28,6 +29,7 @@ PEERS: dict[str, Peer] = {
         UltimateUpscale(),
         MultiDiffusion(),
         SpotDiffusion(),
+        DemoFusion(),
     )
 }
 

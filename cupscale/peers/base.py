@@ -104,6 +104,12 @@ def layout(size: tuple[int, int], scale: float, geometry: Geometry) -> Plan:
     return make_plan(size, Settings.build(scale=scale), geometry)
 
 
+def cells_of(size_px: tuple[int, int], geometry: Geometry) -> Size:
+    """The canvas of a picture of (width, height) pixels: up to whole multiples of what the network takes."""
+    align, cell = geometry.align, geometry.cell
+    return Size(*(-(-side // align) * align // cell for side in reversed(size_px)))
+
+
 def run_steps(strength: float, steps: int) -> int:
     """How many of `steps` image to image runs at a strength."""
     return Settings.build(strength=strength, steps=steps).run_steps
@@ -181,8 +187,7 @@ class Work:
 
     def cells(self, size_px: tuple[int, int]) -> Size:
         """The canvas of a picture of (width, height) pixels."""
-        align, cell = self.geometry.align, self.geometry.cell
-        return Size(*(-(-side // align) * align // cell for side in reversed(size_px)))
+        return cells_of(size_px, self.geometry)
 
     def encode(self, image: Image.Image) -> Tensor:
         """(1, C, H, W) on the picture's canvas, its last row and column carried on."""

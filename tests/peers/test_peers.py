@@ -17,6 +17,8 @@ from cupscale.method.regions import Region, Size
 from cupscale.models import SDXL_GEOMETRY
 from cupscale.peers import PEERS, Task
 from cupscale.peers.base import Mean
+from cupscale.peers.demofusion import blurred, cosine, jittered, merge, split
+from cupscale.peers.phases import Phase, enlarged, phases
 from cupscale.peers.spotdiffusion import spots
 from cupscale.peers.ultimate import inside_cells, squared, tile_boxes
 from cupscale.peers.windows import Views, strided
@@ -80,6 +82,8 @@ SMALL = {
     ),
     # 2 x 2 and 4 x 3 windows, 2 steps of 4, twice.
     "spotdiffusion": (replace(PEERS["spotdiffusion"], strength=0.5, steps=4), 16, 48),
+    # Windows and views: 3 x 2 + 4 on 128 x 80 px, 5 x 3 + 9 on 192 x 120, 7 x 4 + 16 on 256 x 160; 2 steps, twice.
+    "demofusion": (replace(PEERS["demofusion"], steps=2), 40, 312),
 }
 
 # By hand, with the authors' options: SDXL, a picture of 1024 x 1024 px.
@@ -91,6 +95,7 @@ WHOLE = {
     "ultimate": (2 * 4 * 7, 2 * 16 * 7),
     "multidiffusion": (2 * 9 * 9 * 23, 2 * 25 * 25 * 23),
     "spotdiffusion": (2 * 4 * 23, 2 * 16 * 23),
+    "demofusion": (2 * 13 * 50, 2 * (13 + 34 + 65) * 50),
 }
 
 
@@ -255,3 +260,146 @@ def test_a_tile_leaves_the_rest_of_the_picture_alone(sdxl):
         drawn = np.asarray(peer.upscale(given))
     assert np.array_equal(drawn[:, 80:], plain[:, 80:])
     assert np.abs(drawn[:, :48].astype(int) - plain[:, :48]).mean() > 1
+
+
+# Progressive upscaling
+
+
+def test_phases_go_from_native_size_to_the_output():
+    assert phases((1024, 768), (4096, 3072), 1024) == (
+        Phase(1, (1024, 768)),
+        [Phase(2, (2048, 1536)), Phase(3, (3072, 2304)), Phase(4, (4096, 3072))],
+    )
+    # Smaller than native, and an output between two sizes: 700 x 500 at 2.5 ends at 1750 x 1250.
+    assert phases((700, 500), (1750, 1250), 1024) == (Phase(1, (1024, 731)), [Phase(2, (1750, 1250))])
+    # 2000 px is about two native sizes.
+    assert phases((1200, 2000), (2400, 4000), 1024) == (
+        Phase(2, (1229, 2048)),
+        [Phase(3, (1843, 3072)), Phase(4, (2400, 4000))],
+    )
+    # Never none: within native size, and where the scale adds next to nothing.
+    assert phases((300, 200), (900, 600), 1024) == (Phase(1, (300, 200)), [Phase(1, (900, 600))])
+    assert phases((1024, 512), (1100, 550), 1024) == (Phase(1, (1024, 512)), [Phase(2, (1100, 550))])
+
+
+def test_enlarged_latents_stay_in_step_with_the_pixels():
+    """Cells that hold their place in the picture (in shares of it) hold it still, also where the canvases are padded."""
+    cell, size, target = 4, (50, 30), (90, 54)  # 12.5 x 7.5 cells, 22.5 x 13.5 cells
+    columns = ((torch.arange(16) + 0.5) * cell / size[0]).expand(8, 16)
+    rows = ((torch.arange(8) + 0.5) * cell / size[1])[:, None].expand(8, 16)
+    found = enlarged(torch.stack((columns, rows))[None], size, target, Size(16, 24))
+    assert found.shape == (1, 2, 16, 24)
+    expected = (torch.arange(24) + 0.5) * cell / target[0]
+    assert torch.allclose(found[0, 0, 5, 4:20], expected[4:20], atol=0.015)  # the bicubic kernel bends a ramp
+    expected = (torch.arange(16) + 0.5) * cell / target[1]
+    assert torch.allclose(found[0, 1, 4:10, 7], expected[4:10], atol=0.015)
+
+
+# DemoFusion
+
+
+def test_the_cosine_falls_from_1_at_the_noise_to_0_at_the_picture():
+    assert [round(cosine(t), 4) for t in (1000, 750, 500, 250, 0)] == [1, 0.8536, 0.5, 0.1464, 0]
+
+
+def test_moved_windows_cover_the_canvas_and_stay_in_their_reach():
+    canvas, reach = Size(20, 32), Size(2, 2)
+    regions = strided(canvas, Size(16, 16), Size(8, 8))
+    random = torch.Generator().manual_seed(1)
+    moves = []
+    for _ in range(60):
+        count = torch.zeros(24, 36)
+        for before, after in zip(regions, jittered(canvas, regions, reach, random), strict=True):
+            moves.append((before, after.y - before.y - 2, after.x - before.x - 2))
+            after.crop(count).add_(1)
+            assert after.y >= 0 and after.x >= 0 and after.y + 16 <= 24 and after.x + 16 <= 36
+        assert count[2:22, 2:34].min() >= 1
+    for start, expected in ((0, {-2, -1, 0}), (8, {-2, -1, 0, 1, 2}), (16, {0, 1, 2})):
+        assert {right for before, _, right in moves if before.x == start} == expected
+    assert {down for before, down, _ in moves if before.y == 4} == {0, 1, 2}
+    alone = jittered(Size(16, 40), [Region(0, 8, 16, 16)], reach, random)
+    assert alone[0].y == 2  # as high as the canvas
+
+
+def test_dilated_views_are_every_kth_cell_and_come_back():
+    z = torch.arange(54.0).reshape(1, 1, 6, 9)
+    views = split(z, 3)
+    assert views[5].tolist() == [[[[11, 14, 17], [38, 41, 44]]]]  # from row 1, column 2
+    assert torch.equal(merge(views, 3), z)
+
+
+def test_the_blur_is_a_gaussian_of_2k_minus_1_cells_over_zeros():
+    """k = 2: exp(-1 / 2 sigma^2) beside 1, summed by hand, then the mean and deviation of what was blurred."""
+    z = torch.randn(1, 2, 5, 7, generator=torch.Generator().manual_seed(2)) + 3
+    side = np.exp(-1 / (2 * 0.7**2))
+    weights = np.array([side, 1, side]) / (1 + 2 * side)
+    soft = np.zeros((2, 5, 7))
+    for c in range(2):
+        for i in range(5):
+            for j in range(7):
+                for di in (-1, 0, 1):
+                    for dj in (-1, 0, 1):
+                        if 0 <= i + di < 5 and 0 <= j + dj < 7:
+                            share = weights[di + 1] * weights[dj + 1]
+                            soft[c, i, j] += share * z[0, c, i + di, j + dj].item()
+    expected = (soft - soft.mean()) / soft.std(ddof=1) * z.numpy().std(ddof=1) + z.numpy().mean()
+    assert np.allclose(blurred(z, 2, 0.7)[0].numpy(), expected, atol=1e-5)
+    assert torch.allclose(blurred(z, 1, 0.7), z, atol=1e-5)  # of one cell
+
+
+def test_a_phase_of_demofusion_is_the_papers(sdxl, monkeypatch):
+    """Two steps of a phase over a network of one line, against loops over cells with the windows where they are."""
+    backbone = adapt(sdxl)
+    settings = Settings.build(steps=2, strength=1.0, guidance=1.0, scheduler="ddim", prompt="a fox")
+
+    def network(x, y, left):
+        return np.tanh(x) * (1 + y / 50 + left / 80)
+
+    def call(self, call, composer):
+        outputs = [
+            network(latents.double().numpy(), region.y, region.x)
+            for latents, region in zip(call.latents, call.regions, strict=True)
+        ]
+        return torch.tensor(np.stack(outputs)).float()
+
+    given = task(sdxl, size=(60, 38), scale=2, scheduler="ddim")
+    starts, ends, before = [], [], []
+    monkeypatch.setattr(type(backbone), "call", call)
+    from cupscale.peers import demofusion
+
+    class Watched(demofusion.Ascent):
+        def denoise(self, z, phase):
+            starts.append(z)
+            ends.append((yield from super().denoise(z, phase)))
+            return ends[-1]
+
+        def moved(self, canvas):
+            before.append(super().moved(canvas))
+            return before[-1]
+
+    monkeypatch.setattr(demofusion, "Ascent", Watched)
+    replace(PEERS["demofusion"], steps=2, guidance=1.0).upscale(given)
+    ((z,), (end,)) = starts, ends
+    assert z.shape == (1, 4, 20, 30)
+    schedule = backbone.schedule(settings)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(3))
+    state = schedule.noised(z, noise, 0).double()
+    for i, t in enumerate(schedule.timesteps):
+        c = (1 + np.cos(np.pi * (1000 - t.item()) / 1000)) / 2
+        state = state * (1 - c**3) + schedule.noised(z, noise, i).double() * c**3
+        total, count = np.zeros((4, 24, 34)), np.zeros((24, 34))
+        margin = np.zeros((4, 24, 34))
+        margin[:, 2:-2, 2:-2] = state[0].numpy()
+        for y, x, h, w in before[i]:
+            total[:, y : y + h, x : x + w] += network(margin[:, y : y + h, x : x + w], y, x)
+            count[y : y + h, x : x + w] += 1
+        local = total[:, 2:-2, 2:-2] / count[2:-2, 2:-2]
+        wide = torch.zeros(
+            1, 4, 20, 32, dtype=torch.float64
+        )  # a view is of whole pairs of cells: 2 x 2 of 10 x 16
+        wide[..., 2:] = state
+        soft = blurred(wide.float(), 2, 0.8 * (0.99 * c + 0.01)).double()
+        dilated = network(soft[0].numpy(), 0, 0)[..., 2:]
+        output = torch.tensor(local * (1 - c) + dilated * c)[None]
+        state = schedule.step(output.float(), state.float(), i).double()
+    assert torch.allclose(end, state.float(), atol=1e-4)

@@ -1,0 +1,61 @@
+"""Progressive upscaling: sizes from the input's to the output's, each the network's native size larger than the last."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupscale.images.tensors import carried_on
+from cupscale.method.regions import Size
+
+
+class Phase(NamedTuple):
+    """A size on the way. k: its longer side in native sizes, rounded up. size: (width, height) in pixels."""
+
+    k: int
+    size: tuple[int, int]
+
+
+def phases(size: tuple[int, int], output: tuple[int, int], native: int) -> tuple[Phase, list[Phase]]:
+    """The size that takes the place of the picture that a text-to-image method would draw first, and those after it.
+
+    An input of native size is enlarged from k = 1 to 2, 3 .. K, where K is the output's longer side in native sizes. Ours, for
+    inputs of any other size: a smaller one is brought to native size first, as DemoFusion's own program does, and one of
+    about k native sizes begins at that k, so that it keeps what it shows. There is always one phase.
+
+    Args:
+        size: (width, height) of the input in pixels.
+        output: Likewise.
+        native: Of the network, in pixels.
+    """
+    longer = max(output)
+    last = math.ceil(longer / native)
+    first = max(1, min(round(max(size) / native), last - 1))
+    if last == 1:
+        return Phase(1, size), [Phase(1, output)]
+
+    def scaled(k: int) -> Phase:
+        width, height = (max(1, round(side * k * native / longer)) for side in output)
+        return Phase(k, (width, height))
+
+    return scaled(first), [*(scaled(k) for k in range(first + 1, last)), Phase(last, output)]
+
+
+def enlarged(z: Tensor, size: tuple[int, int], target: tuple[int, int], cells: Size) -> Tensor:
+    """A bicubic enlargement of latents, which stay in step with the pixels where canvases are padded.
+
+    Args:
+        z: (1, C, H, W), the canvas of a picture of `size`.
+        size: (width, height) in pixels.
+        target: Likewise, of the enlarged picture.
+        cells: Of its canvas.
+
+    Returns:
+        (1, C, *cells).
+    """
+    factors = (target[1] / size[1], target[0] / size[0])
+    wide = F.interpolate(z, scale_factor=factors, mode="bicubic", recompute_scale_factor=False)
+    return carried_on(wide[..., : cells.h, : cells.w], *cells)
