@@ -53,6 +53,9 @@ class Backbone(Protocol):
     def most_cells(self) -> int | None:
         """The longest side of a window, in cells, that the network has positions for; None where there is no end."""
 
+    def word_tokens(self, prompt: str) -> list[tuple[str, slice]]:
+        """Each word of a prompt with the places of its tokens among those that cross-attention reads."""
+
     def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
         """(1, 3, H, W) in -1..1 -> (1, C, H / cell_px, W / cell_px) float32 latents."""
 

@@ -9,6 +9,7 @@ Each peer's docstring says what its paper gives and what had to be guessed. They
 from __future__ import annotations
 
 from cupscale.errors import CupscaleError
+from cupscale.peers.accdiffusion import AccDiffusion
 from cupscale.peers.base import Peer, Run, Task
 from cupscale.peers.demofusion import DemoFusion
 from cupscale.peers.img2img import Img2Img
@@ -30,6 +31,7 @@ PEERS: dict[str, Peer] = {
         MultiDiffusion(),
         SpotDiffusion(),
         DemoFusion(),
+        AccDiffusion(),
     )
 }
 

@@ -230,12 +230,12 @@ class Work:
                 torch.cuda.empty_cache()
                 continue
             outputs += found.float().split(1)
-            yield self.advanced(len(ids), denoiser)
+            yield self.advanced(len(ids) * (2 if denoiser.guided else 1))
         return outputs
 
-    def advanced(self, windows: int, denoiser: GuidedDenoiser) -> Progress:
-        """The progress after some more windows."""
-        self.done += windows * (2 if denoiser.guided else 1)
+    def advanced(self, samples: int) -> Progress:
+        """The progress after some more samples."""
+        self.done += samples
         return self.done, self.total
 
 

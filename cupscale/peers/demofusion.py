@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -124,8 +125,10 @@ class DemoFusion(Diffusion):
 
     def enlarge(self, work: Work) -> Run:
         settings = work.settings(strength=1.0, steps=self.steps, guidance=self.guidance)
-        with work.backbone.denoiser(settings, (), work.canvas, work.canvas) as denoiser:
-            return (yield from Ascent(self, work, settings, denoiser).climb())
+        ascent = Ascent(self, work, settings)
+        with ExitStack() as stack:
+            ascent.open(stack)
+            return (yield from ascent.climb())
 
 
 class Ascent:
@@ -135,16 +138,24 @@ class Ascent:
         peer: Its options.
         work: The run.
         settings: With the prompts as they are read.
-        denoiser: With the prompt of the whole picture.
+
+    Attributes:
+        denoiser: With the prompt of the whole picture, from `open` on.
     """
 
-    def __init__(self, peer: DemoFusion, work: Work, settings: Settings, denoiser: GuidedDenoiser):
+    denoiser: GuidedDenoiser
+
+    def __init__(self, peer: DemoFusion, work: Work, settings: Settings):
         self.peer = peer
         self.work = work
         self.settings = settings
-        self.denoiser = denoiser
         self.noise = work.random(0)
         self.jitter = work.random(3)
+
+    def open(self, stack: ExitStack) -> None:
+        """The network with its prompts, as long as `stack` lives."""
+        canvas = self.work.canvas
+        self.denoiser = stack.enter_context(self.work.backbone.denoiser(self.settings, (), canvas, canvas))
 
     def climb(self) -> Run:
         """All phases."""
@@ -152,16 +163,11 @@ class Ascent:
         start, rest = phases(work.task.image.size, work.output, work.geometry.native)
         z = first = work.encode(images.resize(work.task.image.convert("RGB"), start.size, "bicubic"))
         size = start.size
-        yield from self.prepare(first)
         for phase in rest:
             z = enlarged(z, size, phase.size, work.cells(phase.size))
             z = restandardised((yield from self.denoise(z, phase)), first)
             size = phase.size
         return work.decode(z, work.output)
-
-    def prepare(self, first: Tensor) -> Generator[Progress, None, None]:
-        """What is to be known before the first phase. first: (1, C, h, w), the latent that it begins with."""
-        yield from ()
 
     def denoise(self, z: Tensor, phase: Phase) -> Generator[Progress, None, Tensor]:
         """One phase: z (1, C, H, W), enlarged, to its end."""
@@ -173,7 +179,7 @@ class Ascent:
             c = cosine(float(t))
             skip, mix = c**peer.cosine_skip, c**peer.cosine_mix
             state = (1 - skip) * state + skip * schedule.noised(z, noise, i)
-            local = yield from self.local(schedule.model_input(state, i), t, phase)
+            local = yield from self.local(schedule.model_input(state, i), t)
             wide = self.padded(state, phase.k)
             soft = blurred(wide, phase.k, peer.sigma * (0.99 * c**peer.cosine_blur + 0.01))
             views = yield from self.dilated(split(schedule.model_input(soft, i), phase.k), t)
@@ -181,14 +187,14 @@ class Ascent:
             state = schedule.step((1 - mix) * local + mix * dilated, state, i)
         return state
 
-    def local(self, x: Tensor, t: Tensor, phase: Phase) -> Generator[Progress, None, Tensor]:
+    def local(self, x: Tensor, t: Tensor) -> Generator[Progress, None, Tensor]:
         """MultiDiffusion over the local windows: the canvas' output (1, C, H, W)."""
         canvas = Size(*x.shape[-2:])
         regions = self.moved(canvas)
         reach = self.peer.reach(self.work.window)
         margin = F.pad(x, (reach.w, reach.w, reach.h, reach.h))
         outputs = yield from self.predict_windows(
-            t, [region.crop(margin) for region in regions], regions, phase
+            t, [region.crop(margin) for region in regions], regions, canvas
         )
         mean = Mean(Size(*margin.shape[-2:]))
         for region, output in zip(regions, outputs, strict=True):
@@ -201,9 +207,9 @@ class Ascent:
         return jittered(canvas, self.peer.windows(canvas, window), self.peer.reach(window), self.jitter)
 
     def predict_windows(
-        self, t: Tensor, latents: Sequence[Tensor], regions: Sequence[Region], phase: Phase
+        self, t: Tensor, latents: Sequence[Tensor], regions: Sequence[Region], canvas: Size
     ) -> Generator[Progress, None, list[Tensor]]:
-        """The outputs of the local windows."""
+        """The outputs of the local windows of a canvas."""
         return (yield from self.work.predict(self.denoiser, t, latents, regions))
 
     def dilated(self, views: Sequence[Tensor], t: Tensor) -> Generator[Progress, None, list[Tensor]]:

@@ -6,16 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_sdxl
+from checkpoints import make_pixart, make_sd3, make_sdxl
 from PIL import Image
 
 import cupscale
 from cupscale import peers
 from cupscale.backbones import adapt
+from cupscale.backbones.maps import recorded
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
 from cupscale.models import SDXL_GEOMETRY
 from cupscale.peers import PEERS, Task
+from cupscale.peers.accdiffusion import coarsest, exchanged, opened, returned, window_prompts
 from cupscale.peers.base import Mean
 from cupscale.peers.demofusion import blurred, cosine, jittered, merge, split
 from cupscale.peers.phases import Phase, enlarged, phases
@@ -84,6 +86,8 @@ SMALL = {
     "spotdiffusion": (replace(PEERS["spotdiffusion"], strength=0.5, steps=4), 16, 48),
     # Windows and views: 3 x 2 + 4 on 128 x 80 px, 5 x 3 + 9 on 192 x 120, 7 x 4 + 16 on 256 x 160; 2 steps, twice.
     "demofusion": (replace(PEERS["demofusion"], steps=2), 40, 312),
+    # A pass for the maps at each step besides.
+    "accdiffusion": (replace(PEERS["accdiffusion"], steps=2), 42, 314),
 }
 
 # By hand, with the authors' options: SDXL, a picture of 1024 x 1024 px.
@@ -96,6 +100,7 @@ WHOLE = {
     "multidiffusion": (2 * 9 * 9 * 23, 2 * 25 * 25 * 23),
     "spotdiffusion": (2 * 4 * 23, 2 * 16 * 23),
     "demofusion": (2 * 13 * 50, 2 * (13 + 34 + 65) * 50),
+    "accdiffusion": (50 + 2 * 13 * 50, 50 + 2 * (13 + 34 + 65) * 50),
 }
 
 
@@ -403,3 +408,157 @@ def test_a_phase_of_demofusion_is_the_papers(sdxl, monkeypatch):
         output = torch.tensor(local * (1 - c) + dilated * c)[None]
         state = schedule.step(output.float(), state.float(), i).double()
     assert torch.allclose(end, state.float(), atol=1e-4)
+
+
+# AccDiffusion
+
+
+def softmax(query, key):
+    """(n, d), (m, d) -> (n, m), row by row in float64."""
+    maps = np.zeros((len(query), len(key)))
+    for i, q in enumerate(query.double().numpy()):
+        scores = [float(np.dot(q, k)) / np.sqrt(len(q)) for k in key.double().numpy()]
+        maps[i] = np.exp(scores) / np.exp(scores).sum()
+    return maps
+
+
+def test_recorded_maps_are_the_softmax_and_change_nothing(sdxl):
+    """Against the sums as one reads them on paper, for a picture that is wider than high; two heads, whose mean is kept."""
+    backbone = adapt(sdxl)
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    attn = backbone.network.get_submodule(layer)
+    given = {}
+    handle = attn.register_forward_pre_hook(
+        lambda m, args, kwargs: given.update(kwargs, x=args[0]), with_kwargs=True
+    )
+    settings = Settings.build(prompt="a red fox", guidance=1.0, attention=0, detail=0)
+    latents = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    whole = [Region(0, 0, 8, 12)]
+    with backbone.denoiser(settings, (), Size(8, 12), Size(8, 12)) as denoiser:
+        plain = denoiser.predict(latents, torch.tensor(500.0), whole, [0])
+        with recorded(backbone.network) as maps:
+            slow = denoiser.predict(latents, torch.tensor(500.0), whole, [0])
+            denoiser.capture(latents, torch.tensor(500.0))
+    handle.remove()
+    assert torch.allclose(plain, slow, atol=1e-5)
+    assert len(maps) == 4 and maps[layer].shape == (1, 24, 77)
+    with torch.no_grad():
+        query, key = attn.to_q(given["x"])[0], attn.to_k(given["encoder_hidden_states"])[0]
+    width = query.shape[-1] // attn.heads
+    heads = [slice(k * width, (k + 1) * width) for k in range(attn.heads)]
+    expected = np.mean([softmax(query[:, part], key[:, part]) for part in heads], axis=0)
+    assert np.allclose(maps[layer][0].numpy(), expected, atol=1e-5)
+
+
+def test_the_coarsest_maps_are_taken_and_the_middle_is_not():
+    maps = {
+        "down_blocks.1.attn2": torch.full((2, 24, 5), 9.0),
+        "down_blocks.2.attn2": torch.stack((torch.zeros(6, 5), torch.arange(30.0).reshape(6, 5))),
+        "up_blocks.0.attn2": torch.full((2, 6, 5), 2.0),
+        "mid_block.attn2": torch.full((2, 6, 5), 100.0),
+    }
+    found = coarsest(maps, Size(8, 12))  # 4 x 6 and 2 x 3 places
+    assert found.shape == (5, 2, 3)
+    assert found[3].tolist() == [[2.5, 5, 7.5], [10, 12.5, 15]]  # (3 + 5 place + 2) / 2
+    assert coarsest({"mid_block.attn2": maps["mid_block.attn2"]}, Size(8, 12))[0, 0, 0] == 100
+
+
+def test_masks_are_above_the_mean_and_opened():
+    """16 rows are opened once: 3 x 3 stays, 2 x 2 goes, and at the edge 2 x 3 stays, since nothing lies beyond."""
+    map_ = torch.zeros(16, 20)
+    map_[2:5, 4:7] = 1
+    map_[9:11, 9:11] = 1
+    map_[12:15, 18:20] = 1
+    map_[0, 12] = 0.03  # below the mean, 19 / 320
+    expected = map_.clone()
+    expected[9:11, 9:11] = expected[0, 12] = 0
+    assert torch.equal(opened(map_[None])[0], expected.bool())
+    kept = opened(map_[None, :15])[0]  # 15 rows are not
+    assert torch.equal(kept, (map_ > 0.5)[:15])
+
+
+def test_a_window_gets_the_words_that_cover_enough_of_it():
+    """Masks of 2 x 4 tokens on 4 x 8 cells with a margin of 1; windows of 4 x 4 cells."""
+    masks = torch.tensor(
+        [
+            [[1, 1, 0, 0], [1, 1, 0, 0]],  # the left half
+            [[0, 0, 0, 0], [0, 0, 0, 1]],  # 2 x 2 cells at the lower right
+            [[1, 1, 1, 1], [1, 1, 1, 1]],
+        ]
+    ).bool()
+    regions = [Region(1, 1, 4, 4), Region(1, 4, 4, 4), Region(1, 5, 4, 4), Region(0, 6, 4, 4)]
+
+    def prompts(share):
+        return window_prompts(["fox", "snow", "a"], masks, Size(4, 8), regions, Size(1, 1), share)
+
+    # Of 16 cells the fox covers 16, 4, 0, 0; the snow 0, 2, 4, 2; the last word 16, 16, 16, 9.
+    assert prompts(0.25) == ["fox a", "fox a", "snow a", "a"]
+    assert prompts(0.1) == ["fox a", "fox snow a", "snow a", "snow a"]
+    assert prompts(0.6) == ["fox a", "a", "a", ""]
+    assert window_prompts([], masks[:0], Size(4, 8), regions, Size(1, 1), 0.3) == [""] * 4
+
+
+def test_exchanged_cells_stay_at_their_place_and_come_back():
+    views = [torch.arange(24.0).reshape(1, 2, 3, 4) + 100 * k for k in range(4)]
+    mixed, order = exchanged(views, torch.Generator().manual_seed(0))
+    together = torch.cat(mixed)
+    assert torch.equal(together.sort(0).values, torch.cat(views))  # a permutation at every place
+    assert len({tuple(order[:, c, y, x].tolist()) for c in range(2) for y in range(3) for x in range(4)}) > 5
+    for before, after in zip(views, returned(mixed, order), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_words_know_their_tokens(sdxl, tmp_path):
+    """CLIP has a mark in front of the text, T5 has none; the small tokenizers read letters."""
+    assert adapt(sdxl).word_tokens("a  red fox") == [
+        ("a", slice(1, 2)),
+        ("red", slice(2, 5)),
+        ("fox", slice(5, 8)),
+    ]
+    pixart = adapt(cupscale.load(str(make_pixart(tmp_path)), device="cpu"))
+    first, second = pixart.word_tokens("ab c")
+    ids = pixart.pipe.tokenizer("ab c").input_ids
+    assert first == ("ab", slice(0, 3)) and second == (
+        "c",
+        slice(3, len(ids) - 1),
+    )  # a mark of its own before each word
+    assert len(pixart.pipe.tokenizer("ab").input_ids) == 4
+
+
+def test_each_window_is_denoised_under_its_own_prompt(sdxl, monkeypatch):
+    """The fox lies left, the snow right: windows at the left edge are asked for the one, at the right for the other."""
+    backbone = adapt(sdxl)
+    masks = torch.zeros(2, 4, 8, dtype=torch.bool)
+    masks[0, :, :4] = masks[1, :, 4:] = True
+    monkeypatch.setattr("cupscale.peers.accdiffusion.opened", lambda maps: masks)
+    calls = []
+    plain = type(backbone).call
+
+    def call(self, call, composer):
+        calls.append((call.regions[0], call.texts[-1].embeds))
+        return plain(self, call, composer)
+
+    monkeypatch.setattr(type(backbone), "call", call)
+    peer = replace(PEERS["accdiffusion"], steps=2, share=0.6)
+    peer.upscale(task(sdxl, prompt="fox snow"))
+    texts = {text: backbone.encode_texts([text])[0].embeds for text in ("fox snow", "fox", "snow", "")}
+    asked = {
+        (region.x, name)
+        for region, embeds in calls[2:]
+        for name, known in texts.items()
+        if torch.equal(embeds, known)
+    }
+    assert {(x < 6, name) for x, name in asked if x > 0 and name in ("fox", "snow")} == {
+        (True, "fox"),
+        (False, "snow"),
+    }
+    assert (0, "fox snow") in asked  # the dilated views show everything
+    assert any(name == "" for x, name in asked)  # the middle window is half the one and half the other
+
+
+def test_accdiffusion_refuses_a_network_without_maps(tmp_path):
+    pipe = cupscale.load(str(make_sd3(tmp_path)), device="cpu")
+    with pytest.raises(
+        CupscaleError, match="AccDiffusion reads the maps of cross-attention, which SD3Transformer2DModel"
+    ):
+        peers.get("accdiffusion").run(task(pipe))
