@@ -12,6 +12,8 @@ from cupscale.errors import CupscaleError
 from cupscale.peers.accdiffusion import AccDiffusion
 from cupscale.peers.base import Peer, Run, Task
 from cupscale.peers.demofusion import DemoFusion
+from cupscale.peers.diffusehigh import DiffuseHigh
+from cupscale.peers.frecas import FreCaS
 from cupscale.peers.img2img import Img2Img
 from cupscale.peers.multidiffusion import MultiDiffusion
 from cupscale.peers.plain import Lanczos, RealESRGAN, RealSR
@@ -32,6 +34,8 @@ PEERS: dict[str, Peer] = {
         SpotDiffusion(),
         DemoFusion(),
         AccDiffusion(),
+        DiffuseHigh(),
+        FreCaS(),
     )
 }
 

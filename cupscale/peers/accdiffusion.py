@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cupscale import images
 from cupscale.backbones import GuidedDenoiser
-from cupscale.backbones.maps import Maps, check_maps, recorded
+from cupscale.backbones.maps import MapKeeper, Maps, check_maps, kept
 from cupscale.method.attention import token_grid
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import draw_noise
@@ -132,10 +132,11 @@ class AccDiffusion(DemoFusion):
         noise = draw_noise(z.shape, settings.seed, 1).to(z.device)
         total: Any = 0.0
         with work.backbone.denoiser(settings, (), work.canvas, cells) as denoiser:
-            with recorded(work.backbone.network) as maps:
+            keeper = MapKeeper()
+            with kept(work.backbone.network, keeper):
                 for i, t in enumerate(schedule.timesteps):
                     denoiser.capture(schedule.model_input(schedule.noised(z, noise, i), i), t)
-                    total = total + coarsest(maps, cells).cpu()
+                    total = total + coarsest(keeper.maps, cells).cpu()
                     yield work.advanced(1)
         tokens = work.backbone.word_tokens(settings.prompt)
         return torch.stack([total[places].mean(0) for _, places in tokens]) if tokens else total[:0]

@@ -16,7 +16,7 @@ from cupscale import images
 from cupscale.backbones import Backbone, GuidedDenoiser, Tiles
 from cupscale.backbones.texts import readable
 from cupscale.errors import CupscaleError
-from cupscale.images.tensors import padded
+from cupscale.images.tensors import carried_on
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import generator
 from cupscale.planning import Geometry, Plan, make_plan
@@ -190,15 +190,22 @@ class Work:
         return cells_of(size_px, self.geometry)
 
     def encode(self, image: Image.Image) -> Tensor:
-        """(1, C, H, W) on the picture's canvas, its last row and column carried on."""
-        return self.backbone.encode(
-            padded(image, self.cells(image.size), self.geometry.cell), self.task.tiles
-        )
+        """(1, C, H, W) on the picture's canvas."""
+        return self.encode_pixels(images.to_tensor(image), self.cells(image.size))
+
+    def encode_pixels(self, pixels: Tensor, cells: Size) -> Tensor:
+        """(1, 3, h, w) to (1, C, *cells), the picture in the top left, its last row and column carried on."""
+        cell = self.geometry.cell
+        return self.backbone.encode(carried_on(pixels, cells.h * cell, cells.w * cell), self.task.tiles)
 
     def decode(self, latents: Tensor, size_px: tuple[int, int]) -> Image.Image:
         """The picture of (width, height) pixels in the top left of a canvas."""
+        return images.to_image(self.decode_pixels(latents, size_px))
+
+    def decode_pixels(self, latents: Tensor, size_px: tuple[int, int]) -> Tensor:
+        """(1, 3, height, width) on the CPU."""
         width, height = size_px
-        return images.to_image(self.backbone.decode(latents, self.task.tiles)[0, :, :height, :width])
+        return self.backbone.decode(latents, self.task.tiles)[..., :height, :width]
 
     def predict(
         self, denoiser: GuidedDenoiser, t: Tensor, latents: Sequence[Tensor], regions: Sequence[Region]

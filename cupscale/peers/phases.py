@@ -44,6 +44,19 @@ def phases(size: tuple[int, int], output: tuple[int, int], native: int) -> tuple
     return scaled(first), [*(scaled(k) for k in range(first + 1, last)), Phase(last, output)]
 
 
+def stages(
+    size: tuple[int, int], output: tuple[int, int], native: int
+) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """The size to begin with, as in `phases`, and those to go through: the output, and half of it first where that is larger.
+
+    So FreCaS and HiFlow go from 1024 px to 2048, and to 4096 by way of 2048.
+    """
+    start = phases(size, output, native)[0].size
+    if max(output) <= 2 * max(start):
+        return start, [output]
+    return start, [(-(-output[0] // 2), -(-output[1] // 2)), output]
+
+
 def enlarged(z: Tensor, size: tuple[int, int], target: tuple[int, int], cells: Size) -> Tensor:
     """A bicubic enlargement of latents, which stay in step with the pixels where canvases are padded.
 

@@ -12,7 +12,7 @@ from PIL import Image
 import cupscale
 from cupscale import peers
 from cupscale.backbones import adapt
-from cupscale.backbones.maps import recorded
+from cupscale.backbones.maps import MapKeeper, kept
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
 from cupscale.models import SDXL_GEOMETRY
@@ -20,6 +20,7 @@ from cupscale.peers import PEERS, Task
 from cupscale.peers.accdiffusion import coarsest, exchanged, opened, returned, window_prompts
 from cupscale.peers.base import Mean
 from cupscale.peers.demofusion import blurred, cosine, jittered, merge, split
+from cupscale.peers.frecas import Cascade
 from cupscale.peers.phases import Phase, enlarged, phases
 from cupscale.peers.spotdiffusion import spots
 from cupscale.peers.ultimate import inside_cells, squared, tile_boxes
@@ -88,6 +89,14 @@ SMALL = {
     "demofusion": (replace(PEERS["demofusion"], steps=2), 40, 312),
     # A pass for the maps at each step besides.
     "accdiffusion": (replace(PEERS["accdiffusion"], steps=2), 42, 314),
+    # 3 steps in one phase and in three, twice.
+    "diffusehigh": (replace(PEERS["diffusehigh"], steps=6, last_steps=3, wavelet_steps=2), 6, 18),
+    # A pass for the maps, and 3 steps, or 2 and 4, all twice.
+    "frecas": (
+        replace(PEERS["frecas"], one=Cascade((200,), (3,), 1.5), two=Cascade((400, 200), (2, 4), 2.0)),
+        8,
+        14,
+    ),
 }
 
 # By hand, with the authors' options: SDXL, a picture of 1024 x 1024 px.
@@ -101,6 +110,8 @@ WHOLE = {
     "spotdiffusion": (2 * 4 * 23, 2 * 16 * 23),
     "demofusion": (2 * 13 * 50, 2 * (13 + 34 + 65) * 50),
     "accdiffusion": (50 + 2 * 13 * 50, 50 + 2 * (13 + 34 + 65) * 50),
+    "diffusehigh": (2 * 15, 2 * 3 * 15),
+    "frecas": (2 * (1 + 10), 2 * (1 + 5 + 15)),
 }
 
 
@@ -436,10 +447,12 @@ def test_recorded_maps_are_the_softmax_and_change_nothing(sdxl):
     whole = [Region(0, 0, 8, 12)]
     with backbone.denoiser(settings, (), Size(8, 12), Size(8, 12)) as denoiser:
         plain = denoiser.predict(latents, torch.tensor(500.0), whole, [0])
-        with recorded(backbone.network) as maps:
+        keeper = MapKeeper()
+        with kept(backbone.network, keeper):
             slow = denoiser.predict(latents, torch.tensor(500.0), whole, [0])
             denoiser.capture(latents, torch.tensor(500.0))
     handle.remove()
+    maps = keeper.maps
     assert torch.allclose(plain, slow, atol=1e-5)
     assert len(maps) == 4 and maps[layer].shape == (1, 24, 77)
     with torch.no_grad():
