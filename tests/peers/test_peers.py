@@ -12,7 +12,7 @@ from PIL import Image
 import cupscale
 from cupscale import peers
 from cupscale.backbones import adapt
-from cupscale.backbones.maps import MapKeeper, kept
+from cupscale.backbones.maps import MapKeeper, fused, kept
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
 from cupscale.models import SDXL_GEOMETRY
@@ -20,8 +20,10 @@ from cupscale.peers import PEERS, Task
 from cupscale.peers.accdiffusion import coarsest, exchanged, opened, returned, window_prompts
 from cupscale.peers.base import Mean
 from cupscale.peers.demofusion import blurred, cosine, jittered, merge, split
-from cupscale.peers.frecas import Cascade
-from cupscale.peers.phases import Phase, enlarged, phases
+from cupscale.peers.diffusehigh import DB4, approximation, sharpened, with_approximation
+from cupscale.peers.frecas import Cascade, Leg, guided_by_band
+from cupscale.peers.levels import Levels
+from cupscale.peers.phases import Phase, enlarged, phases, stages
 from cupscale.peers.spotdiffusion import spots
 from cupscale.peers.ultimate import inside_cells, squared, tile_boxes
 from cupscale.peers.windows import Views, strided
@@ -575,3 +577,195 @@ def test_accdiffusion_refuses_a_network_without_maps(tmp_path):
         CupscaleError, match="AccDiffusion reads the maps of cross-attention, which SD3Transformer2DModel"
     ):
         peers.get("accdiffusion").run(task(pipe))
+
+
+# DiffuseHigh
+
+
+def transforms(length):
+    """A wavelet transform of `length` values as four matrices: to the low and the high band, and back from them."""
+    low = np.array(DB4)
+    high = np.array([(-1) ** j * low[7 - j] for j in range(8)])
+    count = (length + 7) // 2
+    to, back = np.zeros((2, count, length)), np.zeros((2, length, count))
+    for band, taps in enumerate((low, high)):
+        for k in range(count):
+            for j in range(8):
+                place = 2 * k - 6 + j
+                mirrored = -1 - place if place < 0 else 2 * length - 1 - place if place >= length else place
+                to[band, k, mirrored] += taps[j]
+                if 0 <= place < length:
+                    back[band, place, k] += taps[j]
+    return to, back
+
+
+@pytest.mark.parametrize("height, width", [(11, 14), (24, 9)])
+def test_the_ll_band_is_replaced_and_the_others_stay(height, width):
+    """All four bands made by matrices, one of them exchanged, and taken back together."""
+    random = torch.Generator().manual_seed(1)
+    x, other = (torch.randn(1, 2, height, width, generator=random, dtype=torch.float64) for _ in range(2))
+    (rows, back_rows), (columns, back_columns) = transforms(height), transforms(width)
+    expected = np.zeros((2, height, width))
+    for c in range(2):
+        assert np.allclose(approximation(x)[0, c], rows[0] @ x[0, c].numpy() @ columns[0].T)
+        for down in range(2):
+            for across in range(2):
+                source = other if (down, across) == (0, 0) else x
+                band = rows[down] @ source[0, c].numpy() @ columns[across].T
+                expected[c] += back_rows[down] @ band @ back_columns[across].T
+    assert np.allclose(with_approximation(x, approximation(other))[0], expected)
+    assert torch.allclose(with_approximation(x, approximation(x)), x)
+
+
+def test_sharpening_is_unsharp_masking_over_mirrored_edges():
+    x = torch.randn(1, 3, 4, 6, generator=torch.Generator().manual_seed(3))
+    side = np.exp(-0.5 / 0.8**2)
+    weights = np.array([side, 1, side]) / (1 + 2 * side)
+    soft = np.zeros((4, 6))
+    for i in range(4):
+        for j in range(6):
+            for di in (-1, 0, 1):
+                for dj in (-1, 0, 1):
+                    y = 3 - abs(3 - abs(i + di))
+                    across = 5 - abs(5 - abs(j + dj))
+                    soft[i, j] += weights[di + 1] * weights[dj + 1] * x[0, 1, y, across].item()
+    expected = 1.5 * x[0, 1].numpy() - 0.5 * soft
+    assert np.allclose(sharpened(x, 0.8, 0.5)[0, 1].numpy(), expected, atol=1e-5)
+
+
+def test_diffusehigh_holds_the_band_in_the_first_steps_of_the_last(sdxl, monkeypatch):
+    """With a network that finds nothing, the first estimates have the enlarged picture's band, the last ones do not."""
+    backbone = adapt(sdxl)
+    peer = replace(PEERS["diffusehigh"], steps=8, last_steps=3, wavelet_steps=2, guidance=1.0)
+    seen, times, held = [], [], []
+
+    def call(self, call, composer):
+        times.append(call.t.item())
+        return torch.zeros_like(call.latents)
+
+    def watched(pixels, low):
+        held.append(low)
+        seen.append(with_approximation(pixels, low))
+        return seen[-1]
+
+    monkeypatch.setattr(type(backbone), "call", call)
+    monkeypatch.setattr("cupscale.peers.diffusehigh.with_approximation", watched)
+    peer.upscale(task(sdxl, scale=4))
+    every = backbone.schedule(Settings.build(steps=8, strength=1.0)).timesteps.tolist()
+    assert times == every[-3:] * 3 and len(seen) == 6
+    assert [pixels.shape[-2:] for pixels in seen[::2]] == [(80, 128), (120, 192), (160, 256)]
+    for pixels, low in zip(seen, held, strict=True):
+        inner = (..., slice(5, -5), slice(5, -5))  # mirrored edges are not orthogonal
+        assert torch.allclose(approximation(pixels)[inner], low[inner], atol=1e-3)
+
+
+# FreCaS
+
+
+def test_stages_go_through_the_half():
+    assert stages((1024, 640), (2048, 1280), 1024) == ((1024, 640), [(2048, 1280)])
+    assert stages((1024, 640), (4096, 2560), 1024) == ((1024, 640), [(2048, 1280), (4096, 2560)])
+    assert stages((1000, 500), (3001, 1501), 1024) == ((1024, 512), [(1501, 751), (3001, 1501)])
+
+
+def test_what_a_stage_is_new_to_is_guided_more():
+    """A plane that half the cells hold, and a checkerboard that they cannot: 1 + 7.5 x 2 + 25 x 3 (-1)^(y + x)."""
+    y, x = torch.meshgrid(torch.arange(4), torch.arange(8), indexing="ij")
+    checks = (1 - 2 * ((y + x) % 2)).float()
+    conditional = (1 + 2 + 3 * checks)[None, None]
+    found = guided_by_band(torch.ones(1, 1, 4, 8), conditional, Size(2, 4), 7.5, 25.0)
+    assert torch.allclose(found[0, 0], 1 + 7.5 * 2 + 25 * 3 * checks)
+
+
+@pytest.fixture
+def leading(sdxl, monkeypatch):
+    """The small checkpoint with the timesteps of the real one: every second from 999 to 1."""
+    config = dict(sdxl.scheduler.config) | {"timestep_spacing": "leading"}
+    monkeypatch.setattr(sdxl, "scheduler", type(sdxl.scheduler).from_config(config))
+    return sdxl
+
+
+def test_levels_step_as_ddim_does(leading):
+    backbone = adapt(leading)
+    levels = Levels(backbone, Settings.build(), Size(16, 16))
+    assert levels.timesteps[0] == 999 and levels.timesteps[-1] == 1
+    assert [levels.timesteps[levels.nearest(t)] for t in (249, 400.4, 2000)] == [249, 401, 999]
+    random = torch.Generator().manual_seed(0)
+    sample, output = torch.randn(2, 1, 4, 6, 5, generator=random)
+    for i in (0, 250, 400):
+        expected = levels.schedule.step(output, sample, i)
+        assert torch.allclose(levels.step(output, sample, i, i + 1), expected, atol=1e-4)
+        assert torch.allclose(levels.noise(output, sample, i), output, atol=1e-3)  # it predicts the noise
+
+
+@pytest.mark.parametrize("end, gamma", [(200, 1.5), (400, 2.0)])
+def test_a_stage_begins_where_the_ratio_of_signal_to_noise_is_lower(leading, end, gamma):
+    """abar' / (1 - abar') = (1 / 2)^gamma abar / (1 - abar), looked up among the checkpoint's own."""
+    given = task(leading)
+    work = peers.base.Work(given, peers.base.layout(NATIVE, 2.0, given.backbone.geometry), 0)
+    levels = Levels(given.backbone, Settings.build(), Size(16, 16))
+    leg = Leg(work, Settings.build(), (64, 40), (128, 80), Cascade((end,), (5,), gamma), 0, True)
+    found = [levels.timesteps[i] for i in leg.places(levels)]
+    abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    wanted = 0.5**gamma * abar[end] / (1 - abar[end])
+    first = int(np.argmin(np.abs(np.log(abar / (1 - abar)) - np.log(wanted))))
+    assert abs(found[0] - first) <= 2 and found[-1] == 1
+    assert np.allclose(np.diff(found), -(found[0] - 1) / 4, atol=2)
+    assert leg.known(Size(20, 32)) == Size(10, 16)
+
+
+def test_fused_maps_are_the_mean_of_the_grids():
+    """Two layers of 2 x 3 places count as one grid beside a layer of 4 x 6."""
+    coarse = [torch.full((1, 6, 2), value) for value in (1.0, 3.0)]
+    fine = torch.arange(48.0).reshape(1, 24, 2)
+    found = fused({"a": coarse[0], "b": fine, "c": coarse[1]}, Size(8, 12))
+    assert found.shape == (1, 2, 4, 6)
+    assert torch.allclose(found[0, 1], (fine[0, :, 1].reshape(4, 6) + 2) / 2)
+
+
+def test_shared_maps_read_the_values_too(sdxl):
+    """0.6 M V beside 0.4 of the layer's own, M resized over the picture's two sides."""
+    attn = adapt(sdxl).network.get_submodule("down_blocks.1.attentions.0.transformer_blocks.0.attn2")
+    random = torch.Generator().manual_seed(4)
+    hidden, text = torch.randn(2, 6, 32, generator=random), torch.randn(2, 5, 32, generator=random)
+    shared = torch.rand(2, 5, 4, 6, generator=random)
+    keeper = MapKeeper(keep=False, shared=shared, weight=0.6, cells=Size(4, 6))  # 2 x 3 places
+    with torch.no_grad(), kept(adapt(sdxl).network, keeper):
+        found = attn(hidden, encoder_hidden_states=text)
+        keeper.shared = None
+        plain = attn(hidden, encoder_hidden_states=text)
+    with torch.no_grad():
+        maps = (
+            shared.reshape(2, 5, 2, 2, 3, 2).mean((3, 5)).flatten(2).transpose(1, 2)
+        )  # bilinear, to the half
+        read = attn.to_out[0](maps @ attn.to_v(text))
+    assert torch.allclose(found, 0.4 * plain + 0.6 * read, atol=1e-5)
+    assert keeper.maps == {}
+
+
+def test_frecas_keeps_maps_at_the_end_of_a_stage_and_uses_them_in_the_next(sdxl, monkeypatch):
+    weights = []
+    plain = MapKeeper.__setattr__
+
+    def watched(self, name, value):
+        if name == "shared" and value is not None:
+            weights.append(tuple(value.shape))
+        plain(self, name, value)
+
+    monkeypatch.setattr(MapKeeper, "__setattr__", watched)
+    SMALL["frecas"][0].upscale(task(sdxl, scale=4))
+    # Both halves, 77 tokens; the attention of this network is at half of the cells: 64 x 40 px, then 128 x 80 px.
+    assert weights == [(2, 77, 5, 8), (2, 77, 10, 16)]
+
+
+def test_frecas_needs_maps_unless_it_does_without(tmp_path):
+    pipe = cupscale.load(str(make_sd3(tmp_path)), device="cpu")
+    small = task(pipe, size=(40, 24), scale=2)
+    with pytest.raises(CupscaleError, match="FreCaS reads the maps"):
+        peers.get("frecas").run(small)
+    peer = replace(SMALL["frecas"][0], maps=0.0)
+    with counted(pipe) as calls:
+        assert peer.upscale(small).size == (80, 48)
+    assert sum(calls) == 6
+    with pytest.raises(CupscaleError, match=r"256 x 256 px, and this one has positions for 192 px a side"):
+        peer.run(task(pipe, size=(64, 64), scale=4))
