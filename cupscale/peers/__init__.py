@@ -14,8 +14,10 @@ from cupscale.peers.base import Peer, Run, Task
 from cupscale.peers.demofusion import DemoFusion
 from cupscale.peers.diffusehigh import DiffuseHigh
 from cupscale.peers.frecas import FreCaS
+from cupscale.peers.hiflow import HiFlow
 from cupscale.peers.img2img import Img2Img
 from cupscale.peers.multidiffusion import MultiDiffusion
+from cupscale.peers.pixelrush import PixelRush
 from cupscale.peers.plain import Lanczos, RealESRGAN, RealSR
 from cupscale.peers.spotdiffusion import SpotDiffusion
 from cupscale.peers.ultimate import UltimateUpscale
@@ -36,6 +38,8 @@ PEERS: dict[str, Peer] = {
         AccDiffusion(),
         DiffuseHigh(),
         FreCaS(),
+        HiFlow(),
+        PixelRush(),
     )
 }
 

@@ -15,6 +15,7 @@ from cupscale.backbones import adapt
 from cupscale.backbones.maps import MapKeeper, fused, kept
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
+from cupscale.method.structure import GlobalStructure
 from cupscale.models import SDXL_GEOMETRY
 from cupscale.peers import PEERS, Task
 from cupscale.peers.accdiffusion import coarsest, exchanged, opened, returned, window_prompts
@@ -22,8 +23,10 @@ from cupscale.peers.base import Mean
 from cupscale.peers.demofusion import blurred, cosine, jittered, merge, split
 from cupscale.peers.diffusehigh import DB4, approximation, sharpened, with_approximation
 from cupscale.peers.frecas import Cascade, Leg, guided_by_band
+from cupscale.peers.hiflow import Flow, Stage
 from cupscale.peers.levels import Levels
 from cupscale.peers.phases import Phase, enlarged, phases, stages
+from cupscale.peers.pixelrush import feathered, gaussian_window
 from cupscale.peers.spotdiffusion import spots
 from cupscale.peers.ultimate import inside_cells, squared, tile_boxes
 from cupscale.peers.windows import Views, strided
@@ -99,6 +102,8 @@ SMALL = {
         8,
         14,
     ),
+    # 3 x 2 and 7 x 4 windows, each inverted and brought back, without guidance.
+    "pixelrush": (PEERS["pixelrush"], 12, 56),
 }
 
 # By hand, with the authors' options: SDXL, a picture of 1024 x 1024 px.
@@ -114,6 +119,8 @@ WHOLE = {
     "accdiffusion": (50 + 2 * 13 * 50, 50 + 2 * (13 + 34 + 65) * 50),
     "diffusehigh": (2 * 15, 2 * 3 * 15),
     "frecas": (2 * (1 + 10), 2 * (1 + 5 + 15)),
+    "hiflow": (2 * 16, 2 * (16 + 10)),
+    "pixelrush": (2 * 9, 2 * 49),
 }
 
 
@@ -137,7 +144,7 @@ def test_the_authors_options_cost_what_the_papers_say():
             assert PEERS[name].samples((1024, 1024), scale, SDXL_GEOMETRY) == samples, (name, scale)
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if name not in SMALL])
+@pytest.mark.parametrize("name", ["lanczos", "realesrgan", "realsr"])
 def test_the_plain_ones_ask_no_network(sdxl, name):
     with counted(sdxl) as calls:
         image = PEERS[name].upscale(task(sdxl, size=(25, 17), scale=2.5))
@@ -769,3 +776,127 @@ def test_frecas_needs_maps_unless_it_does_without(tmp_path):
     assert sum(calls) == 6
     with pytest.raises(CupscaleError, match=r"256 x 256 px, and this one has positions for 192 px a side"):
         peer.run(task(pipe, size=(64, 64), scale=4))
+
+
+# HiFlow
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory):
+    """Its table of positions reaches 64 x 64 cells, which is 256 px."""
+    return cupscale.load(str(make_sd3(tmp_path_factory.mktemp("sd3"), pos_embed_max_size=32)), device="cpu")
+
+
+HIFLOW = replace(PEERS["hiflow"], steps=6, first=Stage(3, 1.0, 0.5, 4.5), second=Stage(2, 0.25, 0.5, 1.0))
+
+
+def test_hiflow_takes_as_many_samples_as_counted_by_hand_and_leaves_nothing_behind(sd3):
+    """3 steps twice at 2x, and 2 more without guidance at 4x."""
+    before = state(sd3)
+    for scale, expected in ((2.0, 6), (4.0, 8)):
+        assert HIFLOW.samples(NATIVE, scale, adapt(sd3).geometry) == expected
+        with counted(sd3) as calls:
+            progress = list(HIFLOW.run(task(sd3, scale=scale)))
+        assert sum(calls) == expected and progress[-1] == (expected, expected)
+    odd = task(sd3, size=(51, 37), scale=2.5)
+    images = [HIFLOW.upscale(odd) for _ in range(2)]
+    assert images[0].size == (128, 92) and images[0].tobytes() == images[1].tobytes()
+    steps = HIFLOW.run(odd)
+    next(steps)
+    steps.close()
+    assert state(sd3) == before
+
+
+def test_hiflow_refuses_diffusion_in_one_line(sdxl):
+    with pytest.raises(
+        CupscaleError, match=r"^HiFlow aligns flows, .*choose sd3 or z-image, or another peer$"
+    ):
+        peers.get("hiflow").run(task(sdxl))
+
+
+def test_the_flow_is_aligned_in_direction_and_acceleration(sd3):
+    """Two steps of the two formulas, written out over the filter that `tests/method` knows."""
+    stage = Stage(4, 0.8, 0.5, 1.0)
+    schedule = adapt(sd3).schedule(Settings.build(steps=4, strength=1.0))
+    random = torch.Generator().manual_seed(6)
+    outputs, states, references = torch.randn(3, 2, 1, 4, 12, 10, generator=random)
+    flow = Flow(schedule, stage, 0.3, 1)
+    found = [flow.aligned(outputs[i], states[i], references[i], i) for i in range(2)]
+    noise = [schedule.noised(torch.zeros(1), torch.ones(1), i).item() for i in range(2)]
+    velocities = []
+    for i, alpha in ((0, 0.8), (1, 0.6)):
+        x0 = states[i] - noise[i] * outputs[i]
+        low = GlobalStructure(references[i], 0.3)
+        x0 = x0 + alpha * (low.lowpass(references[i]) - low.lowpass(x0))
+        velocities.append((states[i] - x0) / noise[i])
+    assert torch.allclose(found[0], velocities[0], atol=1e-4)
+    toward = [(states[i] - references[i]) / noise[i] for i in range(2)]
+    beta = 0.5 * 3 / 4
+    expected = velocities[1] + beta * (velocities[0] + toward[1] - toward[0] - velocities[1])
+    assert torch.allclose(found[1], expected, atol=1e-4)
+
+
+def test_hiflows_second_stage_refers_to_the_first_ones_estimates(sd3, monkeypatch):
+    """At the same steps of the schedule: the last two of the first stage's three."""
+    seen = []
+    plain = Flow.aligned
+
+    def aligned(self, output, z, reference, i):
+        seen.append((self._schedule.to_x0(output, z, i), reference))
+        return plain(self, output, z, reference, i)
+
+    monkeypatch.setattr(Flow, "aligned", aligned)
+    HIFLOW.upscale(task(sd3, scale=4))
+    assert torch.equal(seen[0][1], seen[2][1])  # the input's latent, at every step
+    for first, second in ((1, 3), (2, 4)):
+        estimate = enlarged(seen[first][0], (128, 80), (256, 160), Size(40, 64))
+        assert torch.equal(seen[second][1], estimate)
+
+
+# PixelRush
+
+
+def test_the_feather_is_a_gaussian_about_the_middle():
+    """A sixth of 6 rows is 1 cell, of 3 columns half a cell."""
+    weight = gaussian_window(Size(6, 3), 1 / 6)
+    for i in range(6):
+        for j in range(3):
+            expected = np.exp(-((i - 2.5) ** 2) / 2) * np.exp(-(((j - 1) / 0.5) ** 2) / 2)
+            assert weight[i, j].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_feathered_windows_are_a_weighted_mean():
+    """Two windows of 4 rows that share 2: cell (2, 1) lies half a cell behind the one's middle and 1.5 before the other's."""
+    regions = [Region(0, 0, 4, 3), Region(2, 0, 4, 3)]
+    windows = [torch.full((1, 2, 4, 3), 1.0), torch.full((1, 2, 4, 3), 5.0)]
+    found = feathered(Size(6, 3), regions, windows, 0.25)  # a deviation of one row
+    near, far = np.exp(-(0.5**2) / 2), np.exp(-(1.5**2) / 2)
+    expected = [1, 1, (near + 5 * far) / (near + far), (far + 5 * near) / (near + far), 5, 5]
+    assert np.allclose(found[0, 1, :, 1].numpy(), expected, atol=1e-5)
+
+
+def test_pixelrush_inverts_injects_and_takes_one_step(leading, monkeypatch):
+    """Over a network that finds the noise 0.3 x + 0.1, against the formulas, cell by cell."""
+    backbone = adapt(leading)
+    times, latents = [], []
+
+    def call(self, call, composer):
+        times.append(call.t.item())
+        return 0.3 * call.latents + 0.1
+
+    decode = type(backbone).decode
+    monkeypatch.setattr(type(backbone), "call", call)
+    monkeypatch.setattr(
+        type(backbone), "decode", lambda self, z, tiles: latents.append(z) or decode(self, z, tiles)
+    )
+    given = task(leading, size=(64, 40), scale=2)
+    peer = replace(PEERS["pixelrush"], injection=0.6)
+    peer.upscale(given)
+    assert set(times) == {249.0} and len(times) == 12
+    first = peers.base.Work(given, peers.base.layout(NATIVE, 2.0, backbone.geometry), 0).encode(given.image)
+    z = torch.nn.functional.interpolate(first, scale_factor=2.0, mode="bicubic")
+    fresh = torch.randn(z.shape, generator=torch.Generator().manual_seed(3))
+    abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[249]
+    a, s = abar**0.5, (1 - abar) ** 0.5
+    x = a * z + s * (0.8 * (0.3 * z + 0.1) + 0.6 * fresh)
+    assert torch.allclose(latents[0], (x - s * (0.3 * x + 0.1)) / a, atol=1e-4)  # alike in every window
