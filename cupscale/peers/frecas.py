@@ -14,6 +14,7 @@ from torch import Tensor
 from cupscale import images
 from cupscale.backbones import GuidedDenoiser
 from cupscale.backbones.maps import MapKeeper, check_maps, fused, kept
+from cupscale.errors import CupscaleError
 from cupscale.images.tensors import to_tensor
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import draw_noise
@@ -90,6 +91,10 @@ class FreCaS(Diffusion):
         return self.one if count == 1 else self.two
 
     def check(self, task: Task, plan: Plan) -> None:
+        if self.guidance <= 1:
+            raise CupscaleError(
+                f"{self.title} guides two bands apart: choose a guidance above 1, not {self.guidance:g}"
+            )
         check_whole_canvas(self.title, task, plan.canvas)
         if self.maps > 0:
             check_maps(self.title, task.backbone.network)

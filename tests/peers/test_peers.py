@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_pixart, make_sd3, make_sdxl
+from checkpoints import FAMILIES, make_pixart, make_sd3, make_sdxl
 from PIL import Image
 
 import cupscale
@@ -186,6 +186,33 @@ def test_an_unknown_name_and_an_output_too_large_are_refused(sdxl):
     for name in ("lanczos", "img2img"):
         with pytest.raises(CupscaleError, match="the limit is 16384 px"):
             peers.get(name).run(task(sdxl, size=(2000, 20), scale=9))
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_family_runs_what_works_in_windows(load, name):
+    """And AccDiffusion where there are maps to read."""
+    pipe = load(name)
+    chosen = ["ultimate", "multidiffusion", "spotdiffusion", "demofusion", "pixelrush"]
+    if name not in ("sd3", "z-image"):
+        chosen.append("accdiffusion")
+    before = state(pipe)
+    for key in chosen:
+        peer = SMALL[key][0]
+        given = task(pipe, size=(33, 50), scale=1.5)
+        with counted(pipe) as calls:
+            image = peer.upscale(given)
+        assert image.size == (50, 75) and np.asarray(image).std() > 0
+        assert sum(calls) == peer.samples((33, 50), 1.5, given.backbone.geometry), key
+    assert state(pipe) == before
+
+
+def test_the_bundled_model_runs_them_at_its_own_native_size():
+    """Windows of 256 px: two and four views of 320 x 200 px, in one step, twice, and a pass for the maps."""
+    pipe = cupscale.load("tiny", device="cpu")
+    peer = replace(PEERS["accdiffusion"], steps=1)
+    with counted(pipe) as calls:
+        image = peer.upscale(task(pipe, size=(160, 100), scale=2))
+    assert image.size == (320, 200) and sum(calls) == 13
 
 
 # Windows
@@ -774,6 +801,8 @@ def test_frecas_needs_maps_unless_it_does_without(tmp_path):
     with counted(pipe) as calls:
         assert peer.upscale(small).size == (80, 48)
     assert sum(calls) == 6
+    with pytest.raises(CupscaleError, match=r"choose a guidance above 1, not 0.5"):
+        replace(peer, guidance=0.5).run(small)
     with pytest.raises(CupscaleError, match=r"256 x 256 px, and this one has positions for 192 px a side"):
         peer.run(task(pipe, size=(64, 64), scale=4))
 
