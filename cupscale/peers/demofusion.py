@@ -81,9 +81,9 @@ class DemoFusion(Diffusion):
     """Phases k = 2 .. K from native size upwards; in each, all steps, from pure noise, of local windows and dilated views.
 
     The paper, with c = `cosine` of the step's t: the last phase's latents, bicubically enlarged, are noised to every t with
-    one noise, and the state is mixed with that, by c^3 (skip residual). Local windows, half a window apart and moved by
-    up to an eighth of their overlap's double, are averaged uniformly (MultiDiffusion). The global branch denoises the k x k
-    sub-grids of a Gaussian-blurred state (sigma 0.8 times a factor that falls with c); the two are mixed by 1 - c and c.
+    one noise, and the state is mixed with that, by c^3 (skip residual). Local windows, half a window apart and each moved at
+    random by up to a quarter of that, are averaged uniformly (MultiDiffusion). The global branch denoises the k x k sub-grids
+    of a Gaussian-blurred state (sigma 0.8 times a factor that falls with c); the two are mixed by 1 - c and c.
     From the authors' program: the margin of zeros around the moved windows, which count their micro-conditioning from its
     corner; the blur's size; and the end of a phase, which is brought to the mean and deviation of the first latent.
 

@@ -61,8 +61,8 @@ class FreCaS(Diffusion):
     is decoded, enlarged (to the nearest pixel), encoded, and noised to where the ratio of signal to noise is gamma octaves
     lower for each octave of size. Guidance is 7.5 for the band that the stage before could hold, 25 for the rest
     (FA-CFG). Cross-attention reads its values by the maps of the end of the stage before too, with weight 0.6.
-    From the authors' program: the stages' ends and steps, for 2048 px (40 and 10 steps) and for 4096 px (30, 5 and 15), the
-    inner order of bands and maps. Its commands name 35 where its read-me names 25.
+    From the authors' program: the stages' ends and steps, for 2048 px (40 and 10 steps) and for 4096 px (30, 5 and 15), and
+    how the bands and the maps are made. Its commands guide the new band by 35, where its read-me has 25.
 
     Ours: the input stands for the picture that the first stage's 40 or 30 steps would draw, and one guided pass over it, noised
     to that stage's end, gives the maps. Maps are resized over the two sides of the picture; the program resizes them

@@ -1,7 +1,7 @@
 """Other people's methods: each one's count of network samples, its size, its bytes, its hooks, and its formulas."""
 
 import contextlib
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
 from cupscale.method.structure import GlobalStructure
 from cupscale.models import SDXL_GEOMETRY
-from cupscale.peers import PEERS, Task
+from cupscale.peers import PEERS, Task, demofusion
 from cupscale.peers.accdiffusion import coarsest, exchanged, opened, returned, window_prompts
 from cupscale.peers.base import Mean
 from cupscale.peers.demofusion import blurred, cosine, jittered, merge, split
@@ -135,6 +135,26 @@ def test_the_networks_samples_are_those_counted_by_hand(sdxl, name):
         assert sum(calls) == expected
         assert progress[-1] == (expected, expected)
         assert [done for done, _ in progress] == sorted({done for done, _ in progress})
+
+
+OPTIONS = {
+    "img2img": (0.45, 50, 7.5),
+    "ultimate": (0.35, 20, 7.0, 32, 8),
+    "multidiffusion": (0.45, 50, 7.5, 1 / 8),
+    "spotdiffusion": (0.45, 50, 7.5),
+    "demofusion": (50, 7.5, 0.5, 3, 1, 1, 0.8),
+    "accdiffusion": (50, 7.5, 0.5, 3, 1, 1, 0.8, 0.3),
+    "diffusehigh": (50, 15, 5, 10, 1),
+    "frecas": (((200,), (10,), 1.5), ((400, 200), (5, 15), 2), 7.5, 25, 0.6),
+    "hiflow": (30, (16, 1, 0.5, 4.5), (10, 0.25, 0.5, 6), 0.2),
+    "pixelrush": (249, 1, 0.5, 1 / 6, 0.5),
+}
+
+
+def test_the_options_are_the_authors():
+    """Those that their papers and programs name, in the order of the fields."""
+    for name, options in OPTIONS.items():
+        assert astuple(PEERS[name]) == options, name
 
 
 def test_the_authors_options_cost_what_the_papers_say():
@@ -371,6 +391,8 @@ def test_moved_windows_cover_the_canvas_and_stay_in_their_reach():
     assert {down for before, down, _ in moves if before.y == 4} == {0, 1, 2}
     alone = jittered(Size(16, 40), [Region(0, 8, 16, 16)], reach, random)
     assert alone[0].y == 2  # as high as the canvas
+    near = [jittered(Size(9, 40), [Region(1, 0, 8, 6)], Size(1, 0), random)[0] for _ in range(20)]
+    assert {region.y for region in near} == {2, 3} and {region[1:] for region in near} == {(0, 8, 6)}
 
 
 def test_dilated_views_are_every_kth_cell_and_come_back():
@@ -400,9 +422,12 @@ def test_the_blur_is_a_gaussian_of_2k_minus_1_cells_over_zeros():
 
 
 def test_a_phase_of_demofusion_is_the_papers(sdxl, monkeypatch):
-    """Two steps of a phase over a network of one line, against loops over cells with the windows where they are."""
+    """Four steps of a phase over a network of one line, against loops over cells with the windows where they are.
+
+    120 x 52 px: 30 x 14 cells, in windows of 16 x 14 that move by up to 2 and 1; the views are padded to 32 x 16.
+    """
     backbone = adapt(sdxl)
-    settings = Settings.build(steps=2, strength=1.0, guidance=1.0, scheduler="ddim", prompt="a fox")
+    settings = Settings.build(steps=4, strength=1.0, guidance=1.0, scheduler="ddim", prompt="a fox")
 
     def network(x, y, left):
         return np.tanh(x) * (1 + y / 50 + left / 80)
@@ -414,10 +439,13 @@ def test_a_phase_of_demofusion_is_the_papers(sdxl, monkeypatch):
         ]
         return torch.tensor(np.stack(outputs)).float()
 
-    given = task(sdxl, size=(60, 38), scale=2, scheduler="ddim")
-    starts, ends, before = [], [], []
+    given = task(sdxl, size=(60, 26), scale=2, scheduler="ddim")
+    starts, ends, before, decoded = [], [], [], []
+    decode = type(backbone).decode
     monkeypatch.setattr(type(backbone), "call", call)
-    from cupscale.peers import demofusion
+    monkeypatch.setattr(
+        type(backbone), "decode", lambda self, z, tiles: decoded.append(z) or decode(self, z, tiles)
+    )
 
     class Watched(demofusion.Ascent):
         def denoise(self, z, phase):
@@ -430,31 +458,53 @@ def test_a_phase_of_demofusion_is_the_papers(sdxl, monkeypatch):
             return before[-1]
 
     monkeypatch.setattr(demofusion, "Ascent", Watched)
-    replace(PEERS["demofusion"], steps=2, guidance=1.0).upscale(given)
-    ((z,), (end,)) = starts, ends
-    assert z.shape == (1, 4, 20, 30)
+    replace(PEERS["demofusion"], steps=4, guidance=1.0).upscale(given)
+    ((z,), (end,), (result,)) = starts, ends, decoded
+    work = peers.base.Work(given, peers.base.layout((60, 26), 2.0, backbone.geometry), 0)
+    first = work.encode(given.image.resize((64, 28), Image.Resampling.BICUBIC))
+    assert torch.equal(z, enlarged(first, (64, 28), (120, 52), Size(14, 30)))
+    assert torch.allclose(result, (end - end.mean()) / end.std() * first.std() + first.mean(), atol=1e-5)
+
     schedule = backbone.schedule(settings)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(3))
     state = schedule.noised(z, noise, 0).double()
+    assert [region[2:] for region in before[0]] == [(14, 16)] * 3  # columns 0, 8 and 14, moved
     for i, t in enumerate(schedule.timesteps):
         c = (1 + np.cos(np.pi * (1000 - t.item()) / 1000)) / 2
         state = state * (1 - c**3) + schedule.noised(z, noise, i).double() * c**3
-        total, count = np.zeros((4, 24, 34)), np.zeros((24, 34))
-        margin = np.zeros((4, 24, 34))
-        margin[:, 2:-2, 2:-2] = state[0].numpy()
+        total, count = np.zeros((4, 16, 34)), np.zeros((16, 34))
+        margin = np.zeros((4, 16, 34))
+        margin[:, 1:-1, 2:-2] = state[0].numpy()
         for y, x, h, w in before[i]:
             total[:, y : y + h, x : x + w] += network(margin[:, y : y + h, x : x + w], y, x)
             count[y : y + h, x : x + w] += 1
-        local = total[:, 2:-2, 2:-2] / count[2:-2, 2:-2]
+        local = total[:, 1:-1, 2:-2] / count[1:-1, 2:-2]
         wide = torch.zeros(
-            1, 4, 20, 32, dtype=torch.float64
-        )  # a view is of whole pairs of cells: 2 x 2 of 10 x 16
-        wide[..., 2:] = state
+            1, 4, 16, 32, dtype=torch.float64
+        )  # a view is of whole pairs of cells: 2 x 2 of 8 x 16
+        wide[..., 2:, 2:] = state
         soft = blurred(wide.float(), 2, 0.8 * (0.99 * c + 0.01)).double()
-        dilated = network(soft[0].numpy(), 0, 0)[..., 2:]
+        dilated = network(soft[0].numpy(), 0, 0)[..., 2:, 2:]
         output = torch.tensor(local * (1 - c) + dilated * c)[None]
         state = schedule.step(output.float(), state.float(), i).double()
     assert torch.allclose(end, state.float(), atol=1e-4)
+
+
+def test_phases_follow_each_other(sdxl, monkeypatch):
+    """Each enlarges what the last one ended with."""
+    sizes = []
+
+    def watched(z, size, target, cells):
+        sizes.append((size, target, tuple(cells)))
+        return enlarged(z, size, target, cells)
+
+    monkeypatch.setattr(demofusion, "enlarged", watched)
+    SMALL["demofusion"][0].upscale(task(sdxl, scale=4))
+    assert sizes == [
+        ((64, 40), (128, 80), (20, 32)),
+        ((128, 80), (192, 120), (30, 48)),
+        ((192, 120), (256, 160), (40, 64)),
+    ]
 
 
 # AccDiffusion
