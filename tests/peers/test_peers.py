@@ -10,11 +10,12 @@ from checkpoints import FAMILIES, make_pixart, make_sd3, make_sdxl
 from PIL import Image
 
 import cupscale
-from cupscale import peers
+from cupscale import images, peers
 from cupscale.backbones import adapt
 from cupscale.backbones.maps import MapKeeper, fused, kept
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
+from cupscale.method.sampler import generator
 from cupscale.method.structure import GlobalStructure
 from cupscale.models import SDXL_GEOMETRY
 from cupscale.peers import PEERS, Task, demofusion
@@ -235,6 +236,129 @@ def test_the_bundled_model_runs_them_at_its_own_native_size():
     assert image.size == (320, 200) and sum(calls) == 13
 
 
+# Whole runs over a network of one line, against the formulas
+
+
+def stub(monkeypatch, backbone, conditional, unconditional=None):
+    """The network is a function of a window's latents and of its place; what is decoded is put into a list."""
+    decoded = []
+    decode = type(backbone).decode
+
+    def call(self, call, composer):
+        half = len(call.latents) - len(call.regions)
+        rows = [
+            (unconditional if k < half else conditional)(x, call.regions[k % len(call.regions)])
+            for k, x in enumerate(call.latents)
+        ]
+        return torch.stack(rows)
+
+    monkeypatch.setattr(type(backbone), "call", call)
+    monkeypatch.setattr(
+        type(backbone), "decode", lambda self, z, tiles: decoded.append(z) or decode(self, z, tiles)
+    )
+    return decoded
+
+
+def work_of(given):
+    geometry = given.backbone.geometry
+    return peers.base.Work(given, peers.base.layout(given.image.size, given.settings.scale, geometry), 0)
+
+
+def test_a_run_of_spotdiffusion(sdxl, monkeypatch):
+    """30 x 14 cells in two windows of 16 x 14, which share 2 columns; rolled along both sides, at each of 3 steps."""
+    backbone = adapt(sdxl)
+    decoded = stub(monkeypatch, backbone, lambda x, place: torch.tanh(x) + place.y / 50 + place.x / 80)
+    given = task(sdxl, size=(60, 26), scale=2, scheduler="ddim")
+    replace(PEERS["spotdiffusion"], strength=0.6, steps=5, guidance=1.0).upscale(given)
+    schedule = backbone.schedule(Settings.build(strength=0.6, steps=5, scheduler="ddim"))
+    latent = work_of(given).encode(given.image.resize((120, 52), Image.Resampling.LANCZOS))
+    noise = torch.randn(latent.shape, generator=generator(3, 0))
+    state, random = schedule.noised(latent, noise, 0), generator(3, 3)
+    for i in range(3):
+        down, right = (int(torch.randint(side, (), generator=random)) for side in (14, 30))
+        total, count = torch.zeros(4, 14, 30), torch.zeros(14, 30)
+        for start in (0, 14):
+            x = (start + right) % 30
+            columns = [(x + j) % 30 for j in range(16)]
+            total[:, :, columns] += torch.tanh(state[0][:, :, columns]) + down / 50 + x / 80
+            count[:, columns] += 1
+        state = schedule.step((total / count)[None], state, i)
+    assert torch.allclose(decoded[0], state, atol=1e-4)
+
+
+def test_a_run_of_diffusehigh(sdxl, monkeypatch):
+    """At 4x: three phases of 3 steps, the band held in 2 of them."""
+    backbone = adapt(sdxl)
+    decoded = stub(monkeypatch, backbone, lambda x, place: 0.3 * x + 0.1 + place.y + place.x)
+    given = task(sdxl, size=(60, 38), scale=4, scheduler="ddim")
+    peer = replace(PEERS["diffusehigh"], steps=6, last_steps=3, wavelet_steps=2, guidance=1.0, sharpening=0.5)
+    peer.upscale(given)
+    found, work = decoded[2::3], work_of(given)
+    noise, sigmas = generator(3, 0), generator(3, 2)
+    settings = Settings.build(strength=0.5, steps=6, scheduler="ddim")
+    pixels = images.to_tensor(given.image.resize((64, 41), Image.Resampling.BICUBIC))
+    for z, size in zip(found, ((128, 81), (192, 122), (240, 152)), strict=True):
+        wide = torch.nn.functional.interpolate(pixels, size[::-1], mode="bicubic")
+        guide = sharpened(wide, 0.1 + 1.9 * torch.rand((), generator=sigmas).item(), 0.5)
+        schedule, cells = backbone.schedule(settings), work.cells(size)
+        state = work.encode_pixels(guide, cells)
+        state = schedule.noised(state, torch.randn(state.shape, generator=noise), 0)
+        for i in range(3):
+            output = 0.3 * schedule.model_input(state, i) + 0.1
+            if i < 2:
+                x0 = work.decode_pixels(schedule.to_x0(output, state, i), size)
+                x0 = work.encode_pixels(with_approximation(x0, approximation(guide)), cells)
+                output = schedule.from_x0(x0, state, i)
+            state = schedule.step(output, state, i)
+        assert torch.allclose(z, state, atol=1e-3)
+        pixels = work.decode_pixels(z, size)
+
+
+def test_a_run_of_frecas(leading, monkeypatch):
+    """At 4x: two stages, of 2 and 3 steps; the band's guidance from two different halves."""
+    backbone = adapt(leading)
+    decoded = stub(
+        monkeypatch,
+        backbone,
+        lambda x, place: 0.3 * x + x.flip(-1) / 10 + place.y + place.x,
+        lambda x, place: 0.2 * x - 0.1,
+    )
+    given = task(leading, size=(60, 38), scale=4)
+    cascade = Cascade((400, 200), (2, 3), 2.0)
+    replace(PEERS["frecas"], two=cascade, guidance=3.0, guidance_new=5.0, maps=0.0).upscale(given)
+    work, noise = work_of(given), generator(3, 0)
+    pixels = images.to_tensor(given.image.resize((64, 41), Image.Resampling.BICUBIC))
+    abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    ratios = np.log(abar[1::2] / (1 - abar[1::2]))  # at the timesteps 1, 3, .. 999
+
+    def begin(end, ratio):
+        return 1 + 2 * int(np.argmin(np.abs(ratios - ratios[end // 2] - 2 * np.log(ratio))))
+
+    first, second = begin(401, 64 / 120), begin(201, 1 / 2)
+    times = [[first, 201], [second, None, 1]]
+    middle = round((((999 - second) // 2) + 499) / 2)
+    times[1][1] = 999 - 2 * middle
+    for z, size, ts, before in zip(decoded[:2], ((120, 76), (240, 152)), times, (64, 120), strict=True):
+        cells = work.cells(size)
+        known = Size(*(round(side * before / size[0]) for side in cells))
+        wide = torch.nn.functional.interpolate(pixels.clamp(-1, 1), size[::-1], mode="nearest")
+        x = work.encode_pixels(wide, cells)
+        a, s = abar[ts[0]] ** 0.5, (1 - abar[ts[0]]) ** 0.5
+        x = a * x + s * torch.randn(x.shape, generator=noise)
+        for n, t in enumerate(ts):
+            a, s = abar[t] ** 0.5, (1 - abar[t]) ** 0.5
+            apart = 0.3 * x + x.flip(-1) / 10 - (0.2 * x - 0.1)
+            low = torch.nn.functional.interpolate(apart, known, mode="bilinear")
+            low = torch.nn.functional.interpolate(low, tuple(cells), mode="bilinear")
+            output = 0.2 * x - 0.1 + 3 * low + 5 * (apart - low)
+            x0 = (x - s * output) / a
+            if n + 1 == len(ts):
+                break
+            x = abar[ts[n + 1]] ** 0.5 * x0 + (1 - abar[ts[n + 1]]) ** 0.5 * output
+        assert torch.allclose(z, x0.float(), atol=2e-3)
+        pixels = work.decode_pixels(z, size)
+
+
 # Windows
 
 
@@ -356,7 +480,7 @@ def test_phases_go_from_native_size_to_the_output():
 
 def test_enlarged_latents_stay_in_step_with_the_pixels():
     """Cells that hold their place in the picture (in shares of it) hold it still, also where the canvases are padded."""
-    cell, size, target = 4, (50, 30), (90, 54)  # 12.5 x 7.5 cells, 22.5 x 13.5 cells
+    cell, size, target = 4, (50, 30), (90, 60)  # 12.5 x 7.5 cells, 22.5 x 15 cells
     columns = ((torch.arange(16) + 0.5) * cell / size[0]).expand(8, 16)
     rows = ((torch.arange(8) + 0.5) * cell / size[1])[:, None].expand(8, 16)
     found = enlarged(torch.stack((columns, rows))[None], size, target, Size(16, 24))
@@ -364,7 +488,9 @@ def test_enlarged_latents_stay_in_step_with_the_pixels():
     expected = (torch.arange(24) + 0.5) * cell / target[0]
     assert torch.allclose(found[0, 0, 5, 4:20], expected[4:20], atol=0.015)  # the bicubic kernel bends a ramp
     expected = (torch.arange(16) + 0.5) * cell / target[1]
-    assert torch.allclose(found[0, 1, 4:10, 7], expected[4:10], atol=0.015)
+    assert torch.allclose(found[0, 1, 4:12, 7], expected[4:12], atol=0.015)
+    cut = enlarged(torch.stack((columns, rows))[None], size, target, Size(15, 20))
+    assert torch.equal(cut, found[..., :15, :20])
 
 
 # DemoFusion
@@ -655,6 +781,40 @@ def test_each_window_is_denoised_under_its_own_prompt(sdxl, monkeypatch):
     assert any(name == "" for x, name in asked)  # the middle window is half the one and half the other
 
 
+def test_a_words_map_is_summed_over_the_steps_and_its_tokens(sdxl, monkeypatch):
+    """Of passes over the input at native size, 64 x 46 px, noised to every step, without guidance."""
+    backbone = adapt(sdxl)
+    random = torch.Generator().manual_seed(8)
+    each = [torch.rand(77, 6, 8, generator=random) for _ in range(3)]
+    given, latents = iter(each), []
+    plain = type(backbone).call
+
+    def call(self, call, composer):
+        latents.append((call.latents, call.t))
+        return plain(self, call, composer)
+
+    monkeypatch.setattr(type(backbone), "call", call)
+    monkeypatch.setattr("cupscale.peers.accdiffusion.coarsest", lambda maps, cells: next(given))
+    job = task(sdxl, size=(51, 37), scale=2.5, scheduler="ddim")
+    peer, work = replace(PEERS["accdiffusion"], steps=3), work_of(job)
+    settings = work.settings(strength=1.0, steps=3, guidance=7.5)
+    steps, found = peer.word_maps(work, settings), None
+    while found is None:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found = stop.value
+    total = sum(each)
+    for word, places in zip(found, ((1, 2), (2, 5), (5, 8)), strict=True):  # a, red, fox
+        assert torch.allclose(word, total[slice(*places)].mean(0))
+    first = work.encode(job.image.resize((64, 46), Image.Resampling.BICUBIC))
+    schedule, noise = backbone.schedule(settings), torch.randn(first.shape, generator=generator(3, 1))
+    assert work.done == len(latents) == 3 and first.shape == (1, 4, 12, 16)
+    for i, (latent, t) in enumerate(latents):
+        assert t == schedule.timesteps[i]
+        assert torch.allclose(latent, schedule.model_input(schedule.noised(first, noise, i), i))
+
+
 def test_accdiffusion_refuses_a_network_without_maps(tmp_path):
     pipe = cupscale.load(str(make_sd3(tmp_path)), device="cpu")
     with pytest.raises(
@@ -930,6 +1090,27 @@ def test_hiflows_second_stage_refers_to_the_first_ones_estimates(sd3, monkeypatc
     for first, second in ((1, 3), (2, 4)):
         estimate = enlarged(seen[first][0], (128, 80), (256, 160), Size(40, 64))
         assert torch.equal(seen[second][1], estimate)
+
+
+def test_a_run_of_hiflow(sd3, monkeypatch):
+    """One stage of 2 of 5 steps, over the input's own latent."""
+    backbone = adapt(sd3)
+    decoded = stub(monkeypatch, backbone, lambda x, place: 0.3 * x + 0.1 + place.y + place.x)
+    given = task(sd3, size=(60, 38), scale=2)
+    stage = Stage(2, 0.8, 0.5, 1.0)
+    replace(PEERS["hiflow"], steps=5, first=stage, cutoff=0.3).upscale(given)
+    work, random = work_of(given), generator(3, 0)
+    pixels = images.to_tensor(given.image.resize((64, 41), Image.Resampling.BICUBIC))
+    sigma = 0.1 + 1.9 * torch.rand((), generator=random).item()
+    wide = torch.nn.functional.interpolate(pixels, (76, 120), mode="bicubic")
+    state = work.encode_pixels(sharpened(wide, sigma, 1.0), Size(20, 30))
+    reference = enlarged(work.encode_pixels(pixels, Size(12, 16)), (64, 41), (120, 76), Size(20, 30))
+    schedule = backbone.schedule(Settings.build(strength=0.4, steps=5), Size(20, 30))
+    state = schedule.noised(state, torch.randn(state.shape, generator=random), 0)
+    flow = Flow(schedule, stage, 0.3, 1)
+    for i in range(2):
+        state = schedule.step(flow.aligned(0.3 * state + 0.1, state, reference, i), state, i)
+    assert torch.allclose(decoded[0], state, atol=1e-4)
 
 
 # PixelRush
