@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES, make_pixart, make_sd3, make_sdxl
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import cupscale
 from cupscale import images, peers
@@ -444,6 +444,39 @@ def test_the_mask_in_cells_is_what_it_covers_by_half():
     expected = torch.zeros(8, 8, dtype=torch.bool)
     expected[:4, :5] = True
     assert torch.equal(found, expected)
+
+
+def test_a_run_of_ultimate_sd_upscale(sdxl, monkeypatch):
+    """Four tiles in reading order, each under its mask inside of the steps and over the picture, which the next one sees."""
+    backbone = adapt(sdxl)
+    stub(monkeypatch, backbone, lambda x, place: 0.3 * x + 0.1 + place.y + place.x)
+    given = task(sdxl, size=(60, 38), scale=2, scheduler="ddim")
+    peer = replace(PEERS["ultimate"], strength=0.5, steps=4, guidance=1.0, padding=4, blur=2)
+    found = peer.upscale(given)
+    work, settings = work_of(given), Settings.build(strength=0.5, steps=4, scheduler="ddim")
+    picture = given.image.resize((120, 76), Image.Resampling.LANCZOS)
+    for box in ((0, 0, 64, 64), (64, 0, 120, 64), (0, 64, 64, 76), (64, 64, 120, 76)):
+        mask = Image.new("L", (120, 76))
+        mask.paste(255, box)
+        mask = mask.filter(ImageFilter.GaussianBlur(2))
+        left, top, right, bottom = mask.getbbox()
+        view = squared(
+            (max(0, left - 4), max(0, top - 4), min(120, right + 4), min(76, bottom + 4)), (120, 76)
+        )
+        crop = mask.crop(view)
+        latent = work.encode(picture.crop(view).resize((64, 64), Image.Resampling.LANCZOS))
+        inside = torch.tensor(np.asarray(crop.resize((16, 16), Image.Resampling.BILINEAR)) >= 128)
+        schedule = backbone.schedule(settings)
+        state = schedule.noised(latent, torch.randn(latent.shape, generator=generator(3, 0)), 0)
+        for i in range(2):
+            output = 0.3 * schedule.model_input(state, i) + 0.1
+            x0 = schedule.to_x0(output, state, i) * inside + latent * ~inside
+            state = schedule.step(schedule.from_x0(x0, state, i), state, i)
+        drawn = images.to_image(work.decode_pixels(state, (64, 64)))
+        drawn = drawn.resize((view[2] - view[0], view[3] - view[1]), Image.Resampling.LANCZOS)
+        picture.paste(drawn, view, crop)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(picture)).max() <= 1
+    assert found.size == (120, 76)
 
 
 def test_a_tile_leaves_the_rest_of_the_picture_alone(sdxl):
