@@ -188,6 +188,25 @@ def test_odd_sizes_come_out_exactly_twice_alike_and_nothing_is_left_behind(sdxl,
     assert state(sdxl) == before
 
 
+@pytest.mark.parametrize("name", ["demofusion", "accdiffusion", "frecas"])
+@pytest.mark.parametrize("fails", [1, 5])
+def test_nothing_is_left_behind_after_an_error(sdxl, monkeypatch, name, fails):
+    """In the passes for the maps, and later."""
+    before, calls = state(sdxl), []
+    plain = type(adapt(sdxl)).call
+
+    def call(self, call, composer):
+        calls.append(1)
+        if len(calls) == fails:
+            raise RuntimeError("the network fails")
+        return plain(self, call, composer)
+
+    monkeypatch.setattr(type(adapt(sdxl)), "call", call)
+    with pytest.raises(RuntimeError, match="the network fails"):
+        SMALL[name][0].upscale(task(sdxl, scale=4))
+    assert state(sdxl) == before
+
+
 def test_the_prompt_and_the_negative_prompt_are_read(sdxl):
     peer = SMALL["img2img"][0]
     latents = []
@@ -282,6 +301,24 @@ def test_a_run_of_spotdiffusion(sdxl, monkeypatch):
             columns = [(x + j) % 30 for j in range(16)]
             total[:, :, columns] += torch.tanh(state[0][:, :, columns]) + down / 50 + x / 80
             count[:, columns] += 1
+        state = schedule.step((total / count)[None], state, i)
+    assert torch.allclose(decoded[0], state, atol=1e-4)
+
+
+def test_a_run_of_multidiffusion(sdxl, monkeypatch):
+    """30 x 14 cells in windows of 16 x 14, 4 columns apart and the last one 2, each told where it lies."""
+    backbone = adapt(sdxl)
+    decoded = stub(monkeypatch, backbone, lambda x, place: torch.tanh(x) + place.y / 50 + place.x / 80)
+    given = task(sdxl, size=(60, 26), scale=2, scheduler="ddim")
+    replace(PEERS["multidiffusion"], strength=0.6, steps=5, guidance=1.0, stride=0.25).upscale(given)
+    schedule = backbone.schedule(Settings.build(strength=0.6, steps=5, scheduler="ddim"))
+    latent = work_of(given).encode(given.image.resize((120, 52), Image.Resampling.LANCZOS))
+    state = schedule.noised(latent, torch.randn(latent.shape, generator=generator(3, 0)), 0)
+    for i in range(3):
+        total, count = torch.zeros(4, 14, 30), torch.zeros(14, 30)
+        for x in (0, 4, 8, 12, 14):
+            total[:, :, x : x + 16] += torch.tanh(state[0][:, :, x : x + 16]) + x / 80
+            count[:, x : x + 16] += 1
         state = schedule.step((total / count)[None], state, i)
     assert torch.allclose(decoded[0], state, atol=1e-4)
 
@@ -617,7 +654,8 @@ def test_a_phase_of_demofusion_is_the_papers(sdxl, monkeypatch):
             return before[-1]
 
     monkeypatch.setattr(demofusion, "Ascent", Watched)
-    replace(PEERS["demofusion"], steps=4, guidance=1.0).upscale(given)
+    peer = replace(PEERS["demofusion"], steps=4, guidance=1.0, cosine_mix=1.5, cosine_blur=0.7)
+    peer.upscale(given)
     ((z,), (end,), (result,)) = starts, ends, decoded
     work = peers.base.Work(given, peers.base.layout((60, 26), 2.0, backbone.geometry), 0)
     first = work.encode(given.image.resize((64, 28), Image.Resampling.BICUBIC))
@@ -642,9 +680,9 @@ def test_a_phase_of_demofusion_is_the_papers(sdxl, monkeypatch):
             1, 4, 16, 32, dtype=torch.float64
         )  # a view is of whole pairs of cells: 2 x 2 of 8 x 16
         wide[..., 2:, 2:] = state
-        soft = blurred(wide.float(), 2, 0.8 * (0.99 * c + 0.01)).double()
+        soft = blurred(wide.float(), 2, 0.8 * (0.99 * c**0.7 + 0.01)).double()
         dilated = network(soft[0].numpy(), 0, 0)[..., 2:, 2:]
-        output = torch.tensor(local * (1 - c) + dilated * c)[None]
+        output = torch.tensor(local * (1 - c**1.5) + dilated * c**1.5)[None]
         state = schedule.step(output.float(), state.float(), i).double()
     assert torch.allclose(end, state.float(), atol=1e-4)
 
@@ -753,6 +791,9 @@ def test_a_window_gets_the_words_that_cover_enough_of_it():
     assert prompts(0.25) == ["fox a", "fox a", "snow a", "a"]
     assert prompts(0.1) == ["fox a", "fox snow a", "snow a", "snow a"]
     assert prompts(0.6) == ["fox a", "a", "a", ""]
+    # A margin of 1 above and of 2 beside: cells (0, 0) to (2, 1) of the canvas lie in the window.
+    corner = window_prompts(["fox", "snow", "a"], masks, Size(4, 8), [Region(0, 0, 4, 4)], Size(1, 2), 6 / 16)
+    assert corner == ["fox a"]
     assert window_prompts([], masks[:0], Size(4, 8), regions, Size(1, 1), 0.3) == [""] * 4
 
 
@@ -1043,7 +1084,7 @@ def test_frecas_needs_maps_unless_it_does_without(tmp_path):
     peer = replace(SMALL["frecas"][0], maps=0.0)
     with counted(pipe) as calls:
         assert peer.upscale(small).size == (80, 48)
-    assert sum(calls) == 6
+    assert sum(calls) == peer.samples((40, 24), 2.0, small.backbone.geometry) == 6
     with pytest.raises(CupscaleError, match=r"choose a guidance above 1, not 0.5"):
         replace(peer, guidance=0.5).run(small)
     with pytest.raises(CupscaleError, match=r"256 x 256 px, and this one has positions for 192 px a side"):
