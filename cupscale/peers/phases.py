@@ -11,9 +11,11 @@ from torch import Tensor
 from cupscale.images.tensors import carried_on
 from cupscale.method.regions import Size
 
+SPARE = 0.125  # of a native size, that a canvas may be larger than whole ones
+
 
 class Phase(NamedTuple):
-    """A size on the way. k: its longer side in native sizes, rounded up. size: (width, height) in pixels."""
+    """A size on the way. k: its longer side in native sizes. size: (width, height) in pixels."""
 
     k: int
     size: tuple[int, int]
@@ -23,8 +25,9 @@ def phases(size: tuple[int, int], output: tuple[int, int], native: int) -> tuple
     """The size that takes the place of the picture that a text-to-image method would draw first, and those after it.
 
     An input of native size is enlarged from k = 1 to 2, 3 .. K, where K is the output's longer side in native sizes. Ours, for
-    inputs of any other size: a smaller one is brought to native size first, as DemoFusion's own program does, and one of
-    about k native sizes begins at that k, so that it keeps what it shows. There is always one phase.
+    all other sizes: a smaller input is brought to native size first, as DemoFusion's own program does; a larger one begins at
+    the next k, so that nothing of it is lost; up to `SPARE` of a native size above a k counts as that k; and where no k lies
+    between input and output, there is one phase, from the input itself.
 
     Args:
         size: (width, height) of the input in pixels.
@@ -32,10 +35,9 @@ def phases(size: tuple[int, int], output: tuple[int, int], native: int) -> tuple
         native: Of the network, in pixels.
     """
     longer = max(output)
-    last = math.ceil(longer / native)
-    first = max(1, min(round(max(size) / native), last - 1))
-    if last == 1:
-        return Phase(1, size), [Phase(1, output)]
+    first, last = (max(1, math.ceil(side / native - SPARE)) for side in (max(size), longer))
+    if first >= last:
+        return Phase(last, size), [Phase(last, output)]
 
     def scaled(k: int) -> Phase:
         width, height = (max(1, round(side * k * native / longer)) for side in output)
@@ -47,12 +49,12 @@ def phases(size: tuple[int, int], output: tuple[int, int], native: int) -> tuple
 def stages(
     size: tuple[int, int], output: tuple[int, int], native: int
 ) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-    """The size to begin with, as in `phases`, and those to go through: the output, and half of it first where that is larger.
+    """The size to begin with, as in `phases`, and those to go through: the output, by way of its half where that is far.
 
     So FreCaS and HiFlow go from 1024 px to 2048, and to 4096 by way of 2048.
     """
     start = phases(size, output, native)[0].size
-    if max(output) <= 2 * max(start):
+    if max(output) <= (2 + SPARE) * max(start):
         return start, [output]
     return start, [(-(-output[0] // 2), -(-output[1] // 2)), output]
 

@@ -543,9 +543,17 @@ def test_phases_go_from_native_size_to_the_output():
         Phase(2, (1229, 2048)),
         [Phase(3, (1843, 3072)), Phase(4, (2400, 4000))],
     )
+    # 1500 px would lose detail at 1024, and 1150 px hardly does.
+    assert phases((1500, 1000), (3000, 2000), 1024) == (Phase(2, (2048, 1365)), [Phase(3, (3000, 2000))])
+    assert phases((1150, 800), (2300, 1600), 1024)[0] == Phase(1, (1024, 712))
+    # No native size between the two: from the input itself.
+    assert phases((1800, 900), (2040, 1020), 1024) == (Phase(2, (1800, 900)), [Phase(2, (2040, 1020))])
     # Never none: within native size, and where the scale adds next to nothing.
     assert phases((300, 200), (900, 600), 1024) == (Phase(1, (300, 200)), [Phase(1, (900, 600))])
-    assert phases((1024, 512), (1100, 550), 1024) == (Phase(1, (1024, 512)), [Phase(2, (1100, 550))])
+    assert phases((1024, 512), (1100, 550), 1024) == (Phase(1, (1024, 512)), [Phase(1, (1100, 550))])
+    # An eighth above two native sizes counts as two, and more as three.
+    assert phases((1025, 513), (2176, 1089), 1024)[1] == [Phase(2, (2176, 1089))]
+    assert [phase.k for phase in phases((1025, 513), (2178, 1090), 1024)[1]] == [2, 3]
 
 
 def test_enlarged_latents_stay_in_step_with_the_pixels():
@@ -983,6 +991,7 @@ def test_diffusehigh_holds_the_band_in_the_first_steps_of_the_last(sdxl, monkeyp
 def test_stages_go_through_the_half():
     assert stages((1024, 640), (2048, 1280), 1024) == ((1024, 640), [(2048, 1280)])
     assert stages((1024, 640), (4096, 2560), 1024) == ((1024, 640), [(2048, 1280), (4096, 2560)])
+    assert stages((1025, 640), (2050, 1280), 1024) == ((1024, 639), [(2050, 1280)])
     assert stages((1000, 500), (3001, 1501), 1024) == ((1024, 512), [(1501, 751), (3001, 1501)])
 
 
