@@ -35,6 +35,7 @@ from cupscale.captions import match, within_budget
 from cupscale.correct import correct, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
+from cupscale.images.tensors import carried_on, padded
 from cupscale.method.guidance import guidance_map, richness
 from cupscale.method.regions import Size
 from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise
@@ -373,7 +374,7 @@ class _Run:
         backbone, settings, plan = self.pipeline.backbone, self.settings, self.plan
 
         def encode(image: Image.Image, size: Size) -> Tensor:
-            return backbone.encode(_padded(image, size, backbone.geometry.cell), self.pipeline.tiles)
+            return backbone.encode(padded(image, size, backbone.geometry.cell), self.pipeline.tiles)
 
         z = encode(base, plan.canvas)
         if not torch.isfinite(z).all():
@@ -456,7 +457,7 @@ class _Run:
         cell = self.pipeline.backbone.geometry.cell
         height, width = (max(1, round(side / cell)) for side in (plan.output[1], plan.output[0]))
         rich = F.interpolate(richness(images.to_tensor(self.picture.rgb)), (height, width), mode="bilinear")
-        rich = _carried_on(rich, *plan.canvas)
+        rich = carried_on(rich, *plan.canvas)
         return guidance_map(rich, settings.guidance, settings.flat_guidance)
 
     @contextlib.contextmanager
@@ -583,13 +584,3 @@ def _dtype_name(module: Any) -> str:
 
 def _speed_name(captioner: Captioner) -> str:
     return f"captioner {captioner.name}"
-
-
-def _padded(image: Image.Image, cells: Size, cell_px: int) -> Tensor:
-    """(1, 3, H, W) of `cells`, the image in its top left, its last row and column carried on."""
-    return _carried_on(images.to_tensor(image), cells.h * cell_px, cells.w * cell_px)
-
-
-def _carried_on(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, height, width): `x` in the top left, its last row and column carried on."""
-    return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), mode="replicate")

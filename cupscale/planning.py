@@ -199,7 +199,7 @@ def make_plan(
     Raises:
         CupscaleError: The image or the output is outside the limits.
     """
-    output = _checked_output(image_size, settings.scale)
+    output = checked_output(image_size, settings.scale)
     align = geometry.align
     canvas_px = Size(_up(output[1], align), _up(output[0], align))
     window_px = Size(
@@ -275,7 +275,7 @@ def nearest_size(aspect: float, geometry: Geometry) -> tuple[int, int]:
     return width, height
 
 
-def _checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:
+def checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """`output_size`, within the limits."""
     if min(size) < MIN_SIDE_PX:
         raise CupscaleError(

@@ -1,6 +1,6 @@
 """Plants one-line errors in the method and the adapters, and says which of them the tests let through.
 
-    python tools/mutate.py                      all of cupscale/method and cupscale/backbones
+    python tools/mutate.py                      all of cupscale/method, cupscale/backbones and cupscale/peers
     python tools/mutate.py method/regions.py    only the files whose paths end so
 
 A mutant is one changed operator, comparison, constant, index or bound of a slice, a dropped `-` or `not`, or two swapped
@@ -32,7 +32,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "tools" / "mutate-equivalent.txt"
+FOLDERS = ("method", "backbones", "peers")
 ADAPTERS = ("tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
+PEERS = ("tests/peers/test_peers.py",)
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {
     "attention": ("tests/method/test_composer.py",),
@@ -222,7 +224,9 @@ def _swap(owner: Any, key: Any, other: Any, other_key: Any) -> Change:
 def tests_of(file: str) -> list[str]:
     """The tests that are run for a file, those that know it best first."""
     name = Path(file).stem
-    if "backbones" in file:
+    if "peers" in file or name == "maps":
+        names = PEERS
+    elif "backbones" in file:
         names = ADAPTERS
     else:
         names = (f"tests/method/test_{name}.py", *MORE_TESTS.get(name, ()))
@@ -335,7 +339,7 @@ def main() -> None:
     options = parser.parse_args()
     found = [
         str(path.relative_to(ROOT))
-        for folder in ("method", "backbones")
+        for folder in FOLDERS
         for path in sorted((ROOT / "cupscale" / folder).glob("*.py"))
     ]
     files = [file for file in found if not options.files or file.endswith(tuple(options.files))]
@@ -394,7 +398,7 @@ def _run(pool: Any, mutants: dict[str, list[Mutant]], known: dict[str, list[str]
 
 def _report(mutants: dict[str, list[Mutant]], known: dict[str, list[str]]) -> None:
     print("\nkilled of all")
-    for folder in ("method", "backbones"):
+    for folder in FOLDERS:
         total = dead = 0
         for file, ours in mutants.items():
             if f"/{folder}/" in file and ours:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cupscale.captions import TokenBudget
 from cupscale.errors import CupscaleError
-from cupscale.method.regions import Size
+from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import Denoiser, Schedule
 from cupscale.planning import Geometry
 from cupscale.settings import Settings
@@ -25,6 +25,17 @@ class Tiles:
 
     side: int = 1024
     overlap: float = 0.25
+
+
+class GuidedDenoiser(Denoiser, Protocol):
+    """A denoiser whose two outputs, which guidance takes together, can be had apart. guided: there are two."""
+
+    @property
+    def guided(self) -> bool: ...
+    def halves(
+        self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]
+    ) -> tuple[Tensor | None, Tensor]:
+        """The unconditional outputs, None without guidance, and the conditional ones: each (R, C, h, w), see `predict`."""
 
 
 class Backbone(Protocol):
@@ -39,6 +50,12 @@ class Backbone(Protocol):
     def device(self) -> torch.device: ...
     @property
     def network(self) -> Any: ...
+    def most_cells(self) -> int | None:
+        """The longest side of a window, in cells, that the network has positions for; None where there is no end."""
+
+    def word_tokens(self, prompt: str) -> list[tuple[str, slice]]:
+        """Each word of a prompt with the places of its tokens among those that cross-attention reads."""
+
     def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
         """(1, 3, H, W) in -1..1 -> (1, C, H / cell_px, W / cell_px) float32 latents."""
 
@@ -56,7 +73,7 @@ class Backbone(Protocol):
         overview: Size,
         guidance: Tensor | None = None,
         known: dict[str, Any] | None = None,
-    ) -> AbstractContextManager[Denoiser]:
+    ) -> AbstractContextManager[GuidedDenoiser]:
         """The network with its prompts. Its hooks are gone when the context ends, however it ends.
 
         captions: one per region of the plan, None for the global prompt. canvas, overview: in cells. guidance: its scale in

@@ -14,6 +14,53 @@ from cupscale.errors import CupscaleError
 from cupscale.method.composer import Composer
 from cupscale.method.joint import Stream, compose_joint
 
+USUAL_CROSS = (AttnProcessor, AttnProcessor2_0)
+
+
+def is_cross(layer: str) -> bool:
+    """Whether a module's name is that of a cross-attention: the second attention of a block."""
+    return layer.endswith("attn2")
+
+
+@contextmanager
+def exchanged(
+    network: Any,
+    make: Callable[[str], Any],
+    text_layer: Callable[[str], bool],
+    usual: Sequence[type],
+    otherwise: str,
+) -> Iterator[None]:
+    """The processors of the text attention of `network`, exchanged; its own are put back at the end.
+
+    Args:
+        network: Of diffusers.
+        make: A processor for a layer's name.
+        text_layer: Whether a module's name is one that reads the text.
+        usual: The processors that ours can stand in for.
+        otherwise: What cannot be done with any other, and the remedy.
+
+    Raises:
+        CupscaleError: The network has another processor.
+    """
+    layers = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, Attention) and text_layer(name)
+    }
+    before = {name: module.processor for name, module in layers.items()}
+    for processor in before.values():
+        if not isinstance(processor, tuple(usual)):
+            raise CupscaleError(
+                f"text attention of this pipeline runs through {type(processor).__name__}, which {otherwise}"
+            )
+    try:
+        for name, module in layers.items():
+            module.processor = make(name)
+        yield
+    finally:
+        for name, module in layers.items():
+            module.processor = before[name]
+
 
 @contextmanager
 def composed(
@@ -28,32 +75,17 @@ def composed(
     make: a processor for a layer's name. text_layer: whether a module's name is one that reads the text.
     usual: the processors that ours can stand in for.
     """
-    layers = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, Attention) and text_layer(name)
-    }
-    before = {name: module.processor for name, module in layers.items()}
-    for processor in before.values():
-        if not isinstance(processor, tuple(usual)):
-            raise CupscaleError(
-                f"text attention of this pipeline runs through {type(processor).__name__}, which the attention priors "
-                "cannot compose: unload it (e.g. unload_ip_adapter()), or set attention and detail to 0"
-            )
+    otherwise = "the attention priors cannot compose: unload it (e.g. unload_ip_adapter()), or set attention and detail to 0"
     try:
-        for name, module in layers.items():
-            module.processor = make(name, composer)
-        yield
+        with exchanged(network, lambda name: make(name, composer), text_layer, usual, otherwise):
+            yield
     finally:
-        for name, module in layers.items():
-            module.processor = before[name]
         composer.overview.clear()
 
 
 def composed_cross(network: Any, composer: Composer) -> AbstractContextManager[None]:
     """`composed` for networks whose second attention of a block, "attn2", reads the text."""
-    usual = (AttnProcessor, AttnProcessor2_0)
-    return composed(network, composer, ComposedCross, lambda name: name.endswith("attn2"), usual)
+    return composed(network, composer, ComposedCross, is_cross, USUAL_CROSS)
 
 
 def heads(attn: Any, x: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ class DiffusersBackbone(ABC):
         self.shuffle = getattr(pipe.vae, "block_size", 1)
         parts = {name for name, part in pipe.components.items() if part is not None}
         rule = rule_of(self._family(), parts)
-        self.budget = rule.budget(getattr(pipe, rule.tokenizer))
+        self._tokenizer = getattr(pipe, rule.tokenizer)
+        self.budget = rule.budget(self._tokenizer)
         few = type(pipe.scheduler).__name__ in FEW_STEPS
         self.defaults = dict(self.DEFAULTS) | ({"steps": 8, "guidance": 1.0} if few else {})
 
@@ -88,6 +89,10 @@ class DiffusersBackbone(ABC):
         """Windows are multiples of this many cells."""
         return self._patch()
 
+    def most_cells(self) -> int | None:
+        """The longest side of a window, in cells, that the network has positions for; None where there is no end."""
+        return None
+
     def _patch(self) -> int:
         """Latent cells to a token, a side."""
         return int(self.network.config.patch_size)
@@ -98,6 +103,19 @@ class DiffusersBackbone(ABC):
         """The pipeline's class as diffusers names it, whatever a subclass is called."""
         names = [kind.__name__ for kind in type(self.pipe).__mro__]
         return next((name for name in names if name.replace("Img2Img", "") in SUPPORTED), names[0])
+
+    def word_tokens(self, prompt: str) -> list[tuple[str, slice]]:
+        """Each word of a prompt with the places of its tokens among those that the network reads.
+
+        For tokenizers that look at one word after another and put one mark behind the text, as those of CLIP and T5 do.
+        """
+        start = len(self._tokenizer("").input_ids) - 1
+        words = []
+        for word in prompt.split():
+            end = start + self.budget.count(word)
+            words.append((word, slice(start, end)))
+            start = end
+        return words
 
     @abstractmethod
     def encode_texts(self, prompts: Sequence[str]) -> list[Text]:

@@ -121,26 +121,40 @@ class RegionDenoiser:
         """No prior touches the attention."""
         return self.composer.attention == 0 and not self.texts.captions
 
+    @property
+    def guided(self) -> bool:
+        """Every window takes two samples."""
+        return self.texts.negative is not None
+
     def capture(self, latents: Tensor, t: Tensor) -> None:
         whole = Region(0, 0, *self._overview)
         self._call(Call(latents, t, [self.texts.prompt], [whole], self._overview), "capture")
 
     def predict(self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]) -> Tensor:
+        unconditional, conditional = self.halves(latents, t, regions, ids)
+        if unconditional is None:
+            return conditional
+        scale = self._guidance
+        if isinstance(scale, Tensor):
+            scale = torch.cat([region.crop(scale) for region in regions])
+        return unconditional + scale * (conditional - unconditional)
+
+    def halves(
+        self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]
+    ) -> tuple[Tensor | None, Tensor]:
+        """The unconditional outputs (None without guidance) and the conditional ones, as `predict` takes them together."""
         self.composer.boxes = [Box.of(region, self._canvas) for region in regions]
         self.composer.cells = Size(*latents.shape[-2:])
         prompt, negative, captions = self.texts
         own = [captions[k] for k in ids] if captions else ()
         prompts = [prompt] * len(regions)
         if negative is None:
-            return self._call(Call(latents, t, prompts, regions, self._canvas, own), "compose")
+            return None, self._call(Call(latents, t, prompts, regions, self._canvas, own), "compose")
         both = torch.cat((latents, latents))
         prompts = [negative] * len(regions) + prompts
         output = self._call(Call(both, t, prompts, regions, self._canvas, own), "compose")
         unconditional, conditional = output.chunk(2)
-        scale = self._guidance
-        if isinstance(scale, Tensor):
-            scale = torch.cat([region.crop(scale) for region in regions])
-        return unconditional + scale * (conditional - unconditional)
+        return unconditional, conditional
 
     def _call(self, call: Call, mode: Literal["capture", "compose"]) -> Tensor:
         self.composer.mode, self.composer.own = mode, 0

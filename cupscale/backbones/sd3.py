@@ -36,6 +36,9 @@ class SD3Backbone(DiffusersBackbone):
     }
     DEFAULTS: ClassVar = {"strength": 0.45, "steps": 28, "guidance": 5.0, "overlap": 0.5}
 
+    def most_cells(self) -> int:
+        return int(self.network.config.pos_embed_max_size) * self._patch()
+
     def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
         embeds, _, pooled, _ = self.pipe.encode_prompt(
             list(prompts),

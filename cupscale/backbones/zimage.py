@@ -53,6 +53,9 @@ class ZImageBackbone(DiffusersBackbone):
         """1024 px, or as far as the table of positions reaches."""
         return min(NATIVE_TOKENS, *self.network.config.axes_lens[1:]) * self._patch()
 
+    def most_cells(self) -> int:
+        return min(self.network.config.axes_lens[1:]) * self._patch()
+
     def _patch(self) -> int:
         return int(self.network.config.all_patch_size[0])
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from cupscale.errors import CupscaleError
+from cupscale.method.regions import Size
 
 _STRIP_PX = 2**20  # pixels converted at once between uint8 and float
 
@@ -40,6 +42,16 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
             )
         pixels[top:bottom] = strip.add(1).mul_(127.5).round_().clamp_(0, 255).byte().permute(1, 2, 0).numpy()
     return Image.fromarray(pixels)
+
+
+def padded(image: Image.Image, cells: Size, cell_px: int) -> torch.Tensor:
+    """(1, 3, H, W) of `cells`, the image in its top left, its last row and column carried on."""
+    return carried_on(to_tensor(image), cells.h * cell_px, cells.w * cell_px)
+
+
+def carried_on(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, C, height, width): `x` in the top left, its last row and column carried on."""
+    return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), mode="replicate")
 
 
 def _strips(width: int, height: int) -> list[tuple[int, int]]:

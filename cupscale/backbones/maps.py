@@ -1,0 +1,116 @@
+"""Cross-attention's maps, how much each place looks at each token: kept, and put to use again.
+
+Two of the peers ask for them, `cupscale.peers.accdiffusion` and `cupscale.peers.frecas`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from cupscale.backbones.attention import USUAL_CROSS, exchanged, heads, is_cross
+from cupscale.errors import CupscaleError
+from cupscale.method.attention import token_grid
+from cupscale.method.regions import Size
+
+Maps = dict[str, Tensor]  # a layer's name to its maps, (B, places, tokens): the mean of its heads
+
+
+def cross_layers(network: Any) -> list[str]:
+    """The names of the layers of `network` that have maps."""
+    return [
+        name for name, module in network.named_modules() if isinstance(module, Attention) and is_cross(name)
+    ]
+
+
+def check_maps(title: str, network: Any) -> None:
+    """See that a network has maps.
+
+    Raises:
+        CupscaleError: Its image and text are one sequence.
+    """
+    if not cross_layers(network):
+        raise CupscaleError(
+            f"{title} reads the maps of cross-attention, which {type(network).__name__} has not: choose a model with a U-Net, "
+            "or PixArt"
+        )
+
+
+@dataclass
+class MapKeeper:
+    """What the cross-attention layers do with their maps while `kept` lasts.
+
+    Attributes:
+        keep: They put the maps of each call into `maps`.
+        maps: Layer by layer, the last call's.
+        shared: (B, tokens, h, w): maps of the whole picture, which the values are read by besides; None for none.
+        weight: Of that reading, 0 to 1: (1 - weight) softmax(Q K^T / sqrt d) V + weight shared V.
+        cells: Of the latents that are denoised, which the layers' places are a halving of; needed with `shared`.
+    """
+
+    keep: bool = True
+    maps: Maps = field(default_factory=dict)
+    shared: Tensor | None = None
+    weight: float = 0.0
+    cells: Size = Size(0, 0)
+
+
+def kept(network: Any, keeper: MapKeeper) -> AbstractContextManager[None]:
+    """The cross-attention of `network` under a keeper; its own processors are put back at the end."""
+    otherwise = "keeps no maps: unload it (e.g. unload_ip_adapter())"
+    return exchanged(network, lambda name: _Cross(name, keeper), is_cross, USUAL_CROSS, otherwise)
+
+
+def fused(maps: Maps, cells: Size) -> Tensor:
+    """One map of all layers (B, tokens, h, w): the mean over their grids, each the mean of its layers, at the finest's size.
+
+    Args:
+        maps: Layer by layer.
+        cells: Of the latents they were made for.
+    """
+    grids: dict[Size, list[Tensor]] = {}
+    for each in maps.values():
+        grid = token_grid(each.shape[1], cells)
+        grids.setdefault(grid, []).append(each.transpose(1, 2).unflatten(2, grid))
+    finest = max(grids, key=lambda grid: grid.h * grid.w)
+    means = [torch.stack(same).mean(0) for same in grids.values()]
+    return torch.stack([F.interpolate(mean, finest, mode="bilinear") for mean in means]).mean(0)
+
+
+class _Cross:
+    """Cross-attention, softmax(Q K^T / sqrt d) V, under a keeper."""
+
+    def __init__(self, layer: str, keeper: MapKeeper):
+        self._layer = layer
+        self._keeper = keeper
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """hidden_states: (B, places, C). attention_mask: (B, 1, tokens), added to the scores."""
+        keeper = self._keeper
+        query = heads(attn, attn.to_q(hidden_states))
+        key, value = (heads(attn, to(encoder_hidden_states)) for to in (attn.to_k, attn.to_v))
+        mask = None if attention_mask is None else attention_mask[:, None]
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        if keeper.keep:
+            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+            keeper.maps[self._layer] = (scores if mask is None else scores + mask).float().softmax(-1).mean(1)
+        if keeper.shared is not None:
+            grid = token_grid(query.shape[2], keeper.cells)
+            shared = F.interpolate(keeper.shared, grid, mode="bilinear").flatten(2).transpose(1, 2)
+            out = out.lerp(shared[:, None].to(value.dtype) @ value, keeper.weight)
+        out = out.transpose(1, 2).flatten(2)
+        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
