@@ -227,7 +227,9 @@ def test_a_value_that_is_nested_too_deep_is_refused(url, config):
     value = {"path": "x"}
     for _ in range(100):
         value = [value]
-    assert "nested" in answer_of(url, plan, data_of(config, plan, 0, value))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        answer_of(url, plan, data_of(config, plan, 0, value))
+    assert refused.value.code == 413 and b"levels of brackets" in refused.value.read()
 
 
 def test_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
