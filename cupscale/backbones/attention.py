@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -20,6 +21,15 @@ USUAL_CROSS = (AttnProcessor, AttnProcessor2_0)
 def is_cross(layer: str) -> bool:
     """Whether a module's name is that of a cross-attention: the second attention of a block."""
     return layer.endswith("attn2")
+
+
+def layers_of(network: Any, text_layer: Callable[[str], bool]) -> dict[str, Attention]:
+    """The attention layers of `network` that read the text, by name. text_layer: whether a module's name is one of them."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, Attention) and text_layer(name)
+    }
 
 
 @contextmanager
@@ -42,11 +52,7 @@ def exchanged(
     Raises:
         CupscaleError: The network has another processor.
     """
-    layers = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, Attention) and text_layer(name)
-    }
+    layers = layers_of(network, text_layer)
     before = {name: module.processor for name, module in layers.items()}
     for processor in before.values():
         if not isinstance(processor, tuple(usual)):
@@ -93,12 +99,8 @@ def heads(attn: Any, x: Tensor) -> Tensor:
     return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
-class ComposedCross:
-    """Cross-attention, composed before the layer's last projection. The text is the global prompt's, then the region's."""
-
-    def __init__(self, layer: str, composer: Composer):
-        self._layer = layer
-        self._composer = composer
+class CrossAttention(ABC):
+    """A processor of cross-attention: what comes before and after the reading of the text is the layer's own."""
 
     def __call__(
         self,
@@ -109,23 +111,38 @@ class ComposedCross:
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        """hidden_states: (B, tokens, C). attention_mask: (B, 1, tokens_text), added to the scores."""
+        """hidden_states: (B, places, C). attention_mask: (B, 1, tokens), added to the scores."""
         query = heads(attn, attn.to_q(hidden_states))
-        words = encoder_hidden_states.shape[1] - self._composer.own
+        out = self.read(attn, query, encoder_hidden_states, attention_mask)
+        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
 
-        def attend(rows: slice, text: slice) -> Tensor:
-            read = encoder_hidden_states[rows, text]
-            mask = None if attention_mask is None else attention_mask[rows, None, :, text]
+    @abstractmethod
+    def read(self, attn: Any, query: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
+        """What the queries (B, heads, places, d) read in the text (B, tokens, D): (B, places, C)."""
+
+
+class ComposedCross(CrossAttention):
+    """Cross-attention, composed before the layer's last projection. The text is the global prompt's, then the region's."""
+
+    def __init__(self, layer: str, composer: Composer):
+        self._layer = layer
+        self._composer = composer
+
+    def read(self, attn: Any, query: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
+        words = text.shape[1] - self._composer.own
+
+        def attend(rows: slice, part: slice) -> Tensor:
+            read = text[rows, part]
+            added = None if mask is None else mask[rows, None, :, part]
             out = F.scaled_dot_product_attention(
-                query[rows], heads(attn, attn.to_k(read)), heads(attn, attn.to_v(read)), attn_mask=mask
+                query[rows], heads(attn, attn.to_k(read)), heads(attn, attn.to_v(read)), attn_mask=added
             )
             return out.transpose(1, 2).flatten(2)
 
         def regional() -> Tensor:
             return attend(slice(-len(self._composer.boxes), None), slice(words, None))
 
-        out = self._composer.compose(self._layer, attend(slice(None), slice(words)), regional)
-        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+        return self._composer.compose(self._layer, attend(slice(None), slice(words)), regional)
 
 
 class ComposedJoint:

@@ -11,22 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from cupscale.backbones.attention import USUAL_CROSS, exchanged, heads, is_cross
+from cupscale.backbones.attention import USUAL_CROSS, CrossAttention, exchanged, heads, is_cross, layers_of
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import token_grid
 from cupscale.method.regions import Size
 
 Maps = dict[str, Tensor]  # a layer's name to its maps, (B, places, tokens): the mean of its heads
-
-
-def cross_layers(network: Any) -> list[str]:
-    """The names of the layers of `network` that have maps."""
-    return [
-        name for name, module in network.named_modules() if isinstance(module, Attention) and is_cross(name)
-    ]
 
 
 def check_maps(title: str, network: Any) -> None:
@@ -35,7 +27,7 @@ def check_maps(title: str, network: Any) -> None:
     Raises:
         CupscaleError: Its image and text are one sequence.
     """
-    if not cross_layers(network):
+    if not layers_of(network, is_cross):
         raise CupscaleError(
             f"{title} reads the maps of cross-attention, which {type(network).__name__} has not: choose a model with a U-Net, "
             "or PixArt"
@@ -64,7 +56,7 @@ class MapKeeper:
 def kept(network: Any, keeper: MapKeeper) -> AbstractContextManager[None]:
     """The cross-attention of `network` under a keeper; its own processors are put back at the end."""
     otherwise = "keeps no maps: unload it (e.g. unload_ip_adapter())"
-    return exchanged(network, lambda name: _Cross(name, keeper), is_cross, USUAL_CROSS, otherwise)
+    return exchanged(network, lambda name: _Kept(name, keeper), is_cross, USUAL_CROSS, otherwise)
 
 
 def fused(maps: Maps, cells: Size) -> Tensor:
@@ -83,34 +75,24 @@ def fused(maps: Maps, cells: Size) -> Tensor:
     return torch.stack([F.interpolate(mean, finest, mode="bilinear") for mean in means]).mean(0)
 
 
-class _Cross:
+class _Kept(CrossAttention):
     """Cross-attention, softmax(Q K^T / sqrt d) V, under a keeper."""
 
     def __init__(self, layer: str, keeper: MapKeeper):
         self._layer = layer
         self._keeper = keeper
 
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        """hidden_states: (B, places, C). attention_mask: (B, 1, tokens), added to the scores."""
+    def read(self, attn: Any, query: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
         keeper = self._keeper
-        query = heads(attn, attn.to_q(hidden_states))
-        key, value = (heads(attn, to(encoder_hidden_states)) for to in (attn.to_k, attn.to_v))
-        mask = None if attention_mask is None else attention_mask[:, None]
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        key, value = (heads(attn, to(text)) for to in (attn.to_k, attn.to_v))
+        added = None if mask is None else mask[:, None]
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
         if keeper.keep:
             scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-            keeper.maps[self._layer] = (scores if mask is None else scores + mask).float().softmax(-1).mean(1)
+            maps = (scores if added is None else scores + added).float().softmax(-1)
+            keeper.maps[self._layer] = maps.mean(1)
         if keeper.shared is not None:
             grid = token_grid(query.shape[2], keeper.cells)
             shared = F.interpolate(keeper.shared, grid, mode="bilinear").flatten(2).transpose(1, 2)
             out = out.lerp(shared[:, None].to(value.dtype) @ value, keeper.weight)
-        out = out.transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+        return out.transpose(1, 2).flatten(2)
