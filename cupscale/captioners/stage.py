@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -81,12 +81,12 @@ def caption_calls(
     image: Image.Image, plan: Plan, *, prompt: str = "", share: float = SHARE, regions: bool = True
 ) -> int:
     """How many calls `caption_regions` makes at most: one per group of regions, and one for an empty prompt."""
-    wanted = regions and not too_many(plan)
-    groups = group(_crops(image, plan), plan.boxes, share) if wanted else []
+    wanted = regions and not _too_many(plan)
+    groups = group(map(image.crop, _boxes_in(image, plan)), plan.boxes, share) if wanted else []
     return len(set(groups)) + (not prompt.strip())
 
 
-def too_many(plan: Plan) -> str:
+def _too_many(plan: Plan) -> str:
     """Why the regions of a plan get no captions; empty where they do."""
     if len(plan.boxes) <= MAX_CAPTIONS:
         return ""
@@ -125,7 +125,7 @@ def caption_regions(
         empty = tuple(Caption(box=box, caption="", source="prompt") for box in plan.boxes)
         yield Captioned(empty, prompt, "user" if prompt else "", (0,) * len(plan.boxes), 0, 0)
         return
-    if regions and (wrong := too_many(plan)):
+    if regions and (wrong := _too_many(plan)):
         yield Notice(wrong)
         regions = False
     calls = _planned(captioning, captioning.captioner, image, plan, prompt, regions)
@@ -192,7 +192,7 @@ def _planned(
 ) -> _Calls:
     """One request per group of regions that share a caption, and one for an empty prompt."""
     boxes = _boxes_in(image, plan)
-    leaders = group(_crops(image, plan), plan.boxes, captioning.share) if regions else []
+    leaders = group(map(image.crop, boxes), plan.boxes, captioning.share) if regions else []
     asked = [k for k, leader in enumerate(leaders) if k == leader]
     places: list[int | None] = [*([] if prompt.strip() else [None]), *asked]
     requests = _requests(image, [None if k is None else boxes[k] for k in places], captioning.style)
@@ -275,11 +275,6 @@ def _misses(calls: _Calls) -> Generator[Notice, None, None]:
     for reason, missed in reasons.items():
         verb = "uses" if len(missed) == 1 else "use"
         yield Notice(f"{listed(missed)} {verb} the prompt: {reason}")
-
-
-def _crops(image: Image.Image, plan: Plan) -> Iterator[Image.Image]:
-    """The regions cut from the low-resolution image, one at a time."""
-    return map(image.crop, _boxes_in(image, plan))
 
 
 def _boxes_in(image: Image.Image, plan: Plan) -> list[PixelBox]:
