@@ -201,9 +201,9 @@ def make_plan(
     """
     output = checked_output(image_size, settings.scale)
     align = geometry.align
-    canvas_px = Size(_up(output[1], align), _up(output[0], align))
+    canvas_px = Size(aligned(output[1], align), aligned(output[0], align))
     window_px = Size(
-        min(_up(geometry.native, align), canvas_px.h), min(_up(geometry.native, align), canvas_px.w)
+        min(aligned(geometry.native, align), canvas_px.h), min(aligned(geometry.native, align), canvas_px.w)
     )
     shrink = min(1.0, geometry.native / max(canvas_px))
     overview_px = Size(*(max(align, round(side * shrink / align) * align) for side in canvas_px))
@@ -305,7 +305,8 @@ def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:
     return geometry.weights + 12 * latents + pixels * (3 * 4 * 3 + 4 * 2) + activations
 
 
-def _up(side: int, align: int) -> int:
+def aligned(side: int, align: int) -> int:
+    """The next multiple of `align`."""
     return -(-side // align) * align
 
 

@@ -19,7 +19,7 @@ from cupscale.errors import CupscaleError
 from cupscale.images.tensors import carried_on
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import generator
-from cupscale.planning import Geometry, Plan, make_plan
+from cupscale.planning import Geometry, Plan, aligned, make_plan
 from cupscale.settings import Settings
 
 TRAIN_STEPS = 1000  # T of every family here
@@ -106,8 +106,7 @@ def layout(size: tuple[int, int], scale: float, geometry: Geometry) -> Plan:
 
 def cells_of(size_px: tuple[int, int], geometry: Geometry) -> Size:
     """The canvas of a picture of (width, height) pixels: up to whole multiples of what the network takes."""
-    align, cell = geometry.align, geometry.cell
-    return Size(*(-(-side // align) * align // cell for side in reversed(size_px)))
+    return Size(*(aligned(side, geometry.align) // geometry.cell for side in reversed(size_px)))
 
 
 def run_steps(strength: float, steps: int) -> int:

@@ -17,7 +17,7 @@ from cupscale.backbones import GuidedDenoiser
 from cupscale.method.regions import Region, Size
 from cupscale.peers.base import TRAIN_STEPS, Diffusion, Mean, Progress, Run, Work, cells_of, doubled, layout
 from cupscale.peers.phases import Phase, enlarged, phases
-from cupscale.peers.windows import strided
+from cupscale.peers.windows import part_of, strided
 from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
@@ -117,11 +117,13 @@ class DemoFusion(Diffusion):
     def windows(self, canvas: Size, window: Size) -> list[Region]:
         """The local windows before they are moved."""
         window = Size(min(window.h, canvas.h), min(window.w, canvas.w))
-        return strided(canvas, window, Size(*(max(1, round(side * self.stride)) for side in window)))
+        return strided(canvas, window, part_of(window, self.stride))
 
     def reach(self, window: Size) -> Size:
         """How far a window may move, in cells."""
-        return Size(*((side - max(1, round(side * self.stride))) // 4 for side in window))
+        return Size(
+            *((side - step) // 4 for side, step in zip(window, part_of(window, self.stride), strict=True))
+        )
 
     def enlarge(self, work: Work) -> Run:
         settings = work.settings(strength=1.0, steps=self.steps, guidance=self.guidance)

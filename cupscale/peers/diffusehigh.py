@@ -77,6 +77,11 @@ def sharpened(x: Tensor, sigma: float, alpha: float) -> Tensor:
     return (1 + alpha) * x - alpha * (soft.unfold(-2, 3, 1) @ taps)
 
 
+def any_sigma(random: torch.Generator) -> float:
+    """The deviation that the authors draw for each picture, from 0.1 to 2."""
+    return 0.1 + 1.9 * torch.rand((), generator=random).item()
+
+
 @dataclass(frozen=True)
 class DiffuseHigh(Diffusion):
     """Phases k = 2 .. K; in each the last steps, on the whole canvas.
@@ -117,9 +122,8 @@ class DiffuseHigh(Diffusion):
         pixels = to_tensor(images.resize(work.task.image.convert("RGB"), start.size, "bicubic"))
         sigmas, noise = work.random(2), work.random(0)
         for phase in rest:
-            sigma = 0.1 + 1.9 * torch.rand((), generator=sigmas).item()
             wide = F.interpolate(pixels, phase.size[::-1], mode="bicubic", align_corners=False)
-            guide = sharpened(wide, sigma, self.sharpening)
+            guide = sharpened(wide, any_sigma(sigmas), self.sharpening)
             pixels = yield from self.phase(work, settings, guide, phase, noise)
         return images.to_image(pixels)
 

@@ -18,7 +18,7 @@ from cupscale.method.regions import Region
 from cupscale.method.sampler import Schedule
 from cupscale.method.structure import GlobalStructure
 from cupscale.peers.base import Diffusion, Progress, Run, Task, Work, check_whole_canvas, doubled, layout
-from cupscale.peers.diffusehigh import sharpened
+from cupscale.peers.diffusehigh import any_sigma, sharpened
 from cupscale.peers.phases import enlarged, stages
 from cupscale.planning import Geometry, Plan
 
@@ -157,8 +157,7 @@ class HiFlow(Diffusion):
         cells = work.cells(size)
         schedule = work.backbone.schedule(settings, cells)
         wide = F.interpolate(pixels, size[::-1], mode="bicubic", align_corners=False)
-        sigma = 0.1 + 1.9 * torch.rand((), generator=random).item()
-        z = work.encode_pixels(sharpened(wide, sigma, 1.0), cells)
+        z = work.encode_pixels(sharpened(wide, any_sigma(random), 1.0), cells)
         z = schedule.noised(z, torch.randn(z.shape, generator=random).to(z.device), 0)
         flow = Flow(schedule, stage, self.cutoff, work.backbone.shuffle)
         estimates = []

@@ -14,7 +14,7 @@ from cupscale.method.sampler import draw_noise
 from cupscale.peers.base import Diffusion, Progress, Run, Work, doubled, layout
 from cupscale.peers.levels import Levels
 from cupscale.peers.phases import enlarged
-from cupscale.peers.windows import strided
+from cupscale.peers.windows import part_of, strided
 from cupscale.planning import Geometry
 
 
@@ -70,7 +70,7 @@ class PixelRush(Diffusion):
 
     def windows(self, canvas: Size, window: Size) -> list[Region]:
         """All of them."""
-        return strided(canvas, window, Size(*(max(1, round(side * self.stride)) for side in window)))
+        return strided(canvas, window, part_of(window, self.stride))
 
     def enlarge(self, work: Work) -> Run:
         image = work.task.image

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from cupscale import images
-from cupscale.method.regions import Size
-from cupscale.peers.base import Diffusion, Run, Work, doubled, layout, run_steps
-from cupscale.peers.windows import Views, img2img_in_windows, strided
-from cupscale.planning import Geometry
+from cupscale.method.regions import Region, Size
+from cupscale.peers.base import Work
+from cupscale.peers.windows import ImageToImage, Views, strided
 
 
 def spots(canvas: Size, window: Size, random: torch.Generator) -> Views:
@@ -21,7 +20,7 @@ def spots(canvas: Size, window: Size, random: torch.Generator) -> Views:
 
 
 @dataclass(frozen=True)
-class SpotDiffusion(Diffusion):
+class SpotDiffusion(ImageToImage):
     """Windows that do not overlap, on a grid that moves at random at every step, so that seams are mended in the next.
 
     The paper draws panoramas: the grid moves along the width, cyclically, by any number of cells, one window high. Guessed:
@@ -37,20 +36,10 @@ class SpotDiffusion(Diffusion):
         "arXiv 2407.15507"
     )
 
-    strength: float = 0.45
-    steps: int = 50
-    guidance: float = 7.5
+    def windows(self, canvas: Size, window: Size) -> list[Region]:
+        """Side by side."""
+        return strided(canvas, window, window)
 
-    def samples(self, size: tuple[int, int], scale: float, geometry: Geometry) -> int:
-        plan = layout(size, scale, geometry)
-        steps = run_steps(self.strength, self.steps)
-        return doubled(steps * len(strided(plan.canvas, plan.window, plan.window)), self.guidance)
-
-    def enlarge(self, work: Work) -> Run:
-        settings = work.settings(strength=self.strength, steps=self.steps, guidance=self.guidance)
-        latent = work.encode(images.resize(work.task.image, work.output))
+    def views(self, work: Work) -> Callable[[], Views]:
         random = work.random(3)
-        z = yield from img2img_in_windows(
-            work, settings, latent, work.window, lambda: spots(work.canvas, work.window, random)
-        )
-        return work.decode(z, work.output)
+        return lambda: spots(work.canvas, work.window, random)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
 from torch import Tensor
 
+from cupscale import images
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import draw_noise
-from cupscale.peers.base import Mean, Progress, Work
+from cupscale.peers.base import Diffusion, Mean, Progress, Run, Work, doubled, layout, run_steps
+from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
 
@@ -31,6 +35,11 @@ class Views(NamedTuple):
             Region((y + self.shift.h) % canvas.h, (x + self.shift.w) % canvas.w, h, w)
             for y, x, h, w in self.regions
         ]
+
+
+def part_of(window: Size, share: float) -> Size:
+    """A share of a window's sides, at least a cell."""
+    return Size(*(max(1, round(side * share)) for side in window))
 
 
 def strided(canvas: Size, window: Size, stride: Size) -> list[Region]:
@@ -75,3 +84,33 @@ def img2img_in_windows(
                 mean.add(region, output)
             z = schedule.step(mean.result().roll((down, right), (-2, -1)), z, i)
     return z
+
+
+@dataclass(frozen=True)
+class ImageToImage(Diffusion):
+    """A peer that noises the Lanczos enlargement to a part of the schedule, and denoises it in windows from there."""
+
+    strength: float = 0.45
+    steps: int = 50
+    guidance: float = 7.5
+
+    def samples(self, size: tuple[int, int], scale: float, geometry: Geometry) -> int:
+        plan = layout(size, scale, geometry)
+        windows = len(self.windows(plan.canvas, plan.window))
+        return doubled(run_steps(self.strength, self.steps) * windows, self.guidance)
+
+    @abstractmethod
+    def windows(self, canvas: Size, window: Size) -> list[Region]:
+        """Those of a step, which are all of one size, where no roll moves them. window: of native size."""
+
+    def views(self, work: Work) -> Callable[[], Views]:
+        """The windows of each next step; here the same at every one."""
+        same = Views(self.windows(work.canvas, work.window))
+        return lambda: same
+
+    def enlarge(self, work: Work) -> Run:
+        settings = work.settings(strength=self.strength, steps=self.steps, guidance=self.guidance)
+        latent = work.encode(images.resize(work.task.image, work.output))
+        first = self.windows(work.canvas, work.window)[0]
+        z = yield from img2img_in_windows(work, settings, latent, Size(first.h, first.w), self.views(work))
+        return work.decode(z, work.output)
