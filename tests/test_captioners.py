@@ -50,6 +50,7 @@ from cupscale.captions import (
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
 from cupscale.events import Finished, Planned, Progress
+from cupscale.method.regions import Region
 from cupscale.method.sampler import Notice
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.planning import Geometry, make_plan
@@ -408,6 +409,18 @@ def sky_over_noise():
     pixels[40:] = np.asarray(noise(64, 24))
     pixels[4:7, 50:54] = 20
     return Image.fromarray(pixels)
+
+
+def test_a_region_is_cut_where_it_lies_in_an_image_that_is_not_square():
+    """800 x 400 at 2x: (720, 40) to (1456, 744) of the result is (360, 20) to (728, 372) of the input."""
+    image, captioner = noise(800, 400), Told()
+    plan = plan_for(image, scale=2)
+    assert plan.output == (1600, 800) and plan.cell_px == 4
+    region = Region(y=10, x=180, h=176, w=184)
+    written(captioner, image, replace(plan, regions=(region,)), prompt="x")
+    (request,) = captioner.requests
+    assert request.images[1].size == (368, 352)
+    assert request.images[1].tobytes() == image.crop((360, 20, 728, 372)).tobytes()
 
 
 def test_a_flat_sky_takes_one_call_and_a_bird_in_it_its_own():

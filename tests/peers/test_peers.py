@@ -30,7 +30,7 @@ from cupscale.peers.phases import Phase, enlarged, phases, stages
 from cupscale.peers.pixelrush import feathered, gaussian_window
 from cupscale.peers.spotdiffusion import spots
 from cupscale.peers.ultimate import inside_cells, squared, tile_boxes
-from cupscale.peers.windows import Views, strided
+from cupscale.peers.windows import Views, part_of, strided
 from cupscale.settings import Settings
 
 NATIVE = (64, 40)  # as wide as the small checkpoint's window of 16 x 16 cells, and not as high
@@ -414,6 +414,12 @@ def test_the_mean_counts_every_window_alike():
         mean.add(region, torch.full((1, 2, 2, 2), value))
     expected = [[1, 1, 0, 0], [1, 2, 4, 0], [0, 4, 4, 0]]  # (1 + 1 + 4) / 3 where all three meet
     assert mean.result()[0, 1].tolist() == expected
+
+
+def test_a_share_of_a_window_is_rounded_to_cells_and_is_one_at_least():
+    """15 / 8 = 1.875 and 11 / 8 = 1.375; 3 / 8 would be none."""
+    assert part_of(Size(15, 11), 0.125) == Size(2, 1)
+    assert part_of(Size(3, 22), 0.125) == Size(1, 3)
 
 
 def test_spots_cover_every_cell_once_wherever_the_grid_lies():
