@@ -22,6 +22,7 @@ from cupscale.errors import CupscaleError
 from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Size
+from cupscale.method.words import WordScreen
 from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
@@ -162,11 +163,12 @@ class DiffusersBackbone(ABC):
 
     def schedule(self, settings: Settings, cells: Size | None = None) -> DiffusersSchedule | FlowSchedule:
         args = (self.pipe.scheduler, settings.scheduler, settings.strength, settings.steps, settings.seed)
+        shift = settings.sigma_shift
         if is_flow(self.pipe.scheduler):
             height, width = cells or (self.geometry.native // self.geometry.cell,) * 2
             tokens = (height // self._patch()) * (width // self._patch())
-            return FlowSchedule(*args, self.device, tokens, self._sigmas(settings.steps))
-        return DiffusersSchedule(*args, self.device)
+            return FlowSchedule(*args, self.device, tokens, self._sigmas(settings.steps), shift)
+        return DiffusersSchedule(*args, self.device, shift)
 
     def _sigmas(self, steps: int) -> list[float] | None:
         """The noise levels a flow pipeline asks its scheduler for, before they are shifted; None for the scheduler's."""
@@ -187,13 +189,22 @@ class DiffusersBackbone(ABC):
             with torch.no_grad():
                 texts = self._texts(settings, captions, {} if known is None else known)
             scale = settings.guidance if guidance is None else guidance.to(self._pinned)
-            composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))
-            denoiser = RegionDenoiser(self.call, composer, texts, canvas, overview, scale)
+            composer = self._composer(settings, overview)
+            apart = settings.guidance_low > 0 and texts.negative is not None
+            denoiser = RegionDenoiser(self.call, composer, texts, canvas, overview, scale, apart)
             hooks = nullcontext() if denoiser.plain else self._hooks(composer)
             with parked(self.pipe, self._pinned), hooks:
                 yield denoiser
         finally:
             self._pinned = None
+
+    def _composer(self, settings: Settings, overview: Size) -> Composer:
+        composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))
+        if settings.attention_form == "screen" and settings.attention > 0:
+            composer.words = WordScreen(overview, [places for _, places in self.word_tokens(settings.prompt)])
+        if settings.composer == "frequency":
+            composer.cutoff = settings.cutoff
+        return composer
 
     def _texts(self, settings: Settings, captions: Sequence[str | None], known: dict[str, Text]) -> Texts:
         """The encoded texts of a run; equal captions share theirs."""
