@@ -36,7 +36,7 @@ from cupscale.captions import match, within_budget
 from cupscale.correct import correct, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
-from cupscale.images.tensors import carried_on, padded
+from cupscale.images.tensors import carried_on, padded, to_bytes
 from cupscale.method.edges import edges, with_edge_noise
 from cupscale.method.guidance import LowGuidance, guidance_map, richness
 from cupscale.method.lowpass import LowPass
@@ -168,6 +168,8 @@ class CUpscalePipeline:
         upscalers.check(chosen.upscaler)
         if chosen.attention_form == "screen" and chosen.attention > 0:
             check_maps("attention_form screen", self.backbone.network)
+        if chosen.control > 0:
+            self.backbone.check_control()
         plan = self.plan(picture, chosen, captioning=captioning)
         if picture is not None:
             chosen, _ = settle(chosen, picture)
@@ -211,12 +213,16 @@ class CUpscalePipeline:
 
 
 class _Latents(NamedTuple):
-    """What `_Run._encode` gives. base: (1, C, H, W) on the canvas. overview: (1, C, h, w), None where RAP is off."""
+    """What `_Run._encode` gives.
+
+    base: (1, C, H, W) on the canvas. overview: (1, C, h, w), None where nothing asks for it. enlarged: what a ControlNet sees.
+    """
 
     base: Tensor
     structure: GlobalStructure | None
     overview: Tensor | None
     preview: PreviewMap | None
+    enlarged: dict[Size, Tensor]
 
 
 @dataclass
@@ -407,7 +413,16 @@ class _Run:
             on_edges = self._per_cell(edges(images.to_tensor(self.picture.rgb))).to(z.device)
             z = with_edge_noise(z, on_edges, settings.edge_noise, noise)
         side = self.pipeline.preview_px
-        return _Latents(z, structure, overview, PreviewMap(z, base, side, plan) if side else None)
+        preview = PreviewMap(z, base, side, plan) if side else None
+        return _Latents(z, structure, overview, preview, self._enlarged(base))
+
+    def _enlarged(self, base: Image.Image) -> dict[Size, Tensor]:
+        """What a ControlNet looks at: the base upscale in the sizes of canvas and overview, (3, H, W) uint8."""
+        if self.settings.control == 0:
+            return {}
+        cell = self.pipeline.backbone.geometry.cell
+        sizes = {self.plan.overview: overview_image(base, self.plan), self.plan.canvas: base}
+        return {size: to_bytes(padded(image, size, cell)[0]) for size, image in sizes.items()}
 
     def _denoise(
         self, latents: _Latents, read: Settings, texts: tuple[str | None, ...]
@@ -415,7 +430,10 @@ class _Run:
         """Returns the canvas' latents (1, C, H, W)."""
         backbone, settings, plan = self.pipeline.backbone, self.settings, self.plan
         guidance = self._guidance()
-        with backbone.denoiser(read, texts, plan.canvas, plan.overview, guidance, self._known) as denoiser:
+        denoiser_of_run = backbone.denoiser(
+            read, texts, plan.canvas, plan.overview, guidance, self._known, latents.enlarged
+        )
+        with denoiser_of_run as denoiser:
             loop = denoise(
                 denoiser,
                 backbone.schedule(settings),

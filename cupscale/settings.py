@@ -163,6 +163,13 @@ class Settings(BaseModel):
         le=1.2,
         description="Standard deviation of noise put on the input's edges before the run (LSRNA, arXiv 2503.18446: 1.2).",
     )
+    control: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Weight of a ControlNet for tiles, which holds the result to the input; 0: none. Needs a model loaded with "
+        "one.",
+    )
     scheduler: Scheduler = Field("model", description="Sampler. 'model' is the one the model came with.")
     size: str = Field(
         "",

@@ -80,6 +80,11 @@ class DiffusersBackbone(ABC):
     def device(self) -> torch.device:
         return self._pinned or self.pipe._execution_device
 
+    def check_control(self) -> None:
+        raise CupscaleError(
+            f"control works with Stable Diffusion 1.5 and SDXL, not with {type(self.pipe).__name__}: set control to 0"
+        )
+
     def release(self) -> None:
         self.pipe.maybe_free_model_hooks()
 
@@ -183,6 +188,7 @@ class DiffusersBackbone(ABC):
         overview: Size,
         guidance: Tensor | None = None,
         known: dict[str, Text] | None = None,
+        enlarged: Mapping[Size, Tensor] | None = None,
     ) -> Iterator[RegionDenoiser]:
         self._pinned = self.device
         try:

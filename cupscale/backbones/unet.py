@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from cupscale.backbones.attention import composed_cross
 from cupscale.backbones.base import DiffusersBackbone
-from cupscale.backbones.denoiser import Call, Text, split
+from cupscale.backbones.control import Control, check_control
+from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, split
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Region, Size
+from cupscale.settings import Settings
 
 
 class SDBackbone(DiffusersBackbone):
@@ -28,6 +30,10 @@ class SDBackbone(DiffusersBackbone):
         "tokenizer": "CLIPTokenizer",
     }
 
+    def __init__(self, pipe: Any):
+        super().__init__(pipe)
+        self._control: Control | None = None
+
     def _window_cells(self) -> int:
         return 2 ** (len(self.network.config.block_out_channels) - 1)
 
@@ -38,18 +44,46 @@ class SDBackbone(DiffusersBackbone):
     def _hooks(self, composer: Composer) -> AbstractContextManager[None]:
         return composed_cross(self.network, composer)
 
+    @contextmanager
+    def denoiser(
+        self,
+        settings: Settings,
+        captions: Sequence[str | None],
+        canvas: Size,
+        overview: Size,
+        guidance: Tensor | None = None,
+        known: dict[str, Text] | None = None,
+        enlarged: Mapping[Size, Tensor] | None = None,
+    ) -> Iterator[RegionDenoiser]:
+        if settings.control > 0 and enlarged:
+            self._control = Control(self.pipe.controlnet, settings.control, enlarged, self.geometry.cell)
+        try:
+            with super().denoiser(settings, captions, canvas, overview, guidance, known) as made:
+                yield made
+        finally:
+            self._control = None
+
     def conditions(self, call: Call) -> dict[str, Tensor] | None:
         """`added_cond_kwargs` of the network."""
         return None
 
+    def check_control(self) -> None:
+        check_control(self.pipe)
+
     def call(self, call: Call, composer: Composer) -> Tensor:
         words, _ = call.words(composer)
+        latents, conditions = call.latents.to(words.dtype), self.conditions(call)
+        controlled: dict[str, Any] = {}
+        if self._control is not None:
+            prompts = words[:, : words.shape[1] - composer.own]
+            controlled = self._control.residuals(call, latents, prompts, conditions)
         return self.network(
-            call.latents.to(words.dtype),
+            latents,
             call.t,
             encoder_hidden_states=words,
-            added_cond_kwargs=self.conditions(call),
+            added_cond_kwargs=conditions,
             return_dict=False,
+            **controlled,
         )[0].float()
 
 
