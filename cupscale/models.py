@@ -279,10 +279,11 @@ def load(
     return pipe
 
 
-# ControlNets for tiles: diffusers' own documentation names the second.
+# ControlNets for tiles, hub id and, where it is not a folder of diffusers, file. The last two stand in diffusers' documentation.
 CONTROLNETS = {
     "StableDiffusionPipeline": "lllyasviel/control_v11f1e_sd15_tile",
     "StableDiffusionXLPipeline": "brad-twinkl/controlnet-union-sdxl-1.0-promax",
+    "ZImagePipeline": "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union/Z-Image-Turbo-Fun-Controlnet-Union.safetensors",
 }
 
 
@@ -293,16 +294,33 @@ def _controlled(pipe: Any, source: str, dtype: torch.dtype) -> Any:
     family = type(pipe).__name__
     if family not in CONTROLNETS:
         raise CupscaleError(
-            f"a ControlNet works with {' and '.join(CONTROLNETS)}, not with {family}: leave it out"
+            f"a ControlNet works with {', '.join(CONTROLNETS)}, not with {family}: leave it out"
         )
     source = CONTROLNETS[family] if source == "auto" else source
-    union = "num_control_type" in diffusers.ControlNetModel.load_config(source)
-    kind: Any = diffusers.ControlNetUnionModel if union else diffusers.ControlNetModel
-    network = kind.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    name = family.replace("Pipeline", f"ControlNet{'Union' * union}Pipeline")
-    made = getattr(diffusers, name).from_pipe(pipe, controlnet=network, dtype=dtype)
+    kind: Any = diffusers.ControlNetModel
+    if family == "ZImagePipeline":
+        kind = diffusers.ZImageControlNetModel
+    elif "num_control_type" in kind.load_config(source):
+        kind = diffusers.ControlNetUnionModel
+    if source.endswith(".safetensors"):
+        network = kind.from_single_file(_file(source), dtype=dtype)
+    else:
+        network = kind.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    union = "Union" if kind is diffusers.ControlNetUnionModel else ""
+    made = getattr(diffusers, family.replace("Pipeline", f"ControlNet{union}Pipeline"))
+    made = made.from_pipe(pipe, controlnet=network, dtype=dtype)
     made.register_to_config(_name_or_path=pipe.name_or_path)
     return made
+
+
+def _file(source: str) -> str:
+    """A file on this machine: itself, or owner/name/file of the hub, fetched."""
+    from huggingface_hub import hf_hub_download
+
+    if Path(source).is_file():
+        return source
+    owner, name, file = source.split("/", 2)
+    return hf_hub_download(f"{owner}/{name}", file)
 
 
 def _left_out(source: str) -> dict[str, None]:

@@ -408,21 +408,22 @@ class _Run:
                 source=settings.structure_reference,
             )
         overview = encode(overview_image(plain, plan), plan.overview) if settings.passes_overview else None
+        enlarged: dict[Size, Tensor] = {}
+        if settings.control > 0:
+            small = overview_image(base, plan)
+            if backbone.control_sees_latents:
+                enlarged = {plan.overview: encode(small, plan.overview)[0], plan.canvas: z[0]}
+            else:
+                cell = backbone.geometry.cell
+                sizes = {plan.overview: small, plan.canvas: base}
+                enlarged = {size: to_bytes(padded(image, size, cell)[0]) for size, image in sizes.items()}
         if settings.edge_noise > 0:
             noise = draw_noise(z.shape, settings.seed, 4).to(z.device)
             on_edges = self._per_cell(edges(images.to_tensor(self.picture.rgb))).to(z.device)
             z = with_edge_noise(z, on_edges, settings.edge_noise, noise)
         side = self.pipeline.preview_px
         preview = PreviewMap(z, base, side, plan) if side else None
-        return _Latents(z, structure, overview, preview, self._enlarged(base))
-
-    def _enlarged(self, base: Image.Image) -> dict[Size, Tensor]:
-        """What a ControlNet looks at: the base upscale in the sizes of canvas and overview, (3, H, W) uint8."""
-        if self.settings.control == 0:
-            return {}
-        cell = self.pipeline.backbone.geometry.cell
-        sizes = {self.plan.overview: overview_image(base, self.plan), self.plan.canvas: base}
-        return {size: to_bytes(padded(image, size, cell)[0]) for size, image in sizes.items()}
+        return _Latents(z, structure, overview, preview, enlarged)
 
     def _denoise(
         self, latents: _Latents, read: Settings, texts: tuple[str | None, ...]

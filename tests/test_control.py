@@ -4,13 +4,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_pixart, make_sd15, make_sdxl
+from checkpoints import make_pixart, make_sd15, make_sdxl, make_zimage
 from click.testing import CliRunner
 from PIL import Image
 
 import cupscale
 from cupscale import cli, models
-from cupscale.backbones import adapt
+from cupscale.backbones import Tiles, adapt
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import StepDone, denoise, draw_noise
@@ -67,6 +67,17 @@ def folders(tmp_path_factory):
             num_proj_channel=16,
         )
         stirred(union).save_pretrained(root / f"sdxl-{name}")
+    made_zimage = make_zimage(root / "zimage")
+    transformer = diffusers.ZImageTransformer2DModel.from_pretrained(made_zimage / "transformer")
+    torch.manual_seed(2)
+    flow = diffusers.ZImageControlNetModel(
+        control_layers_places=[0, 1],
+        control_refiner_layers_places=[0],
+        control_in_dim=7,  # more than the latents' 4, as the second version has it
+        add_control_noise_refiner="control_noise_refiner",
+        **{key: transformer.config[key] for key in ("dim", "n_refiner_layers", "n_heads", "n_kv_heads")},
+    )
+    stirred(flow).save_pretrained(root / "zimage-union")
     return root
 
 
@@ -139,6 +150,87 @@ def test_one_region_is_the_pipelines_own_call(folders, name, kind, guidance):
     assert torch.allclose(ours, theirs, atol=2e-4), (ours - theirs).abs().max()
 
 
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_one_window_of_z_image_is_the_pipelines_own_call(folders, guidance):
+    """From noise, with every prior off; its guidance is 1 + that of diffusers, for whom 0 is off."""
+    pipe = loaded(folders, "zimage", "union")
+    pipe.set_progress_bar_config(disable=True)
+    backbone = adapt(pipe)
+    settings = cupscale.Settings.build(
+        attention=0,
+        detail=0,
+        structure=0,
+        strength=1,
+        steps=4,
+        guidance=guidance,
+        prompt="a red fox",
+        control=0.7,
+    )
+    cells = Size(12, 16)
+    noise, image = draw_noise((1, 4, *cells), 11), photo(64, 48)
+    latents = backbone.encode(cupscale.images.to_tensor(image), Tiles())
+    with backbone.denoiser(settings, [None], cells, cells, None, None, {cells: latents[0]}) as denoiser:
+        schedule = backbone.schedule(settings, cells)
+        start = schedule.from_noise(noise)
+        loop = denoise(denoiser, schedule, noise, window=cells, overlap=0.0, seed=0, sample=start)
+        ours = [event for event in loop if isinstance(event, StepDone)][-1].sample
+    theirs = pipe(
+        "a red fox",
+        height=48,
+        width=64,
+        num_inference_steps=4,
+        guidance_scale=guidance - 1,
+        control_image=image,
+        controlnet_conditioning_scale=0.7,
+        latents=noise,
+        output_type="latent",
+    ).images
+    assert torch.allclose(ours, theirs, atol=2e-4), (ours - theirs).abs().max()
+
+
+def test_z_images_regions_see_their_latents_and_captions_get_nothing_added(folders):
+    """A region with a long caption: what the ControlNet adds stops where the captions begin."""
+    pipe = loaded(folders, "zimage", "union")
+    backbone = adapt(pipe)
+    seen, added = [], []
+    pipe.controlnet.register_forward_hook(lambda module, args, output: seen.append((args, output)))
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: added.append(kwargs["controlnet_block_samples"]), with_kwargs=True
+    )
+    settings = cupscale.Settings.build(prompt="a red fox", guidance=3.0, control=0.25, attention=0)
+    wide, regions = draw_noise((4, *CANVAS), 7), [Region(8, 0, 12, 16), Region(2, 12, 12, 16)]
+    caption = "a boat with a long blue sail on a lake " * 4
+    args = (settings, [caption, None], CANVAS, OVERVIEW, None, None, {CANVAS: wide})
+    with backbone.denoiser(*args) as denoiser:
+        denoiser.predict(draw_noise((2, 4, 12, 16), 2), torch.tensor(500.0), regions, range(2))
+    (given, output), own = seen[0], added[0]
+    context = given[3]
+    assert context.shape == (4, 7, 1, 12, 16) and not context[:, 4:].any()
+    for row, region in enumerate(regions * 2):
+        assert torch.allclose(context[row, :4, 0], region.crop(wide))
+    assert set(own) == {0, 1}
+    for layer in own:
+        tokens = output[layer].shape[1]
+        assert torch.equal(own[layer][:, :tokens], output[layer])
+        assert own[layer].shape[1] > tokens and not own[layer][:, tokens:].any()
+
+
+def test_a_whole_run_of_z_image(folders):
+    pipeline = CUpscalePipeline(loaded(folders, "zimage", "union"))
+    fields = {
+        "scale": 2,
+        "prompt": "a fox",
+        "steps": 4,
+        "strength": 0.5,
+        "upscaler": "lanczos",
+        "fidelity": 0,
+    }
+    without = np.asarray(pipeline.upscale(photo(), **fields).image).astype(int)
+    controlled = np.asarray(pipeline.upscale(photo(), **fields, control=0.8).image).astype(int)
+    assert np.abs(controlled - without).max() > 2
+    assert (np.asarray(pipeline.upscale(photo(), **fields).image) == without).all()
+
+
 @pytest.mark.parametrize("kind", ["tile", "union"])
 def test_each_region_sees_its_own_piece(folders, kind):
     """In the canvas and in the overview, without the captions, and both halves of guidance alike."""
@@ -199,7 +291,7 @@ def test_what_cannot_be_controlled_is_refused_before_any_work(folders, tmp_path)
     with pytest.raises(CupscaleError, match="knows 6 kinds of control and no tiles: take the ProMax"):
         six.stream(photo(), control=0.5)
     pixart = make_pixart(tmp_path / "pixart")
-    with pytest.raises(CupscaleError, match="and SDXL, not with PixArt"):
+    with pytest.raises(CupscaleError, match="SDXL and Z-Image, not with PixArt"):
         CUpscalePipeline(cupscale.load(str(pixart), device="cpu")).stream(photo(), control=0.5)
     with pytest.raises(CupscaleError, match="not with PixArtAlphaPipeline: leave it out"):
         cupscale.load(str(pixart), device="cpu", controlnet=str(folders / "sdxl-tile"))

@@ -153,7 +153,14 @@ def test_installed_with_all_it_depends_on_it_works(wheel, photo, tmp_path):
     venv.create(folder, with_pip=True)
     programs = folder / "bin"
     pip = [programs / "python", "-m", "pip"]
-    done(*pip, "install", "--quiet", "torch==2.13.0", f"{wheel}[page,mcp,captions,upscalers]", cwd=tmp_path)
+    done(
+        *pip,
+        "install",
+        "--quiet",
+        "torch==2.13.0",
+        f"{wheel}[page,mcp,captions,tagger,upscalers]",
+        cwd=tmp_path,
+    )
     done(*pip, "check", cwd=tmp_path)
     check_a_users_day(programs, photo)
     done(programs / "python", "-c", IMPORT_ALL, "[]", "", cwd=tmp_path)
@@ -342,9 +349,9 @@ def allowed(file: Path) -> set[str]:
     parts = file.relative_to(ROOT).parts
     if parts[0] != "cupscale":
         return BASE.union(*OF_EXTRA.values())
-    extra = {"page": "page", "upscalers": "upscalers", "captioners": "captions"}.get(parts[1])
-    mcp = OF_EXTRA["mcp"] | {"mcp"} if extra == "page" else set()
-    return BASE | (OF_EXTRA[extra] if extra else set()) | mcp
+    extras = {"page": ("page", "mcp"), "upscalers": ("upscalers",), "captioners": ("captions", "tagger")}
+    mcp = {"mcp"} if parts[1] == "page" else set()
+    return BASE.union(mcp, *(OF_EXTRA[extra] for extra in extras.get(parts[1], ())))
 
 
 def python_files() -> list[Path]:

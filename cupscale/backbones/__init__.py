@@ -43,6 +43,7 @@ class Backbone(Protocol):
 
     geometry: Geometry
     shuffle: int  # see GlobalStructure
+    control_sees_latents: bool
     budget: TokenBudget  # of the text encoder
     defaults: Mapping[str, Any]  # settings for a model of this family that has no name of its own
 
@@ -83,7 +84,7 @@ class Backbone(Protocol):
         captions: one per region of the plan, None for the global prompt. canvas, overview: in cells. guidance: its scale in
         each cell of the canvas, (1, 1, H, W); None for the settings' own everywhere. known: texts that are encoded already;
         what is new is put there too. enlarged: what a ControlNet looks at, the base upscale for each of the two sizes in cells,
-        (3, H, W) uint8; None leaves it out.
+        pixels (3, H, W) uint8, or latents (C, h, w) where `control_sees_latents`; None leaves it out.
         """
 
     def release(self) -> None:
@@ -100,6 +101,7 @@ SUPPORTED = {
     "PixArtSigmaPipeline": ("pixart", "PixArtBackbone"),
     "StableDiffusion3Pipeline": ("sd3", "SD3Backbone"),
     "ZImagePipeline": ("zimage", "ZImageBackbone"),
+    "ZImageControlNetPipeline": ("zimage", "ZImageBackbone"),
 }
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cupscale.backbones import SUPPORTED, Tiles
+from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
 from cupscale.backbones.tokens import rule_of
@@ -39,6 +40,7 @@ class DiffusersBackbone(ABC):
 
     NETWORK = "transformer"
     PARTS: ClassVar[Mapping[str, str]] = {}
+    control_sees_latents = False
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
@@ -50,6 +52,7 @@ class DiffusersBackbone(ABC):
                 )
         self.pipe = pipe
         self._pinned: torch.device | None = None
+        self._control: Control | None = None
         cell = pipe.vae_scale_factor
         self.geometry = Geometry(
             native=self._native_cells() * cell,
@@ -82,7 +85,7 @@ class DiffusersBackbone(ABC):
 
     def check_control(self) -> None:
         raise CupscaleError(
-            f"control works with Stable Diffusion 1.5 and SDXL, not with {type(self.pipe).__name__}: set control to 0"
+            f"control works with Stable Diffusion 1.5, SDXL and Z-Image, not with {type(self.pipe).__name__}: set control to 0"
         )
 
     def release(self) -> None:
@@ -191,6 +194,9 @@ class DiffusersBackbone(ABC):
         enlarged: Mapping[Size, Tensor] | None = None,
     ) -> Iterator[RegionDenoiser]:
         self._pinned = self.device
+        if settings.control > 0 and enlarged:
+            side = 1 if self.control_sees_latents else self.geometry.cell
+            self._control = Control(self.pipe.controlnet, settings.control, enlarged, side)
         try:
             with torch.no_grad():
                 texts = self._texts(settings, captions, {} if known is None else known)
@@ -202,7 +208,7 @@ class DiffusersBackbone(ABC):
             with parked(self.pipe, self._pinned), hooks:
                 yield denoiser
         finally:
-            self._pinned = None
+            self._pinned = self._control = None
 
     def _composer(self, settings: Settings, overview: Size) -> Composer:
         composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))

@@ -61,6 +61,7 @@ _RULES = {
     "PixArtSigmaPipeline": Rule(marks=1, length=300),
     "StableDiffusion3Pipeline": Rule("tokenizer_3", marks=1, length=256),
     "ZImagePipeline": Rule(length=512, chat=True),
+    "ZImageControlNetPipeline": Rule(length=512, chat=True),
 }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -11,11 +11,10 @@ from torch import Tensor
 
 from cupscale.backbones.attention import composed_cross
 from cupscale.backbones.base import DiffusersBackbone
-from cupscale.backbones.control import Control, check_control
-from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, split
+from cupscale.backbones.control import UNET_KINDS, check_control
+from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Region, Size
-from cupscale.settings import Settings
 
 
 class SDBackbone(DiffusersBackbone):
@@ -30,10 +29,6 @@ class SDBackbone(DiffusersBackbone):
         "tokenizer": "CLIPTokenizer",
     }
 
-    def __init__(self, pipe: Any):
-        super().__init__(pipe)
-        self._control: Control | None = None
-
     def _window_cells(self) -> int:
         return 2 ** (len(self.network.config.block_out_channels) - 1)
 
@@ -44,31 +39,12 @@ class SDBackbone(DiffusersBackbone):
     def _hooks(self, composer: Composer) -> AbstractContextManager[None]:
         return composed_cross(self.network, composer)
 
-    @contextmanager
-    def denoiser(
-        self,
-        settings: Settings,
-        captions: Sequence[str | None],
-        canvas: Size,
-        overview: Size,
-        guidance: Tensor | None = None,
-        known: dict[str, Text] | None = None,
-        enlarged: Mapping[Size, Tensor] | None = None,
-    ) -> Iterator[RegionDenoiser]:
-        if settings.control > 0 and enlarged:
-            self._control = Control(self.pipe.controlnet, settings.control, enlarged, self.geometry.cell)
-        try:
-            with super().denoiser(settings, captions, canvas, overview, guidance, known) as made:
-                yield made
-        finally:
-            self._control = None
-
     def conditions(self, call: Call) -> dict[str, Tensor] | None:
         """`added_cond_kwargs` of the network."""
         return None
 
     def check_control(self) -> None:
-        check_control(self.pipe)
+        check_control(self.pipe, UNET_KINDS)
 
     def call(self, call: Call, composer: Composer) -> Tensor:
         words, _ = call.words(composer)
@@ -76,7 +52,7 @@ class SDBackbone(DiffusersBackbone):
         controlled: dict[str, Any] = {}
         if self._control is not None:
             prompts = words[:, : words.shape[1] - composer.own]
-            controlled = self._control.residuals(call, latents, prompts, conditions)
+            controlled = self._control.of_unet(call, latents, prompts, conditions)
         return self.network(
             latents,
             call.t,
