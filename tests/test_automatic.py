@@ -14,6 +14,11 @@ from cupscale.cli import main
 from cupscale.errors import CupscaleError
 
 
+@pytest.fixture(autouse=True)
+def nobody_named(monkeypatch):
+    monkeypatch.delenv("CUPSCALE_CAPTIONER")
+
+
 @pytest.fixture
 def accelerator(monkeypatch):
     monkeypatch.setattr(machine, "best_device", lambda: "cuda")

@@ -373,7 +373,7 @@ def test_everything_declared_is_imported_or_has_its_reason():
         *(imported(file) for file in python_files() if file.is_relative_to(ROOT / "cupscale"))
     )
     used = set().union(*(distributions().get(module, {canonicalize_name(module)}) for module in modules))
-    declared = BASE.union(*(OF_EXTRA[extra] for extra in USERS))
+    declared = BASE.union(*(OF_EXTRA[extra] for extra in space_requirements.EXTRAS))
     assert declared - used - set(INDIRECT) == set()
     assert set(INDIRECT) <= declared
 
@@ -481,7 +481,7 @@ def test_what_a_space_reads_is_written_from_the_project():
     wanted = [line for line in lines.splitlines() if not line.startswith("#")]
     for line in wanted:  # a Space installs this file before anything else of the repository is there
         Requirement(line)
-    assert names_of(wanted) == BASE.union(*(OF_EXTRA[extra] for extra in USERS))
+    assert names_of(wanted) == BASE.union(*(OF_EXTRA[extra] for extra in space_requirements.EXTRAS))
 
 
 @pytest.mark.parametrize("name", ["requirements-cpu.txt", "requirements-dev.txt"])
