@@ -373,7 +373,7 @@ def test_everything_declared_is_imported_or_has_its_reason():
         *(imported(file) for file in python_files() if file.is_relative_to(ROOT / "cupscale"))
     )
     used = set().union(*(distributions().get(module, {canonicalize_name(module)}) for module in modules))
-    declared = BASE.union(*(OF_EXTRA[extra] for extra in space_requirements.EXTRAS))
+    declared = BASE.union(*(OF_EXTRA[extra] for extra in USERS))
     assert declared - used - set(INDIRECT) == set()
     assert set(INDIRECT) <= declared
 
