@@ -44,14 +44,8 @@ class OneLine(click.Group):
             return result
         except CupscaleError as error:
             self._end(ctx, str(error))
-        except click.exceptions.Exit:  # click's way out, a RuntimeError
-            raise
         except MemoryError:
             self._end(ctx, "not enough memory: choose a smaller scale, or a smaller --tile and --batch 1")
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            self._end(ctx, "out of memory on the device: try --offload model, --batch 1 or a smaller --tile")
         except BrokenPipeError:
             _close_stdout()
             ctx.exit(0)
@@ -72,12 +66,6 @@ def _close_stdout() -> None:
     """So that the interpreter does not try once more to write what could not be written."""
     with contextlib.suppress(OSError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    from cupscale.machine import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def _flags(*options: Command) -> Callable[[Command], Command]:

@@ -12,6 +12,7 @@ from cupscale.method.regions import Region, Size, plan_regions
 from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
 
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
+LEAST_TILE_PX = 256  # side of a VAE's tile
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,21 @@ def make_plan(
         upscaler=settings.upscaler,
     )
     return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
+
+
+def fitting_scale(size: tuple[int, int], settings: Settings, geometry: Geometry, room: int) -> float | None:
+    """The largest scale below the run's, in halves, whose plan fits; None where there is none.
+
+    Args:
+        size: (width, height) of the input in pixels.
+        settings: Of the run.
+        geometry: Of the model.
+        room: Bytes.
+    """
+    for half in range(math.ceil(settings.scale * 2) - 1, 1, -1):
+        if make_plan(size, settings.replace(scale=half / 2), geometry).bytes <= room:
+            return half / 2
+    return None
 
 
 def drawn_size(size: str, geometry: Geometry) -> tuple[int, int]:
