@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -79,6 +79,7 @@ class CUpscalePipeline:
         self.backbone: Backbone = adapt(pipe)
         self.pipe = pipe
         self.model = models.name_of(pipe)
+        self.loras: tuple[str, ...] = getattr(pipe, "cupscale_loras", ())
         self.batch = batch or (1 if self.backbone.device.type == "cpu" else 4)
         self.tiles = tiles or Tiles()
         self.preview_px = preview_px
@@ -165,7 +166,8 @@ class CUpscalePipeline:
             CupscaleError: Bad input, at the call.
         """
         chosen = self._chosen(settings, preset, fields)
-        chosen, picture = self._input(chosen, image)
+        other = [lora for lora in chosen.loras if lora not in self.loras]
+        chosen, picture = self._input(chosen.replace(loras=self.loras), image)
         upscalers.check(chosen.upscaler)
         if chosen.attention_form == "screen" and chosen.attention > 0:
             check_maps("attention_form screen", self.backbone.network)
@@ -175,7 +177,7 @@ class CUpscalePipeline:
         if picture is not None:
             chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
-        return _Run(self, picture, chosen, plan, captioning or Captioning()).events()
+        return _Run(self, picture, chosen, plan, captioning or Captioning(), other).events()
 
     def caption(
         self,
@@ -235,6 +237,7 @@ class _Run:
     settings: Settings
     plan: Plan
     captioning: Captioning
+    other_loras: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
@@ -257,6 +260,11 @@ class _Run:
         """
         self._began = time.perf_counter()
         yield Planned(self.plan, self.settings)
+        if self.other_loras:
+            names = ", ".join(self.other_loras)
+            yield Notice(
+                f"the settings name LoRAs that this model was not loaded with: {names}; it goes on without them"
+            )
         try:
             yield from self._stages()
         except RuntimeError as error:

@@ -78,7 +78,7 @@ def check_model(name: str) -> str:
 
 def defaults(name: str) -> dict[str, object]:
     """The settings a model works best with."""
-    return models.defaults(name)
+    return models.defaults(name, models.family(sources()[check_model(name)]))
 
 
 def pipeline(name: str) -> CUpscalePipeline:
