@@ -36,6 +36,17 @@ from cupscale.method.regions import Region, Size
 from cupscale.planning import make_plan
 
 GIB = 2**30
+# (way, side of the picture, side of a tile, precision). The VAEs of SD 1.5, SDXL and SD3 differ in their channels only.
+VAE_RUNS = (
+    ("encode", 4096, 1024, torch.float16),
+    ("encode", 8192, 1024, torch.float16),
+    ("decode", 4096, 1024, torch.float16),
+    ("decode", 4096, 1024, torch.float32),
+    ("decode", 4096, 512, torch.float16),
+    ("decode", 4096, 256, torch.float16),
+    ("decode", 8192, 1024, torch.float16),
+    ("decode", 8192, 1024, torch.float32),
+)
 UNET_SD15: dict[str, Any] = {
     "sample_size": 64,
     "in_channels": 4,
@@ -114,7 +125,7 @@ def models() -> dict[str, Callable[[], Model]]:
     return {"sd15": _sd15, "sdxl": _sdxl, "sd3": _sd3}
 
 
-def _tiny(kind: str, **parts: Any) -> Any:
+def tiny_as(kind: str, **parts: Any) -> Any:
     """The bundled model's pipeline, as that of another class, with other parts."""
     import diffusers
 
@@ -132,13 +143,13 @@ def _tiny(kind: str, **parts: Any) -> Any:
 def _sd15() -> Model:
     network = _meta(lambda: UNet2DConditionModel(**UNET_SD15), torch.float16)
     vae = _meta(lambda: AutoencoderKL(**real_size_sdxl.VAE), torch.float16)
-    return Model("sd15", _tiny("StableDiffusionPipeline", unet=network, vae=vae), (768, 77, 0), 500)
+    return Model("sd15", tiny_as("StableDiffusionPipeline", unet=network, vae=vae), (768, 77, 0), 500)
 
 
 def _sdxl() -> Model:
     network = _meta(lambda: UNet2DConditionModel(**real_size_sdxl.UNET), torch.float16)
     vae = _meta(lambda: AutoencoderKL(**real_size_sdxl.VAE), torch.float16)
-    pipe = _tiny("StableDiffusionXLPipeline", unet=network, vae=vae)
+    pipe = tiny_as("StableDiffusionXLPipeline", unet=network, vae=vae)
     return Model("sdxl", pipe, (2048, 77, 1280), 500)
 
 
@@ -146,7 +157,7 @@ def _sd3() -> Model:
     network = _meta(lambda: SD3Transformer2DModel(**real_size_transformer.TRANSFORMER), torch.float16)
     vae = _meta(lambda: AutoencoderKL(**real_size_transformer.VAE), torch.float16)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = _tiny("StableDiffusion3Pipeline", transformer=network, vae=vae, scheduler=scheduler)
+    pipe = tiny_as("StableDiffusion3Pipeline", transformer=network, vae=vae, scheduler=scheduler)
     return Model("sd3", pipe, (4096, 333, 2048), 500.0)
 
 
@@ -215,27 +226,21 @@ def main() -> None:
     print("| model | what | weights, GiB | above them, GiB |\n|---|---|---|---|", flush=True)
     for name in names:
         model = models()[name]()
-        backbone = adapt(model.pipe)
-        network = backbone.network
+        network = adapt(model.pipe).network
         for regions in (1, 4, 8):
-            peak = network_peak(model, regions, Size(512, 512))
-            print(
-                f"| {name} | network, {regions} region{'s' * (regions > 1)}, guided, all priors | "
-                f"{weights(network) / GIB:.2f} | {peak / GIB:.2f} |",
-                flush=True,
-            )
-        for way in ("encode", "decode"):
-            for dtype in (torch.float16, torch.float32):
-                for side_px, tile_px in ((4096, 1024), (4096, 512), (4096, 256), (8192, 1024)):
-                    peak = vae_peak(model, side_px, tile_px, dtype, way)
-                    kind = str(dtype).removeprefix("torch.")
-                    print(
-                        f"| {name} | VAE, {way} {side_px}, tiles of {tile_px}, {kind} | "
-                        f"{weights(model.pipe.vae) / GIB:.2f} | {peak / GIB:.2f} |",
-                        flush=True,
-                    )
+            what = f"network, {regions} region{'s' * (regions > 1)}, guided, all priors"
+            row(name, what, weights(network), network_peak(model, regions, Size(512, 512)))
         for side_px in (1024, 4096, 8192):
-            print(f"| {name} | the plan, {side_px} | | {planned(backbone, side_px) / GIB:.2f} |", flush=True)
+            row(name, f"the plan, {side_px} px", 0, planned(adapt(model.pipe), side_px))
+    model = _sdxl()
+    for way, side_px, tile_px, dtype in VAE_RUNS:
+        what = f"{way} {side_px} px in tiles of {tile_px} px, {str(dtype).removeprefix('torch.')}"
+        row("VAE", what, weights(model.pipe.vae.to(dtype)), vae_peak(model, side_px, tile_px, dtype, way))
+
+
+def row(name: str, what: str, held: int, above: int) -> None:
+    shown = f"{held / GIB:.2f}" if held else ""
+    print(f"| {name} | {what} | {shown} | {above / GIB:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

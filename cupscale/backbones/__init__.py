@@ -15,7 +15,7 @@ from cupscale.captions import TokenBudget
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import Denoiser, Schedule
-from cupscale.planning import Geometry
+from cupscale.planning import TILE_PX, Geometry
 from cupscale.settings import Settings
 
 
@@ -23,7 +23,7 @@ from cupscale.settings import Settings
 class Tiles:
     """Explicit tile sizes for a VAE, in pixels: `side` of a tile, `overlap` as a fraction of it."""
 
-    side: int = 1024
+    side: int = TILE_PX
     overlap: float = 0.25
 
 
