@@ -182,7 +182,7 @@ def network_peak(model: Model, regions: int, canvas: Size) -> int:
     window = Size(side, side)
     settings = cupscale.Settings.build(prompt="a", attention=0.6, detail=0.5, guidance=7.5)
     channels = backbone.geometry.channels
-    t = torch.tensor(model.step)
+    t = torch.tensor(model.step, device="meta")
     with watched(backbone.network) as live:
         with backbone.denoiser(settings, ["b"] * regions, canvas, window) as denoiser:
             denoiser.capture(torch.empty(1, channels, *window, device="meta"), t)
