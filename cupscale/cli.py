@@ -44,14 +44,8 @@ class OneLine(click.Group):
             return result
         except CupscaleError as error:
             self._end(ctx, str(error))
-        except click.exceptions.Exit:  # click's way out, a RuntimeError
-            raise
         except MemoryError:
             self._end(ctx, "not enough memory: choose a smaller scale, or a smaller --tile and --batch 1")
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            self._end(ctx, "out of memory on the device: try --offload model, --batch 1 or a smaller --tile")
         except BrokenPipeError:
             _close_stdout()
             ctx.exit(0)
@@ -72,12 +66,6 @@ def _close_stdout() -> None:
     """So that the interpreter does not try once more to write what could not be written."""
     with contextlib.suppress(OSError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    from cupscale.machine import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def _flags(*options: Command) -> Callable[[Command], Command]:
@@ -145,10 +133,10 @@ _MODEL_FLAGS = _flags(
     ),
     click.option(
         "--offload",
-        type=click.Choice(["none", "model", "group", "sequential"]),
-        default="none",
+        type=click.Choice(["auto", "none", "model", "group", "sequential"]),
+        default="auto",
         show_default=True,
-        help="What waits in main memory.",
+        help="What waits in main memory. auto: the fastest that the free memory holds.",
     ),
     click.option(
         "--controlnet",
@@ -164,6 +152,13 @@ _MODEL_FLAGS = _flags(
         default=1024,
         show_default=True,
         help="Side of a VAE tile in pixels.",
+    ),
+    click.option(
+        "--lora",
+        "loras",
+        multiple=True,
+        metavar="PATH_OR_ID[:weight]",
+        help="Several may be given. Their weight is 1 unless said.",
     ),
 )
 
@@ -233,17 +228,18 @@ class _Hardware:
 
     device: str | None = None
     dtype: str | None = None
-    offload: Any = "none"
+    offload: Any = "auto"
     batch: int | None = None
     tile: int = 1024
     controlnet: str | None = None
+    loras: tuple[str, ...] = ()
     _loaded: dict[str, CUpscalePipeline] = field(default_factory=dict, compare=False)
 
     def geometry(self, model: str) -> Geometry:
         """A known model is not loaded for it."""
         from cupscale import models
 
-        known = models.KNOWN.get(model)
+        known = models.known_of(model)
         return known.geometry if known else self.pipeline(model).backbone.geometry
 
     def pipeline(self, model: str) -> CUpscalePipeline:
@@ -264,6 +260,7 @@ class _Hardware:
             dtype=self.dtype,
             offload=self.offload,
             controlnet=self.controlnet,
+            loras=self.loras,
         )
         return CUpscalePipeline(pipe, batch=self.batch, tiles=Tiles(self.tile), preview_px=0)
 
@@ -297,7 +294,7 @@ def main() -> None:
 )
 @_MODEL_FLAGS
 @_SIZE_FLAGS
-@_setting_flags(*(name for name in Settings.model_fields if name != "captions"))
+@_setting_flags(*(name for name in Settings.model_fields if name not in ("captions", "loras")))
 @click.pass_context
 def upscale(
     ctx: click.Context,
@@ -324,6 +321,7 @@ def upscale(
     target = _target(flags)
     writer = _take(flags, *_CAPTIONER_NAMES)
     usual = _settings(settings_file, preset, flags)
+    hardware = replace(hardware, loras=usual.loras)
     if usual.control == 0:
         hardware = replace(hardware, controlnet=None)
     captioning = _captioning(hardware.device, writer, usual.model, preset)
@@ -474,7 +472,11 @@ def _settings(file: Path | None, preset: str | None, flags: dict[str, Any]) -> S
 
     given = _given(file) if file else {}
     model = str(flags.get("model") or given.get("model") or "tiny")
-    return Settings.build(models.defaults(model), models.preset(model, preset), given, **flags)
+    family = models.family(model)
+    if not flags.get("loras"):
+        flags.pop("loras", None)  # none on the command line: those of the file
+    usual, over = models.defaults(model, family), models.preset(model, preset, family)
+    return Settings.build(usual, over, given, **flags)
 
 
 def _given(file: Path) -> dict[str, Any]:
@@ -504,7 +506,7 @@ def _plan(
     from cupscale import machine, models
     from cupscale.pipeline import plan_run
 
-    known = models.KNOWN.get(settings.model)
+    known = models.known_of(settings.model)
     if known is None:  # its windows are known to the model only
         return hardware.pipeline(settings.model).plan(picture, settings, captioning=captioning)
     device = hardware.device or machine.best_device()

@@ -25,6 +25,24 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def free_bytes(device: str) -> int:
+    """What can still be taken, torch's own unused blocks counted as free.
+
+    Args:
+        device: torch's name of it.
+    """
+    import psutil
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if kind == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return psutil.virtual_memory().available
+
+
 def cache_folder() -> Path | None:
     """Where things are kept between runs; None where this user has no home."""
     if base := os.environ.get("XDG_CACHE_HOME"):
@@ -74,11 +92,3 @@ def _speeds() -> dict[str, object]:
 
 def _positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's error has a class of its own; those of MPS and of the CPU have only a text."""
-    import torch
-
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +11,18 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 
-from cupscale.bounded import read_object
+from cupscale import checkpoints, offload as offloading
+from cupscale.backbones import adapt, family_defaults
 from cupscale.errors import CupscaleError
 from cupscale.installation import ASSETS, damaged, reinstall_command
 from cupscale.machine import best_device
-from cupscale.planning import Geometry
+from cupscale.method.memory import is_out_of_memory
+from cupscale.offload import Offload
+from cupscale.planning import Geometry, make_plan
 from cupscale.settings import PRESETS, Settings
 
-Offload = Literal["none", "model", "group", "sequential"]
 BUNDLED = ASSETS / "tiny"
+KL_TILE = 1434  # bytes of a pixel of a tile in the autoencoders of all families here, in half precision
 SDXL_DEFAULTS: dict[str, Any] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 # Of distilled models.
 FEW_STEPS: dict[str, Any] = {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
@@ -73,8 +76,8 @@ class Known:
     no_words: str = ""
 
 
-SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000)
-SDXL_GEOMETRY = Geometry(native=1024, cell=8, align=32, channels=4, weights=7_000_000_000)
+SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000, tile=KL_TILE)
+SDXL_GEOMETRY = Geometry(native=1024, cell=8, align=32, channels=4, weights=7_000_000_000, tile=KL_TILE)
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_LICENCE = "CreativeML Open RAIL++-M"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
@@ -168,7 +171,7 @@ KNOWN: dict[str, Known] = {
     "pixart-alpha": Known(
         source="PixArt-alpha/PixArt-XL-2-1024-MS",
         licence=SDXL_LICENCE,
-        geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000, tile=KL_TILE),
         defaults=SDXL_DEFAULTS | {"steps": 20, "guidance": 4.5},
         quick=QUICKER,
         pipeline="PixArtAlphaPipeline",
@@ -177,7 +180,7 @@ KNOWN: dict[str, Known] = {
     "pixart-sigma": Known(
         source="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
         licence=SDXL_LICENCE,
-        geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000, tile=KL_TILE),
         defaults=SDXL_DEFAULTS | {"steps": 20, "guidance": 4.5},
         quick=QUICKER,
         pipeline="PixArtSigmaPipeline",
@@ -187,7 +190,7 @@ KNOWN: dict[str, Known] = {
     "sd3": Known(
         source="stabilityai/stable-diffusion-3-medium-diffusers",
         licence="Stability AI Community",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_400_000_000),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_400_000_000, tile=KL_TILE),
         defaults=SDXL_DEFAULTS | {"steps": 28, "guidance": 5.0},
         quick=QUICKER,
         pipeline="StableDiffusion3Pipeline",
@@ -197,7 +200,7 @@ KNOWN: dict[str, Known] = {
     "z-image": Known(
         source="Tongyi-MAI/Z-Image",
         licence="Apache-2.0",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=20_500_000_000),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=20_500_000_000, tile=KL_TILE),
         defaults=SDXL_DEFAULTS | {"steps": 50, "guidance": 4.0},
         pipeline="ZImagePipeline",
         memory=26,
@@ -206,7 +209,7 @@ KNOWN: dict[str, Known] = {
     "z-image-turbo": Known(
         source="Tongyi-MAI/Z-Image-Turbo",
         licence="Apache-2.0",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=20_500_000_000),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=20_500_000_000, tile=KL_TILE),
         defaults=FEW_STEPS,
         quick=QUICK_OF_FEW,
         no_paper=DISTILLED,
@@ -218,65 +221,101 @@ KNOWN: dict[str, Known] = {
 }
 
 
+# Pipelines whose activations overflow in float16: (their class, the half precision they take).
+HALF = {"ZImagePipeline": "bfloat16", "ZImageImg2ImgPipeline": "bfloat16"}
+
+
 def load(
     model: str = "tiny",
     *,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
-    offload: Offload = "none",
+    offload: Offload | Literal["auto"] = "none",
     controlnet: str | None = None,
+    loras: Sequence[str] = (),
 ) -> Any:
     """A diffusers pipeline, ready to run.
 
-    model: a known name, a hub id ("owner/name") or a folder that `save_pretrained` wrote. Safetensors only.
-    device: "cuda", "mps", "cpu"; the best one there is by default. dtype: float16 on an accelerator, float32 on a CPU.
-    offload: what waits in main memory while it is not used; needs an accelerator.
-    controlnet: a ControlNet for tiles, hub id or folder, for the setting `control`; "auto" for the one that suits the model.
-    Raises CupscaleError for an unknown model, or where it cannot be read.
-    """
-    import diffusers
-    from diffusers import AutoencoderKL, DiffusionPipeline
+    Args:
+        model: A known name, a hub id ("owner/name"), a folder that `save_pretrained` wrote, or a single file of a whole model.
+            Safetensors only.
+        device: "cuda", "mps", "cpu"; the best one there is by default.
+        dtype: By default float32 on a CPU, bfloat16 on an accelerator for families that overflow in float16, else float16.
+        offload: What waits in main memory while it is not used; needs an accelerator. "auto": the fastest way that the free
+            memory holds beside a 4096 px result.
+        controlnet: A ControlNet for tiles, hub id or folder, for the setting `control`; "auto" for the one that suits the
+            model.
+        loras: Each "PATH_OR_ID" or "PATH_OR_ID:weight". They are recorded in the settings of results.
 
+    Raises:
+        CupscaleError: The model is unknown, cannot be read or run here, or a LoRA does not fit it.
+    """
     import cupscale.codec  # noqa: F401 - diffusers loads a class from a library of another name only once it is imported
 
     device = device or best_device()
-    if offload != "none" and device == "cpu":
+    if offload not in ("none", "auto") and device == "cpu":
         raise CupscaleError(
             f"offload '{offload}' needs an accelerator and this run is on a CPU: use offload none"
         )
-    known = KNOWN.get(model)
-    precision = _dtype(dtype or (known.dtype if known and device != "cpu" else None), device)
+    chosen = [checkpoints.lora_of(text) for text in loras]
+    known = known_of(model)
     source = known.source if known else model
     _check_bundled(source)
-    _check_source(source, model)
-    parts: dict[str, Any] = _left_out(source)
+    checkpoints.check_source(source, model, list(KNOWN))
     try:
-        if known and known.half_vae and precision == torch.float16:
-            parts["vae"] = AutoencoderKL.from_pretrained(
-                known.half_vae, dtype=precision, use_safetensors=True
-            )
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=precision, use_safetensors=True, **parts)
-        if known and known.lora:
-            pipe.load_lora_weights(known.lora[0], weight_name=known.lora[1])
-        if known and known.scheduler:
-            kind, options = known.scheduler
-            pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+        precision = _dtype(dtype, device, known.pipeline if known else checkpoints.pipeline_class(source))
+        pipe = _read(source, known, precision)
         if controlnet:
             pipe = _controlled(pipe, controlnet, precision)
-        pipe.cupscale_name = model if known else None  # for `name_of`: several names share a source
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        own = ["few_steps"] if known and known.lora else []
+        checkpoints.load_loras(pipe, chosen, own)
+        # For `name_of`: several names share a source.
+        pipe.cupscale_name = model if model in KNOWN or checkpoints.is_single_file(model) else None
+        pipe.cupscale_loras = tuple(lora.text for lora in chosen)
+    except CupscaleError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
         raise CupscaleError(f"cannot load model '{model}': {_reason(error, source)}") from error
-    if offload == "none":
-        return pipe.to(device)
-    if offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
-    else:
-        pipe.enable_group_offload(
-            onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="leaf_level"
+    return _placed(pipe, offload, device, model)
+
+
+def _read(source: str, known: Known | None, precision: torch.dtype) -> Any:
+    """The pipeline in main memory, with what its name stands for."""
+    import diffusers
+
+    parts: dict[str, Any] = dict(checkpoints.left_out(source))
+    if known and known.half_vae and precision == torch.float16:
+        parts["vae"] = diffusers.AutoencoderKL.from_pretrained(
+            known.half_vae, dtype=precision, use_safetensors=True
         )
+    pipe = checkpoints.read_pipeline(source, precision, parts)
+    if known and known.lora:
+        pipe.load_lora_weights(known.lora[0], weight_name=known.lora[1], adapter_name="few_steps")
+    if known and known.scheduler:
+        kind, options = known.scheduler
+        pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
     return pipe
+
+
+def _work_bytes(pipe: Any) -> int:
+    """What a 4096 px result takes beside the weights: as planned, and ours: a quarter and 0.5 GB for what no plan sees."""
+    geometry = adapt(pipe).geometry
+    plan = make_plan((1024, 1024), Settings.build(scale=4), geometry)
+    return int(1.25 * (plan.bytes - geometry.weights)) + 2**29
+
+
+def _placed(pipe: Any, offload: Offload | Literal["auto"], device: str, model: str) -> Any:
+    """The pipeline where it runs."""
+    way = offloading.choose(pipe, device, _work_bytes(pipe)) if offload == "auto" else offload
+    try:
+        return offloading.put(pipe, way, device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        needed = offloading.weights_there(pipe, way) / 2**30
+        raise CupscaleError(
+            f"model '{model}' does not fit: its weights alone take {needed:.1f} GB on {device}; load it with offload auto"
+        ) from error
 
 
 # ControlNets for tiles, hub id and, where it is not a folder of diffusers, file. The last two stand in diffusers' documentation.
@@ -323,18 +362,10 @@ def _file(source: str) -> str:
     return hf_hub_download(f"{owner}/{name}", file)
 
 
-def _left_out(source: str) -> dict[str, None]:
-    """Parts that a folder was saved without: diffusers wants to be told so."""
-    try:
-        index = read_object(Path(source) / "model_index.json", "model")
-    except CupscaleError:
-        return {}
-    return {name: None for name, kind in index.items() if kind == [None, None]}
-
-
-def _dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
+def _dtype(dtype: str | torch.dtype | None, device: str, family: str) -> torch.dtype:
+    """family: the name of the pipeline's class."""
     if dtype is None:
-        return torch.float32 if device == "cpu" else torch.float16
+        dtype = "float32" if device == "cpu" else HALF.get(family, "float16")
     if isinstance(dtype, torch.dtype):
         return dtype
     names = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -354,26 +385,29 @@ def _check_bundled(source: str) -> None:
 
 def _reason(error: Exception, source: str) -> str:
     """What a loader said, in one line, with the remedy."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if source == str(BUNDLED):
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return f"its files are damaged ({said}); {reinstall_command()}"
-    if isinstance(error, SafetensorError) or "Unable to load weights" in said:
-        return f"its weights are damaged ({said}); delete them and load it again, or use model tiny"
-    return f"{said}; check the name and the network, or use model tiny, which needs none"
+    return checkpoints.reason(error, "check the name and the network, or use model tiny, which needs none")
 
 
-def _check_source(source: str, model: str) -> None:
-    if source and Path(source).is_dir():
-        if not (Path(source) / "model_index.json").is_file():
-            raise CupscaleError(
-                f"model folder '{model}' holds no model_index.json: give a folder save_pretrained wrote"
-            )
-        return
-    owner, slash, name = source.partition("/")
-    if not (slash and owner and name) or "/" in name or source.startswith((".", "~", "/")):
-        raise CupscaleError(
-            f"unknown model '{model}': choose one of {', '.join(KNOWN)}, a hub id such as owner/name, or a folder"
-        )
+def known_of(model: str) -> Known | None:
+    """The known model of a name, or the plain one of a hub id."""
+    plain = (known for known in KNOWN.values() if known.source == model and not known.lora)
+    return KNOWN.get(model) or next(plain, None)
+
+
+def family(model: str) -> Mapping[str, Any] | None:
+    """The defaults of the family of a checkpoint without a name, as its own description tells it; None where that is not had.
+
+    Args:
+        model: A name, a hub id, a folder or a single file, which is looked at: never a visitor's text.
+    """
+    if known := known_of(model):
+        return known.defaults
+    scheduler = checkpoints.model_index(model).get("scheduler")
+    kind = scheduler[1] if isinstance(scheduler, list) and len(scheduler) == 2 else ""
+    return family_defaults(checkpoints.pipeline_class(model), str(kind))
 
 
 def name_of(pipe: Any) -> str:
@@ -391,7 +425,7 @@ def name_of(pipe: Any) -> str:
 
 def defaults(model: str, family: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings a model works best with, or, where it has no name, its `family` (a backbone's defaults)."""
-    known = KNOWN.get(model)
+    known = known_of(model)
     return dict(known.defaults if known else family or SDXL_DEFAULTS) | {"model": model}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cupscale import images, machine, models, upscalers
+from cupscale import images, machine, models, offload, upscalers
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.backbones.maps import check_maps
 from cupscale.backbones.texts import readable
@@ -40,10 +40,11 @@ from cupscale.images.tensors import carried_on, padded, to_bytes
 from cupscale.method.edges import edges, with_edge_noise
 from cupscale.method.guidance import LowGuidance, guidance_map, richness
 from cupscale.method.lowpass import LowPass
+from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
 from cupscale.method.regions import Size
 from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
-from cupscale.planning import Geometry, Plan, drawn_size, make_plan
+from cupscale.planning import LEAST_TILE_PX, Geometry, Plan, drawn_size, fitting_scale, make_plan
 from cupscale.preview import PreviewMap
 from cupscale.settings import CHOICES, Settings
 from cupscale.upscalers.choose import settle
@@ -78,6 +79,7 @@ class CUpscalePipeline:
         self.backbone: Backbone = adapt(pipe)
         self.pipe = pipe
         self.model = models.name_of(pipe)
+        self.loras: tuple[str, ...] = getattr(pipe, "cupscale_loras", ())
         self.batch = batch or (1 if self.backbone.device.type == "cpu" else 4)
         self.tiles = tiles or Tiles()
         self.preview_px = preview_px
@@ -164,7 +166,8 @@ class CUpscalePipeline:
             CupscaleError: Bad input, at the call.
         """
         chosen = self._chosen(settings, preset, fields)
-        chosen, picture = self._input(chosen, image)
+        other = [lora for lora in chosen.loras if lora not in self.loras]
+        chosen, picture = self._input(chosen.replace(loras=self.loras), image)
         upscalers.check(chosen.upscaler)
         if chosen.attention_form == "screen" and chosen.attention > 0:
             check_maps("attention_form screen", self.backbone.network)
@@ -174,7 +177,7 @@ class CUpscalePipeline:
         if picture is not None:
             chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
-        return _Run(self, picture, chosen, plan, captioning or Captioning()).events()
+        return _Run(self, picture, chosen, plan, captioning or Captioning(), other).events()
 
     def caption(
         self,
@@ -234,11 +237,14 @@ class _Run:
     settings: Settings
     plan: Plan
     captioning: Captioning
+    other_loras: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
         self._network_seconds = 0.0
         self._known: dict[str, Any] = {}  # texts that are encoded already
+        self._tiles = self.pipeline.tiles
+        self._stage = ""
 
     @property
     def picture(self) -> images.Picture:
@@ -247,8 +253,26 @@ class _Run:
         return self.source
 
     def events(self) -> Generator[Event, None, None]:
+        """The events of the run.
+
+        Raises:
+            CupscaleError: The memory holds neither one region at once nor the smallest tiles; the line says what would fit.
+        """
         self._began = time.perf_counter()
         yield Planned(self.plan, self.settings)
+        if self.other_loras:
+            names = ", ".join(self.other_loras)
+            yield Notice(
+                f"the settings name LoRAs that this model was not loaded with: {names}; it goes on without them"
+            )
+        try:
+            yield from self._stages()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CupscaleError(self._no_room()) from error
+
+    def _stages(self) -> Generator[Event, None, None]:
         if self.source is None:
             yield from self._draw()
             if self.settings.scale == 1:
@@ -313,7 +337,8 @@ class _Run:
                     denoiser, schedule, noise, window=canvas, overlap=0.0, seed=plain.seed, sample=start
                 )
                 z = yield from self._looped("draw", loop)
-            image = images.to_image(backbone.decode(z, self.pipeline.tiles)[0])
+            pixels = yield from self._tiled(lambda tiles: backbone.decode(z, tiles))
+            image = images.to_image(pixels[0])
         finally:
             backbone.release()
         self.source = images.Picture(image)
@@ -385,10 +410,11 @@ class _Run:
         yield self._progress("encode")
         backbone, settings, plan = self.pipeline.backbone, self.settings, self.plan
 
-        def encode(image: Image.Image, size: Size) -> Tensor:
-            return backbone.encode(padded(image, size, backbone.geometry.cell), self.pipeline.tiles)
+        def encode(image: Image.Image, size: Size) -> Generator[Event, None, Tensor]:
+            pixels = padded(image, size, backbone.geometry.cell)
+            return self._tiled(lambda tiles: backbone.encode(pixels, tiles))
 
-        z = encode(base, plan.canvas)
+        z = yield from encode(base, plan.canvas)
         if not torch.isfinite(z).all():
             raise CupscaleError(
                 f"the VAE of {self.pipeline.model} gives NaN or infinity in {_dtype_name(self.pipeline.pipe.vae)}: "
@@ -396,7 +422,7 @@ class _Run:
             )
         structure = None
         if settings.structure > 0:
-            reference = z if base is plain else encode(plain, plan.canvas)
+            reference = z if base is plain else (yield from encode(plain, plan.canvas))
             structure = GlobalStructure(
                 reference,
                 settings.cutoff,
@@ -407,12 +433,15 @@ class _Run:
                 space=settings.structure_space,
                 source=settings.structure_reference,
             )
-        overview = encode(overview_image(plain, plan), plan.overview) if settings.passes_overview else None
+        overview = None
+        if settings.passes_overview:
+            overview = yield from encode(overview_image(plain, plan), plan.overview)
         enlarged: dict[Size, Tensor] = {}
         if settings.control > 0:
             small = overview_image(base, plan)
             if backbone.control_sees_latents:
-                enlarged = {plan.overview: encode(small, plan.overview)[0], plan.canvas: z[0]}
+                seen = yield from encode(small, plan.overview)
+                enlarged = {plan.overview: seen[0], plan.canvas: z[0]}
             else:
                 cell = backbone.geometry.cell
                 sizes = {plan.overview: small, plan.canvas: base}
@@ -453,7 +482,8 @@ class _Run:
         """Returns (3, H, W)."""
         yield self._progress("decode")
         width, height = self.plan.output
-        return self.pipeline.backbone.decode(z, self.pipeline.tiles)[0, :, :height, :width]
+        pixels = yield from self._tiled(lambda tiles: self.pipeline.backbone.decode(z, tiles))
+        return pixels[0, :, :height, :width]
 
     def _correct(self, pixels: Tensor) -> Generator[Event, None, Image.Image]:
         """What the result keeps of the input."""
@@ -467,6 +497,18 @@ class _Run:
 
     # Helpers
 
+    def _tiled(self, work: Callable[[Tiles], Tensor]) -> Generator[Event, None, Tensor]:
+        """A pass through the VAE; tiles that the memory did not hold are smaller for the rest of the run."""
+
+        def smaller(side: int) -> Notice:
+            self._tiles = replace(self._tiles, side=side)
+            return Notice(f"out of memory: going on with VAE tiles of {side} px")
+
+        found, _ = yield from fitting(
+            lambda side: work(replace(self._tiles, side=side)), self._tiles.side, smaller, LEAST_TILE_PX
+        )
+        return found
+
     def _looped(
         self,
         stage: str,
@@ -474,6 +516,7 @@ class _Run:
         preview: PreviewMap | None = None,
     ) -> Generator[Event, None, Tensor]:
         """The events of `denoise` as those of a stage; returns its last state (1, C, H, W)."""
+        self._stage = stage
         began = time.perf_counter()
         with contextlib.closing(loop), self._finite():
             for event in loop:
@@ -487,6 +530,20 @@ class _Run:
                     yield event
         self._network_seconds += time.perf_counter() - began
         return z
+
+    def _no_room(self) -> str:
+        """What did not fit, and what would."""
+        backbone, plan = self.pipeline.backbone, self.plan
+        empty_cache()
+        device, pipe = str(backbone.device), self.pipeline.pipe
+        remedy = offload.fitting_way(pipe, device, plan.bytes - backbone.geometry.weights)
+        if not remedy and self._stage in ("encode", "decode", "correct"):
+            scale = fitting_scale(plan.input, self.settings, backbone.geometry, offload.room(pipe, device))
+            remedy = f"choose a scale of at most {scale:g}" if scale else ""
+        return (
+            f"out of memory on {device} ({self._stage}) with one region at once and VAE tiles of {self._tiles.side} px: "
+            f"{remedy or 'use a smaller model, or a machine with more memory'}"
+        )
 
     def _guidance(self) -> Tensor | None:
         """The scale of guidance per cell of the canvas (1, 1, H, W), where flat places get less of it."""
@@ -527,6 +584,7 @@ class _Run:
         return time.perf_counter() - self._began
 
     def _progress(self, stage: str, *, regions: int = 0, total: int | None = None, **rest: Any) -> Progress:
+        self._stage = stage
         total = len(self.plan.regions) if total is None else total
         return Progress(stage, 0, self.plan.steps, regions, total, self._elapsed(), **rest)
 

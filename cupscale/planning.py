@@ -12,6 +12,8 @@ from cupscale.method.regions import Region, Size, plan_regions
 from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
 
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
+TILE_PX = 1024  # side of a VAE's tile
+LEAST_TILE_PX = 256
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Geometry:
     """What a plan must know of a network. Lengths in pixels.
 
     native: side of the window it was trained for. cell: of one latent cell. align: windows are multiples of this.
-    channels: of a latent cell. weights: bytes of all parts as loaded; 0 where not known.
+    channels: of a latent cell. weights: bytes of all parts as loaded; 0 where not known. tile: bytes that the autoencoder takes
+    for each pixel of a tile; 0 where it is an exact codec.
     """
 
     native: int
@@ -27,6 +30,7 @@ class Geometry:
     align: int
     channels: int = 4
     weights: int = 0
+    tile: int = 0
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,21 @@ def make_plan(
     return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
 
 
+def fitting_scale(size: tuple[int, int], settings: Settings, geometry: Geometry, room: int) -> float | None:
+    """The largest scale below the run's, in halves, whose plan fits; None where there is none.
+
+    Args:
+        size: (width, height) of the input in pixels.
+        settings: Of the run.
+        geometry: Of the model.
+        room: Bytes.
+    """
+    for half in range(math.ceil(settings.scale * 2) - 1, 1, -1):
+        if make_plan(size, settings.replace(scale=half / 2), geometry).bytes <= room:
+            return half / 2
+    return None
+
+
 def drawn_size(size: str, geometry: Geometry) -> tuple[int, int]:
     """(width, height) in pixels of a picture that a model draws from words.
 
@@ -299,10 +318,12 @@ def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float]) -> float:
 
 
 def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:
-    """Weights, the canvas (latents, their spectrum, pixels in float and in 8 bits), and one window's activations."""
+    """Weights, the canvas (latents, their spectrum, pixels in float and in 8 bits), and the activations of a window or of a tile
+    of the autoencoder, whichever takes more (`python -m benchmarks.memory`)."""
     latents = pixels // geometry.cell**2 * geometry.channels * 4
     activations = window_px.h * window_px.w // geometry.cell**2 * 320 * 4 * 40
-    return geometry.weights + 12 * latents + pixels * (3 * 4 * 3 + 4 * 2) + activations
+    tile = min(pixels, TILE_PX**2) * geometry.tile
+    return geometry.weights + 12 * latents + pixels * (3 * 4 * 3 + 4 * 2) + max(activations, tile)
 
 
 def aligned(side: int, align: int) -> int:

@@ -178,6 +178,11 @@ class Settings(BaseModel):
         "model's own size. Not used where an image is given.",
     )
     model: str = Field("tiny", max_length=500, description="Model name, hub id or folder.")
+    loras: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="LoRAs, each PATH_OR_ID or PATH_OR_ID:weight. A result says what its model was loaded with.",
+    )
     captions: tuple[Caption, ...] = Field(
         (), max_length=MAX_CAPTIONS, description="A caption per region (the semantic prior)."
     )

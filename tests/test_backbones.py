@@ -566,7 +566,10 @@ def test_a_few_step_name_loads_its_lora_and_scheduler_and_is_remembered(folders,
     )
     pipe = cupscale.load("sdxl-lightning", device="cpu")
     assert asked == [
-        (("ByteDance/SDXL-Lightning",), {"weight_name": "sdxl_lightning_8step_lora.safetensors"})
+        (
+            ("ByteDance/SDXL-Lightning",),
+            {"weight_name": "sdxl_lightning_8step_lora.safetensors", "adapter_name": "few_steps"},
+        )
     ]
     assert pipe.scheduler.config.timestep_spacing == "trailing"
     chosen = cupscale.CUpscalePipeline(pipe).settings()

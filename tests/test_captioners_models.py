@@ -16,7 +16,6 @@ from cupscale.captioners import CaptionerError, Request, open_captioner
 from cupscale.captioners.appearance import colours, words_of
 from cupscale.captioners.vlm import VLM
 from cupscale.errors import CupscaleError
-from cupscale.machine import is_out_of_memory
 
 KINDS = ("qwen", "smolvlm", "llava", "florence")
 
@@ -123,11 +122,6 @@ def test_a_region_too_large_for_the_memory_is_reported_and_the_rest_goes_on(fold
     captioner._loaded.generate = none
     answers = [answer for answer in captioner.ask(requests(3)) if answer]
     assert [answer.text for answer in answers] == [None] * 3 and "not enough memory" in answers[0].error
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
-    assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 def test_closing_stops_within_a_token(folders):

@@ -15,7 +15,7 @@ from cupscale.captions import TokenBudget
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import Denoiser, Schedule
-from cupscale.planning import Geometry
+from cupscale.planning import TILE_PX, Geometry
 from cupscale.settings import Settings
 
 
@@ -23,7 +23,7 @@ from cupscale.settings import Settings
 class Tiles:
     """Explicit tile sizes for a VAE, in pixels: `side` of a tile, `overlap` as a fraction of it."""
 
-    side: int = 1024
+    side: int = TILE_PX
     overlap: float = 0.25
 
 
@@ -115,3 +115,20 @@ def adapt(pipe: Any) -> Backbone:
         if isinstance(pipe, kinds):
             return getattr(import_module(f"cupscale.backbones.{module}"), backbone)(pipe)
     raise CupscaleError(f"{type(pipe).__name__} is not supported: use one of {', '.join(SUPPORTED)}")
+
+
+def family_defaults(pipeline: str, scheduler: str) -> Mapping[str, Any] | None:
+    """The settings for a model of a family that has no name of its own; None for a class that is not supported.
+
+    Args:
+        pipeline: Name of its diffusers class.
+        scheduler: Name of its scheduler's class.
+    """
+    entry = SUPPORTED.get(pipeline.replace("Img2Img", ""))
+    if entry is None:
+        return None
+    module, backbone = entry
+    defaults: Mapping[str, Any] = getattr(import_module(f"cupscale.backbones.{module}"), backbone).usual(
+        scheduler
+    )
+    return defaults

@@ -8,14 +8,32 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnProcessor,
+    AttnProcessor2_0,
+    FusedAttnProcessor2_0,
+    FusedJointAttnProcessor2_0,
+    JointAttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+    XFormersJointAttnProcessor,
+)
 from torch import Tensor
 
 from cupscale.errors import CupscaleError
 from cupscale.method.composer import Composer
 from cupscale.method.joint import Stream, compose_joint
 
-USUAL_CROSS = (AttnProcessor, AttnProcessor2_0)
+# Those that compute plain attention, each in its own way: ours stand in for them during a call.
+USUAL_CROSS = (
+    AttnProcessor,
+    AttnProcessor2_0,
+    FusedAttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+)
+USUAL_JOINT = (JointAttnProcessor2_0, FusedJointAttnProcessor2_0, XFormersJointAttnProcessor)
 
 
 def is_cross(layer: str) -> bool:
@@ -53,6 +71,11 @@ def exchanged(
         CupscaleError: The network has another processor.
     """
     layers = layers_of(network, text_layer)
+    if not layers:
+        raise CupscaleError(
+            f"no layer that reads the text was found in {type(network).__name__}, so the priors would do nothing: "
+            "use the network as diffusers loads it, or set attention and detail to 0"
+        )
     before = {name: module.processor for name, module in layers.items()}
     for processor in before.values():
         if not isinstance(processor, tuple(usual)):
@@ -62,10 +85,26 @@ def exchanged(
     try:
         for name, module in layers.items():
             module.processor = make(name)
-        yield
+        with uncompiled(network):
+            yield
     finally:
         for name, module in layers.items():
             module.processor = before[name]
+
+
+@contextmanager
+def uncompiled(network: Any) -> Iterator[None]:
+    """What `Module.compile` put into a network, its blocks too, left out meanwhile: it would keep the processors it has seen."""
+    compiled = {
+        module: module._compiled_call_impl for module in network.modules() if module._compiled_call_impl
+    }
+    try:
+        for module in compiled:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
 
 
 @contextmanager

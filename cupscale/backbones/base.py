@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -53,6 +54,8 @@ class DiffusersBackbone(ABC):
         self.pipe = pipe
         self._pinned: torch.device | None = None
         self._control: Control | None = None
+        self._hooked = True
+        self._check_network()
         cell = pipe.vae_scale_factor
         self.geometry = Geometry(
             native=self._native_cells() * cell,
@@ -66,18 +69,50 @@ class DiffusersBackbone(ABC):
                 for p in part.parameters()
             ),
         )
+        self.geometry = replace(self.geometry, tile=_tile_bytes(pipe.vae))
         # An exact codec says how many pixels it lays side by side in a cell's channels.
         self.shuffle = getattr(pipe.vae, "block_size", 1)
         parts = {name for name, part in pipe.components.items() if part is not None}
         rule = rule_of(self._family(), parts)
         self._tokenizer = getattr(pipe, rule.tokenizer)
         self.budget = rule.budget(self._tokenizer)
-        few = type(pipe.scheduler).__name__ in FEW_STEPS
-        self.defaults = dict(self.DEFAULTS) | ({"steps": 8, "guidance": 1.0} if few else {})
+        self.defaults = self.usual(type(pipe.scheduler).__name__)
+
+    def _check_network(self) -> None:
+        """See that the network denoises the VAE's latents, from text alone.
+
+        Raises:
+            CupscaleError: It is one of another kind, or an adapter is loaded that reads a picture besides.
+        """
+        config, vae = self.network.config, self.pipe.vae.config
+        channels, given = config.in_channels, getattr(vae, "latent_channels", config.in_channels)
+        if channels != given:
+            raise CupscaleError(
+                f"this network takes {channels} channels where its VAE gives {given}: it is made for inpainting or editing; use "
+                "a text-to-image model"
+            )
+        reads_pictures = getattr(config, "encoder_hid_dim_type", None) == "ip_image_proj"
+        if reads_pictures or getattr(self.network, "image_proj", None) is not None:
+            raise CupscaleError(
+                "an IP-Adapter is loaded, and the regions have no picture of their own for it: call "
+                "pipe.unload_ip_adapter() first"
+            )
+
+    @classmethod
+    def usual(cls, scheduler: str) -> dict[str, Any]:
+        """The settings for a model of this family that has no name; a scheduler's class may say that it is a few-step one."""
+        return dict(cls.DEFAULTS) | ({"steps": 8, "guidance": 1.0} if scheduler in FEW_STEPS else {})
 
     @property
     def network(self) -> Any:
-        return getattr(self.pipe, self.NETWORK)
+        """The denoising network; of one that torch.compile wrapped, what is inside: hooks and layers' names need that."""
+        network = getattr(self.pipe, self.NETWORK)
+        return getattr(network, "_orig_mod", network)
+
+    @property
+    def runner(self) -> Any:
+        """What is called for an output: the network as the caller has it, compiled or not, where no hook is in it."""
+        return self.network if self._hooked else getattr(self.pipe, self.NETWORK)
 
     @property
     def device(self) -> torch.device:
@@ -147,7 +182,7 @@ class DiffusersBackbone(ABC):
     def _vae(self, tiles: Tiles) -> Iterator[Any]:
         vae = self.pipe.vae
         dtype = vae.dtype
-        upcast = dtype == torch.float16 and vae.config.force_upcast
+        upcast = dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
         try:
             if upcast:
                 vae.to(dtype=torch.float32)
@@ -159,12 +194,17 @@ class DiffusersBackbone(ABC):
 
     def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
         with self._vae(tiles) as vae:
-            z = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode().float()
-        return (z - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
+            if tiny := hasattr(vae, "latent_magnitude"):  # TAESD; its tiles are made for four channels
+                vae.use_tiling = self.geometry.channels == 4
+            found = vae.encode(pixels.to(self.device, vae.dtype))
+            z = (found.latents if tiny else found.latent_dist.mode()).float()
+        mean, std = latent_scale(vae, z)
+        return (z - mean) / std
 
     def decode(self, latents: Tensor, tiles: Tiles) -> Tensor:
         with self._vae(tiles) as vae:
-            z = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+            mean, std = latent_scale(vae, latents)
+            z = latents * std + mean
             return vae.decode(z.to(self.device, vae.dtype), return_dict=False)[0].float().cpu()
 
     # Network
@@ -204,11 +244,13 @@ class DiffusersBackbone(ABC):
             composer = self._composer(settings, overview)
             apart = settings.guidance_low > 0 and texts.negative is not None
             denoiser = RegionDenoiser(self.call, composer, texts, canvas, overview, scale, apart)
-            hooks = nullcontext() if denoiser.plain else self._hooks(composer)
+            self._hooked = not denoiser.plain
+            hooks = self._hooks(composer) if self._hooked else nullcontext()
             with parked(self.pipe, self._pinned), hooks:
                 yield denoiser
         finally:
             self._pinned = self._control = None
+            self._hooked = True
 
     def _composer(self, settings: Settings, overview: Size) -> Composer:
         composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))
@@ -235,6 +277,29 @@ class DiffusersBackbone(ABC):
 
     @abstractmethod
     def _hooks(self, composer: Composer) -> AbstractContextManager[None]: ...
+
+
+def latent_scale(vae: Any, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
+    """Mean and standard deviation (numbers, or (1, C, 1, 1)) by which a VAE's own latents are made those of the network.
+
+    From its configuration: shift_factor and 1 / scaling_factor, or for each channel latents_mean and latents_std /
+    scaling_factor (Playground v2.5).
+    """
+    config = vae.config
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or std is None:
+        return getattr(config, "shift_factor", None) or 0.0, 1 / config.scaling_factor
+    per_channel = (torch.tensor(values).view(1, -1, 1, 1).to(like.device) for values in (mean, std))
+    of_mean, of_std = per_channel
+    return of_mean, of_std / config.scaling_factor
+
+
+def _tile_bytes(vae: Any) -> int:
+    """Bytes of a pixel of a tile in the decoder: as measured, 5.6 maps of its first width; 0 for an exact codec."""
+    if hasattr(vae, "block_size"):
+        return 0
+    upcast = vae.dtype == torch.float32 or getattr(vae.config, "force_upcast", False)
+    return int(5.6 * vae.config.block_out_channels[0] * (4 if upcast else 2))
 
 
 @contextmanager

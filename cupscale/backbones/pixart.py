@@ -53,7 +53,7 @@ class PixArtBackbone(DiffusersBackbone):
                 "resolution": words.new_tensor([[height, width]]).repeat(rows, 1),
                 "aspect_ratio": words.new_tensor([[height / width]]).repeat(rows, 1),
             }
-        output = self.network(
+        output = self.runner(
             call.latents.to(words.dtype),
             encoder_hidden_states=words,
             encoder_attention_mask=mask,

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
-from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
-from cupscale.backbones.attention import ComposedJoint, composed
+from cupscale.backbones.attention import USUAL_JOINT, ComposedJoint, composed
 from cupscale.backbones.base import DiffusersBackbone
 from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.method.composer import Composer
@@ -56,12 +55,12 @@ class SD3Backbone(DiffusersBackbone):
             composer,
             ComposedJoint,
             lambda name: name.endswith(".attn"),
-            (JointAttnProcessor2_0,),
+            USUAL_JOINT,
         )
 
     def call(self, call: Call, composer: Composer) -> Tensor:
         words, _ = call.words(composer)
-        return self.network(
+        return self.runner(
             hidden_states=call.latents.to(words.dtype),
             timestep=call.t.expand(len(call.texts)),
             encoder_hidden_states=words,

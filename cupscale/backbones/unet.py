@@ -13,6 +13,8 @@ from cupscale.backbones.attention import composed_cross
 from cupscale.backbones.base import DiffusersBackbone
 from cupscale.backbones.control import UNET_KINDS, check_control
 from cupscale.backbones.denoiser import Call, Text, split
+from cupscale.checkpoints import REFINER
+from cupscale.errors import CupscaleError
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Region, Size
 
@@ -53,7 +55,7 @@ class SDBackbone(DiffusersBackbone):
         if self._control is not None:
             prompts = words[:, : words.shape[1] - composer.own]
             controlled = self._control.of_unet(call, latents, prompts, conditions)
-        return self.network(
+        return self.runner(
             latents,
             call.t,
             encoder_hidden_states=words,
@@ -76,8 +78,16 @@ class SDXLBackbone(SDBackbone):
 
     def __init__(self, pipe: Any):
         super().__init__(pipe)
+        self._check_no_refiner()
         # The bundled model's codec says which factor its U-Net was trained to take for a sharp photograph.
         self.source_scale = float(getattr(pipe.vae.config, "source_scale", 1.0))
+
+    def _check_no_refiner(self) -> None:
+        """Raises CupscaleError where the network is told five numbers of a picture, not six: the last is its beauty."""
+        config = self.network.config
+        told = config.projection_class_embeddings_input_dim - self.pipe.text_encoder_2.config.projection_dim
+        if told == 5 * config.addition_time_embed_dim:
+            raise CupscaleError(f"this {REFINER}")
 
     def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
         embeds, _, pooled, _ = self.pipe.encode_prompt(

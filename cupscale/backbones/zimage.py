@@ -111,7 +111,7 @@ class ZImageBackbone(DiffusersBackbone):
         if self._control is not None:
             behind = max((_padded(len(text.embeds[0])) for text in call.own), default=0)
             added = self._control.of_zimage(call, latents, time, words, behind)
-        outputs = self.network(latents, time, words, return_dict=False, controlnet_block_samples=added)[0]
+        outputs = self.runner(latents, time, words, return_dict=False, controlnet_block_samples=added)[0]
         return -torch.stack(list(outputs))[:, :, 0].float()  # towards the image: against the scheduler's way
 
     def _unified(self, build: Any) -> Any:

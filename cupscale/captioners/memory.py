@@ -6,23 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import torch
 
 from cupscale.captioners.base import Captioner, CaptionerError
+from cupscale.machine import free_bytes
 
 ROOM = 1.25  # what a captioner takes at work (images, keys and values), over its weights
-
-
-def free_bytes(device: str | torch.device) -> int:
-    """What can still be taken, torch's own unused blocks counted as free."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return psutil.virtual_memory().available
 
 
 @contextlib.contextmanager
@@ -36,13 +25,13 @@ def room_for(captioner: Captioner, pipe: Any, device: torch.device, needed: int)
         captioner.load()
     shared = captioner.bytes > 0 and torch.device(captioner.device).type == device.type
     there = pipe.device.type == device.type != "cpu"  # under offload its parts are in main memory already
-    aside = shared and there and free_bytes(device) < captioner.bytes * ROOM
+    aside = shared and there and free_bytes(str(device)) < captioner.bytes * ROOM
     if aside:
         pipe.to("cpu")
     try:
         yield
     finally:
-        if shared and (aside or free_bytes(device) < needed):
+        if shared and (aside or free_bytes(str(device)) < needed):
             captioner.release()
         if aside:
             pipe.to(device)

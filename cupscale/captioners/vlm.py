@@ -15,7 +15,8 @@ import torch
 
 from cupscale.captioners import background
 from cupscale.captioners.base import Answer, CaptionerError, Request
-from cupscale.machine import best_device, is_out_of_memory
+from cupscale.machine import best_device
+from cupscale.method.memory import empty_cache, is_out_of_memory
 
 DEFAULT = "Qwen/Qwen3-VL-2B-Instruct"
 NEW_TOKENS = 96  # 40 words and some room
@@ -76,11 +77,7 @@ class VLM:
         if self._loaded is None:
             return
         self._loaded = None
-        gc.collect()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
-        elif self.device == "mps":
-            torch.mps.empty_cache()
+        _forget()
 
     def ask(self, requests: Sequence[Request]) -> Generator[Answer | None, None, None]:
         def work(emit: Callable[[Answer], None], stop: threading.Event) -> None:
@@ -98,7 +95,7 @@ class VLM:
                         raise
                     texts = None
                 if texts is None:  # here, where the failed batch's frames and their tensors are gone
-                    _forget(self.device)
+                    _forget()
                     if len(some) > 1:
                         self.batch = max(1, len(some) // 2)
                         continue
@@ -114,12 +111,9 @@ class VLM:
         yield from background.run(work)
 
 
-def _forget(device: str) -> None:
+def _forget() -> None:
     gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    elif device == "mps":
-        torch.mps.empty_cache()
+    empty_cache()
 
 
 class _Loaded:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cupscale.method.guidance import LowGuidance
+from cupscale.method.memory import fitting
 from cupscale.method.regions import Fusion, Region, Size, plan_regions
 from cupscale.method.structure import GlobalStructure
 
@@ -192,21 +193,24 @@ def _predict(
     """
     fusion = Fusion(Size(*model_input.shape[-2:]), regions)
     done = 0
-    while done < len(regions):
-        ids = range(done, min(done + batch, len(regions)))
+
+    def call(count: int) -> tuple[Sequence[Region], Tensor]:
+        ids = range(done, done + count)
         some = [regions[k] for k in ids]
-        try:
-            latents = torch.cat([region.crop(model_input) for region in some])
-            outputs = denoiser.predict(latents, t, some, ids)
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise
-            batch = max(1, len(some) // 2)
-            torch.cuda.empty_cache()
-            yield Notice(f"out of memory: going on with {batch} region{'s' * (batch > 1)} at once")
-            continue
+        latents = torch.cat([region.crop(model_input) for region in some])
+        return some, denoiser.predict(latents, t, some, ids)
+
+    while done < len(regions):
+        count = min(batch, len(regions) - done)
+        (some, outputs), held = yield from fitting(call, count, _fewer)
+        if held < count:
+            batch = held
         for region, output in zip(some, outputs, strict=True):
             fusion.add(region, output)
-        done += len(some)
+        done += held
         yield RegionsDone(*step, done, len(regions))
     return fusion.result(), batch
+
+
+def _fewer(count: int) -> Notice:
+    return Notice(f"out of memory: going on with {count} region{'s' * (count > 1)} at once")

@@ -1,8 +1,10 @@
 """Models and runs behind the page. The one place that knows of a GPU that comes and goes (`spaces`).
 
-A model is loaded once and shared; a lock keeps two runs from using it at the same time. On a GPU the default model
-is loaded when the page starts, as ZeroGPU wants it. Names of models come from an allow-list: the known ones, and what
-the operator adds with CUPSCALE_MODELS ("name=hub/id, name=/folder"). A visitor's text never becomes a path or a hub id.
+A model is loaded once and shared; a lock keeps two runs from using it at the same time. On a GPU the default model is loaded
+when the page starts. On ZeroGPU all that are offered are: a model that is fetched inside a visitor's slot is fetched for each,
+and none but the main thread may put one on the card. Names of models come from an allow-list: the known ones (on ZeroGPU the
+default), and what the operator adds with CUPSCALE_MODELS ("name=hub/id, name=/folder"). A visitor's text never becomes a path
+or a hub id. CUPSCALE_OFFLOAD says what waits in main memory: auto (the default), none, model, group, sequential.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import spaces
 
@@ -20,13 +23,17 @@ from cupscale import machine, models
 from cupscale.errors import CupscaleError
 from cupscale.events import Event
 from cupscale.images import Picture
+from cupscale.offload import WAYS
 from cupscale.pipeline import CUpscalePipeline, plan_run
 from cupscale.planning import Geometry, Plan
 from cupscale.settings import Settings
 from cupscale.upscalers import Cache
 
-ZERO = bool(os.environ.get("SPACES_ZERO_GPU"))
+ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")  # as `spaces` reads it
 _LONGEST_GPU_SECONDS = 300
+# A sample of SDXL at 128 x 128 cells on half an H200, an estimate from its 6.8 TFLOP; and what a run takes besides.
+_SAMPLE_SECONDS = 0.045
+_FIXED_SECONDS = 8.0
 _KEPT_SECONDS = 3600  # what base upscalers made of a visitor's picture
 one_run = threading.Lock()
 _loading = threading.Lock()
@@ -41,7 +48,12 @@ class Refused:
 
 def sources() -> dict[str, str]:
     """name -> what `models.load` takes."""
-    named = {name: name for name in models.KNOWN}
+    return {name: name for name in models.KNOWN} | _operators()
+
+
+def _operators() -> dict[str, str]:
+    """The operator's own models, name -> what `models.load` takes."""
+    named = {}
     for entry in filter(None, (part.strip() for part in os.environ.get("CUPSCALE_MODELS", "").split(","))):
         name, _, source = entry.partition("=")
         named[name.strip()] = (source or name).strip()
@@ -50,7 +62,10 @@ def sources() -> dict[str, str]:
 
 def names() -> list[str]:
     """Models a visitor may choose. On a CPU the ones of a GPU's size stay away unless the operator names them."""
-    if machine.best_device() == "cpu" and not ZERO:
+    if ZERO:  # those that are loaded when the page starts
+        default = os.environ.get("CUPSCALE_MODEL") or "sdxl"
+        return [name for name in dict.fromkeys((default, *_operators())) if name in sources()]
+    if machine.best_device() == "cpu":
         small = [name for name, known in models.KNOWN.items() if known.geometry.weights < 2**30]
         return [name for name in sources() if name in small or name not in models.KNOWN]
     return list(sources())
@@ -78,7 +93,7 @@ def check_model(name: str) -> str:
 
 def defaults(name: str) -> dict[str, object]:
     """The settings a model works best with."""
-    return models.defaults(name)
+    return models.defaults(name, models.family(sources()[check_model(name)]))
 
 
 def pipeline(name: str) -> CUpscalePipeline:
@@ -87,14 +102,26 @@ def pipeline(name: str) -> CUpscalePipeline:
         return _loaded(check_model(name))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=None if ZERO else 2)
 def _loaded(name: str) -> CUpscalePipeline:
-    return CUpscalePipeline(models.load(sources()[name]), preview_px=448, cache=Cache(max_age=_KEPT_SECONDS))
+    pipe = models.load(sources()[name], offload=_offload())
+    return CUpscalePipeline(pipe, preview_px=448, cache=Cache(max_age=_KEPT_SECONDS))
+
+
+def _offload() -> Any:
+    """CUPSCALE_OFFLOAD; on ZeroGPU, whose card holds what is offered, nothing waits elsewhere."""
+    way = os.environ.get("CUPSCALE_OFFLOAD") or ("none" if ZERO else "auto")
+    if way not in ("auto", *WAYS):
+        raise CupscaleError(f"CUPSCALE_OFFLOAD is '{way}': choose auto, {', '.join(WAYS)}")
+    return way
 
 
 def preload() -> None:
-    """Load the default model at start-up where a GPU wants it there. Elsewhere the first run loads it."""
-    if ZERO or machine.best_device() == "cuda":
+    """Load at start-up what a GPU wants there: all models of a ZeroGPU page, else the default one where there is a card."""
+    if ZERO:
+        for name in names():
+            pipeline(name)
+    elif machine.best_device() == "cuda":
         pipeline(default_model())
 
 
@@ -115,7 +142,7 @@ def planned(image: tuple[int, int] | Picture | None, settings: Settings) -> Plan
 def gpu_seconds(size: tuple[int, int] | None, settings: Settings) -> int:
     """The duration to declare to ZeroGPU, which counts against a visitor's quota."""
     plan = planned(size, settings)
-    return int(min(_LONGEST_GPU_SECONDS, max(15, 1.25 * expected_seconds(plan, settings) + 8)))
+    return int(min(_LONGEST_GPU_SECONDS, max(15, 1.1 * expected_seconds(plan, settings) + _FIXED_SECONDS)))
 
 
 def expected_seconds(plan: Plan, settings: Settings) -> float:
@@ -127,7 +154,7 @@ def expected_seconds(plan: Plan, settings: Settings) -> float:
     if (
         ZERO or machine.best_device() != "cpu"
     ):  # a sample of 128 x 128 cells of SDXL, and all else by the megapixel
-        return plan.samples * 0.11 * cells / 128**2 + megapixels * 0.6
+        return plan.samples * _SAMPLE_SECONDS * cells / 128**2 + megapixels * 0.6
     # The bundled model on two cores, and others in proportion to their weights.
     size = max(1.0, geometry(settings.model).weights / 40e6)
     return plan.samples * 0.32 * size * cells / 15360 + megapixels * 60
@@ -135,7 +162,7 @@ def expected_seconds(plan: Plan, settings: Settings) -> float:
 
 def longest_seconds() -> float:
     """The longest run that the duration declared to ZeroGPU still covers; 0 where nothing is declared."""
-    return (_LONGEST_GPU_SECONDS - 8) / 1.25 if ZERO else 0.0
+    return (_LONGEST_GPU_SECONDS - _FIXED_SECONDS) / 1.1 if ZERO else 0.0
 
 
 def _duration(picture: Picture | None, settings: Settings) -> int:

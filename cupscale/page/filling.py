@@ -47,7 +47,7 @@ class Filling:
             gr.Warning(f"The picture was made with another model than this page has; {own} takes its place.")
             model = own
         settings = Settings.build(engine.defaults(model), {**fields, "model": model})
-        updates = self._controls.show(settings.model_dump(exclude={"captions"}))
+        updates = self._controls.show(settings.model_dump(exclude={"captions", "loras"}))
         captions = [caption.model_dump() for caption in settings.captions]
         return {
             **updates,

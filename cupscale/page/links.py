@@ -20,7 +20,7 @@ _LONGEST_JSON = 2**21
 
 def to_query(settings: Settings, example: str | None = None) -> str:
     """Every setting, and the example's name: "example=fox&scale=4.0&seed=7...". Captions are packed JSON."""
-    fields = settings.model_dump(mode="json", exclude={"captions"})
+    fields = settings.model_dump(mode="json", exclude={"captions", "loras"})
     pairs: dict[str, Any] = {"example": example} if example else {}
     pairs |= {
         name: _text(value) for name, value in fields.items()
@@ -88,7 +88,7 @@ def _own(settings: Settings) -> dict[str, Any]:
     usual = Settings.build(models.defaults(settings.model), scale=settings.scale)
     return {
         name: value
-        for name, value in settings.model_dump(exclude={"captions"}).items()
+        for name, value in settings.model_dump(exclude={"captions", "loras"}).items()
         if name in ("scale", "seed", "model") or value != getattr(usual, name)
     }
 

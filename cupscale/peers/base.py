@@ -17,6 +17,7 @@ from cupscale.backbones import Backbone, GuidedDenoiser, Tiles
 from cupscale.backbones.texts import readable
 from cupscale.errors import CupscaleError
 from cupscale.images.tensors import carried_on
+from cupscale.method.memory import fitting
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import generator
 from cupscale.planning import Geometry, Plan, aligned, make_plan
@@ -224,19 +225,19 @@ class Work:
             Each (1, C, h, w).
         """
         outputs: list[Tensor] = []
-        while len(outputs) < len(latents):
-            some = slice(len(outputs), len(outputs) + self._batch)
+
+        def call(count: int) -> Tensor:
+            some = slice(len(outputs), len(outputs) + count)
             ids = range(len(latents))[some]
-            try:
-                found = denoiser.predict(torch.cat(list(latents[some])), t, regions[some], ids)
-            except torch.OutOfMemoryError:
-                if len(ids) == 1:
-                    raise
-                self._batch = len(ids) // 2
-                torch.cuda.empty_cache()
-                continue
+            return denoiser.predict(torch.cat(list(latents[some])), t, regions[some], ids)
+
+        while len(outputs) < len(latents):
+            count = min(self._batch, len(latents) - len(outputs))
+            found, held = yield from fitting(call, count, lambda _: (self.done, self.total))
+            if held < count:
+                self._batch = held
             outputs += found.float().split(1)
-            yield self.advanced(len(ids) * (2 if denoiser.guided else 1))
+            yield self.advanced(held * (2 if denoiser.guided else 1))
         return outputs
 
     def advanced(self, samples: int) -> Progress:

@@ -305,7 +305,7 @@ def test_one_region_at_once_where_nothing_is_said():
 
 def test_regions_at_once_are_halved_until_the_memory_holds_them(monkeypatch):
     emptied = []
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
+    monkeypatch.setattr("cupscale.method.memory.empty_cache", lambda: emptied.append(1))
     network, z = Network(most=1), torch.zeros(1, 1, 4, 16)
     options = {"window": Size(4, 8), "overlap": 0.75, "seed": 0, "batch": 9}
     events = list(denoise(network, Schedule(2), z, **options))

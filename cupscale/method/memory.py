@@ -1,0 +1,62 @@
+"""Where a device's memory ends: work that does not fit is done again in smaller parts.
+
+Ours; the paper is silent. Regions per network call are halved down to one, and so is the side of the VAE's tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+import torch
+
+Event = TypeVar("Event")
+Found = TypeVar("Found")
+
+_TEXTS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's error has a class of its own; those of MPS and of the CPU have only a text."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    )
+
+
+def empty_cache() -> None:
+    """Give back the blocks that torch keeps on an accelerator without using them."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def fitting(
+    work: Callable[[int], Found], size: int, say: Callable[[int], Event], least: int = 1
+) -> Generator[Event, None, tuple[Found, int]]:
+    """`work(size)`, and where the memory does not hold it with half the size, and so on.
+
+    Args:
+        work: Does it at a size, a positive number.
+        size: To begin with.
+        say: Makes the event that tells the size it goes on with.
+        least: Size that is not halved any more.
+
+    Yields:
+        An event for every halving.
+
+    Returns:
+        What `work` gave, and the size that fitted.
+
+    Raises:
+        RuntimeError: The device is out of memory at `least`, in torch's words.
+    """
+    while True:
+        try:
+            return work(size), size
+        except RuntimeError as error:
+            if size <= least or not is_out_of_memory(error):
+                raise
+        size = max(least, size // 2)
+        empty_cache()  # here, where the traceback no longer holds what did not fit
+        yield say(size)

@@ -1,0 +1,119 @@
+"""What waits in main memory while it is not used, and which of the ways an accelerator's memory holds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from cupscale import machine
+from cupscale.errors import CupscaleError
+
+Offload = Literal["none", "model", "group", "sequential"]
+# From the fastest to the one that needs least.
+WAYS: tuple[Offload, ...] = ("none", "model", "group", "sequential")
+GIB = 2**30
+
+
+def part_bytes(pipe: Any) -> dict[str, int]:
+    """Bytes of a pipeline's weights, part by part, wherever they are now."""
+    return {
+        name: sum(p.numel() * p.element_size() for p in part.parameters())
+        for name, part in pipe.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+
+
+def weights_there(pipe: Any, way: Offload) -> int:
+    """Bytes of weights that are on the accelerator at the same time under a way of offloading.
+
+    All of them, those of the largest part, or of the largest layer. Ours: a layer is counted twice, since the next one may come
+    before the last has gone.
+    """
+    if way == "none":
+        return sum(part_bytes(pipe).values())
+    if way == "model":
+        return max(part_bytes(pipe).values(), default=0)
+    layers = (
+        sum(p.numel() * p.element_size() for p in layer.parameters(recurse=False))
+        for part in pipe.components.values()
+        if isinstance(part, torch.nn.Module)
+        for layer in part.modules()
+    )
+    return 2 * max(layers, default=0)
+
+
+def current(pipe: Any) -> Offload:
+    """How a pipeline is offloaded now."""
+    from accelerate.hooks import CpuOffload
+
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            for module in part.modules():
+                registry: Any = getattr(module, "_diffusers_hook", None)
+                if registry is not None and "group_offloading" in registry.hooks:
+                    return "group"
+                if hook := getattr(module, "_hf_hook", None):
+                    return "model" if isinstance(hook, CpuOffload) else "sequential"
+    return "none"
+
+
+def choose(pipe: Any, device: str, work: int) -> Offload:
+    """The fastest way that the free memory holds; the one that needs least where none does.
+
+    Args:
+        pipe: Loaded, in main memory.
+        device: torch's name of it.
+        work: Bytes that a run takes besides the weights.
+    """
+    if device == "cpu":
+        return "none"
+    free = machine.free_bytes(device)
+    return next((way for way in WAYS if weights_there(pipe, way) + work <= free), WAYS[-1])
+
+
+def put(pipe: Any, way: Offload, device: str) -> Any:
+    """The pipeline on a device, under a way of offloading.
+
+    Raises:
+        CupscaleError: The device is a CPU, which nothing can be offloaded from.
+    """
+    if way != "none" and device == "cpu":
+        raise CupscaleError(
+            f"offload '{way}' needs an accelerator and this run is on a CPU: use offload none"
+        )
+    if way == "none":
+        return pipe.to(device)
+    if way == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif way == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.enable_group_offload(
+            onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="leaf_level"
+        )
+    return pipe
+
+
+def room(pipe: Any, device: str) -> int:
+    """Bytes that are free on a device, those of a pipeline that is there counted as free."""
+    there = weights_there(pipe, "none") if device != "cpu" and current(pipe) == "none" else 0
+    return machine.free_bytes(device) + there
+
+
+def fitting_way(pipe: Any, device: str, work: int) -> str:
+    """The remedy for a run that a device did not hold: the next way of offloading that it does hold; empty where there is none.
+
+    Args:
+        pipe: As it is now.
+        device: torch's name of it.
+        work: Bytes that the run takes besides the weights.
+    """
+    if device == "cpu":
+        return ""
+    free = room(pipe, device)
+    for way in WAYS[WAYS.index(current(pipe)) + 1 :]:
+        needed = weights_there(pipe, way) + work
+        if needed <= free:
+            return f"load the model with offload {way}, which needs about {needed / GIB:.1f} of the {free / GIB:.1f} GB there"
+    return ""

@@ -1,0 +1,260 @@
+"""Every family as on an accelerator, under every offload: no tensor is left on the CPU, and the picture is the CPU's."""
+
+import contextlib
+import importlib.util
+import sys
+
+import captioner_checkpoints
+import numpy as np
+import pytest
+import torch
+from card import CUDA, Card, MixedDevices, bytes_on_card, on_card
+from checkpoints import FAMILIES
+from PIL import Image
+
+import cupscale
+from cupscale import pipeline as pipeline_module
+from cupscale.backbones import base, unet
+from cupscale.captioners.vlm import _Loaded
+from cupscale.method import sampler
+
+OFFLOADS = ["none", "model", "group", "sequential"]
+RUN = {
+    "scale": 3,
+    "seed": 2,
+    "strength": 0.5,
+    "steps": 4,
+    "guidance": 3.0,
+    "upscaler": "lanczos",
+    "overlap": 0.25,
+    "prompt": "a red fox",
+    "captions": [{"box": (0, 0, 64, 64), "caption": "a blue boat on a lake"}],
+}
+
+
+def photo(width=40, height=24):
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [np.sin(x / 5 + k) * np.cos(y / (4 + k)) * 100 + 128 for k in range(3)]
+    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
+
+
+def levels(image):
+    return np.asarray(image).astype(int)
+
+
+@pytest.fixture
+def card():
+    with Card() as one:
+        yield one
+
+
+@pytest.fixture
+def on(folders):
+    """A checkpoint on the card."""
+    return lambda name, offload="none", dtype="float32": cupscale.load(
+        folders(name), device="cuda", dtype=dtype, offload=offload
+    )
+
+
+def weights(pipe):
+    return sum(bytes_on_card(part) for part in pipe.components.values() if isinstance(part, torch.nn.Module))
+
+
+@pytest.fixture(scope="session")
+def of_the_cpu(folders):
+    """The picture of a family on the CPU, with more regions at once than its default, as on a card."""
+    made = {}
+
+    def picture(name):
+        if name not in made:
+            made[name] = _picture(cupscale.load(folders(name), device="cpu"))
+        return made[name]
+
+    return picture
+
+
+def _picture(pipe, **fields):
+    run = cupscale.CUpscalePipeline(pipe, batch=4, preview_px=0)
+    return run.upscale(photo(), run.settings(**RUN | fields)).image
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_the_picture_is_that_of_the_cpu_under_every_offload(of_the_cpu, on, name, offload):
+    expected = of_the_cpu(name)
+    with Card() as card:
+        pipe = on(name, offload)
+        whole = weights(pipe)
+        card.forget()
+        image = _picture(pipe)
+        assert weights(pipe) == whole and (whole > 0) == (offload == "none")
+        if offload == "none":  # the picture leaves the card, and nothing else
+            assert card.moves["out"] <= 2 and card.moves["in"] < 60
+        elif (
+            offload == "model"
+        ):  # the network goes in once for all regions of all steps, the VAE at most three times
+            assert card.bytes["out"] <= once_a_stage(pipe) + levels(image).size * 4
+    assert np.abs(levels(image) - levels(expected)).max() <= 1
+
+
+def once_a_stage(pipe):
+    """Bytes of all parts, the VAE's three times: encoding, the overview and decoding."""
+    size = {
+        name: sum(p.numel() * p.element_size() for p in part.parameters())
+        for name, part in pipe.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    return sum(size.values()) + 2 * size["vae"]
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_waiting_does_not_grow_with_the_regions(on, card, name):
+    """A look at a value makes the program wait for the card: the same number however many regions a step has."""
+    pipe, waits = on(name), []
+    for overlap in (0.0, 0.5):
+        card.forget()
+        _picture(pipe, overlap=overlap)
+        waits.append(card.waits)
+    assert waits[0] == waits[1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_half_precision_is_near_the_full_one(of_the_cpu, on, card, name, dtype):
+    image = _picture(on(name, dtype=dtype))
+    gap = np.abs(levels(image) - levels(of_the_cpu(name)))
+    assert gap.mean() < 6
+
+
+def test_a_vae_that_overflows_is_upcast_on_the_card_and_comes_back(on, card):
+    pipe = on("sdxl", dtype="float16")
+    pipe.vae.register_to_config(force_upcast=True)
+    seen = []
+    pipe.vae.decoder.register_forward_pre_hook(
+        lambda module, args: seen.append((args[0].dtype, args[0].device))
+    )
+    _picture(pipe)
+    assert set(seen) == {(torch.float32, CUDA)}
+    assert pipe.vae.dtype == torch.float16 and pipe.vae.device == CUDA
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_a_lora_goes_where_its_network_goes(on, card, offload):
+    from peft import LoraConfig
+
+    pipe = on("sdxl")
+    plain = levels(_picture(pipe))
+    pipe.to("cpu")
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
+    if offload == "none":
+        pipe.to("cuda")
+    elif offload == "group":
+        pipe.enable_group_offload(
+            onload_device=CUDA, offload_device=torch.device("cpu"), offload_type="leaf_level"
+        )
+    else:
+        getattr(pipe, f"enable_{offload}_cpu_offload")(device="cuda")
+    assert (levels(_picture(pipe)) != plain).any()
+
+
+@pytest.mark.parametrize("offload", ["none", "model"])
+def test_a_captioner_writes_on_the_card_and_the_run_goes_on(on, card, tmp_path, offload, monkeypatch):
+    folder = captioner_checkpoints.qwen(tmp_path)
+    generate, there = _Loaded.generate, []
+
+    def seen(self, requests, device, *rest):
+        there.append((device, {p.device for p in self.model.parameters()}))
+        return generate(self, requests, device, *rest)
+
+    monkeypatch.setattr(_Loaded, "generate", seen)
+    pipe = on("sdxl", offload)
+    result = cupscale.upscale(pipe, photo(), captioner=str(folder), **RUN | {"captions": ()})
+    assert result.image.size == (120, 72)
+    assert there and all(found == ("cuda", {CUDA}) for found in there)
+
+
+def test_closing_a_run_under_offload_empties_the_card_and_the_next_run_is_whole(on, card):
+    pipe = on("sdxl", "model")
+    whole = levels(_picture(pipe))
+    with contextlib.closing(cupscale.stream(pipe, photo(), captioner="none", **RUN)) as events:
+        for event in events:
+            if isinstance(event, cupscale.Progress) and event.regions:
+                assert bytes_on_card(pipe.unet)
+                break
+    assert weights(pipe) == 0
+    assert (levels(_picture(pipe)) == whole).all()
+
+
+def test_the_pages_engine_runs_an_operators_model(folders, card, monkeypatch, of_the_cpu):
+    from cupscale.images import Picture
+    from cupscale.page import engine
+
+    monkeypatch.setenv("CUPSCALE_MODELS", f"small={folders('z-image')}")
+    monkeypatch.setenv("CUPSCALE_MODEL", "small")
+    engine._loaded.cache_clear()
+    try:
+        assert engine.default_model() == "small" and "sdxl" in engine.names()
+        engine.preload()
+        pipe = engine.pipeline("small").pipe
+        assert bytes_on_card(pipe.transformer) > 0
+        chosen = cupscale.Settings.build(engine.defaults("small"), **RUN)
+        events = list(engine.stream(Picture(photo()), chosen))
+        previews = [event for event in events if isinstance(event, cupscale.Preview)]
+        assert previews and events[-1].result.image.size == (120, 72)
+        assert np.abs(levels(events[-1].result.image) - levels(of_the_cpu("z-image"))).mean() < 6
+    finally:
+        engine._loaded.cache_clear()
+
+
+# Planted errors: each is a line that works on a CPU
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """A module with one text in its source replaced."""
+
+    def plant(module, right, wrong):
+        with open(module.__file__, encoding="utf-8") as file:
+            source = file.read()
+        assert source.count(right) == 1
+        name = f"{module.__name__}_planted"
+        made = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, None))
+        monkeypatch.setitem(sys.modules, name, made)
+        exec(compile(source.replace(right, wrong), module.__file__, "exec"), vars(made))
+        return made
+
+    return plant
+
+
+def test_noise_left_on_the_cpu_in_the_sampler_is_caught(on, card, planted, monkeypatch):
+    wrong = planted(
+        sampler, "draw_noise(overview.shape, seed, 1).to(device)", "draw_noise(overview.shape, seed, 1)"
+    )
+    pipe = on("sdxl")
+    monkeypatch.setattr(pipeline_module, "denoise", wrong.denoise)
+    with pytest.raises(MixedDevices):
+        _picture(pipe)
+
+
+def test_a_condition_left_on_the_cpu_in_a_backbone_is_caught(on, card, planted, monkeypatch):
+    wrong = planted(unet, ", dtype=pooled.dtype, device=pooled.device", ", dtype=pooled.dtype")
+    pipe = on("sdxl")
+    monkeypatch.setattr(unet.SDXLBackbone, "conditions", wrong.SDXLBackbone.conditions)
+    with pytest.raises(MixedDevices):
+        _picture(pipe)
+
+
+def test_pixels_left_on_the_cpu_before_the_vae_are_caught(on, card, planted, monkeypatch):
+    wrong = planted(base, "pixels.to(self.device, vae.dtype)", "pixels.to(vae.dtype)")
+    pipe = on("sd3")
+    monkeypatch.setattr(base.DiffusersBackbone, "encode", wrong.DiffusersBackbone.encode)
+    with pytest.raises(MixedDevices):
+        _picture(pipe)
+
+
+def test_a_tensor_of_the_card_in_an_event_would_be_caught(on, card):
+    """ZeroGPU pickles what a run yields, so nothing of it may lie on the card."""
+    pipe = on("sd15")
+    for event in cupscale.stream(pipe, photo(), captioner="none", **RUN):
+        assert not any(isinstance(value, torch.Tensor) and on_card(value) for value in vars(event).values())

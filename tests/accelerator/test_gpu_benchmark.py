@@ -1,0 +1,59 @@
+"""The script for a person with a card, on the software accelerator: every column is filled, and what fails is a row."""
+
+import pytest
+import torch
+from card import Card
+
+from benchmarks import gpu
+from cupscale import models
+
+
+@pytest.fixture
+def table(folders):
+    def rows(*flags):
+        arguments = gpu.parser().parse_args(
+            ["--models", f"small={folders('sdxl')}", "--sizes", "64,96", *flags]
+        )
+        with Card():
+            lines = list(gpu.rows(arguments))
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+    return rows
+
+
+def test_every_combination_is_a_row_with_every_column(table):
+    found = table("--dtypes", "float32,float16", "--offloads", "none,model", "--steps", "2")
+    keys = [(row["precision"], row["offload"], row["output"]) for row in found]
+    assert keys == [
+        (dtype, way, side)
+        for dtype in ("float32", "float16")
+        for way in ("none", "model")
+        for side in ("64 px", "96 px")
+    ]
+    for row in found:
+        assert row["finite"] == "yes" and float(row["seconds"]) >= float(row["seconds a sample"]) >= 0
+        assert row["model"] == "small" and row["card"].startswith("software, torch")
+        assert int(row["evaluations"]) == 2 * (int(row["regions"]) + 1)
+        first = row["precision"] == "float32"
+        assert (row["from the first precision, levels"] == "") == first
+        assert first or 0 < float(row["from the first precision, levels"]) < 10
+
+
+def test_a_network_that_gives_nan_and_one_that_does_not_fit_are_rows(table, monkeypatch):
+    forward = "diffusers.UNet2DConditionModel.forward"
+    monkeypatch.setattr(forward, lambda self, x, *args, **kwargs: (torch.full_like(x, torch.nan),))
+    assert {row["finite"] for row in table("--steps", "1")} == {"no"}
+
+    def full(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(forward, full)
+    assert all(row["finite"].startswith("out of memory") for row in table("--steps", "1"))
+
+
+def test_the_models_without_a_choice_are_those_with_a_network_of_their_own():
+    chosen = gpu.sources(gpu.parser().parse_args([]))
+    assert {"sdxl", "sd15", "sd3", "z-image", "pixart-sigma"} <= set(chosen)
+    assert not any(models.KNOWN[name].lora for name in chosen) and "tiny" not in chosen
+    assert set(gpu.sources(gpu.parser().parse_args(["--random"]))) == {"sd15", "sdxl", "sd3"}

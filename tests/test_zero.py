@@ -1,0 +1,79 @@
+"""ZeroGPU: what a page offers there, and the seconds that it declares."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cupscale import models
+from cupscale.errors import CupscaleError
+from cupscale.page import engine
+from cupscale.settings import Settings
+
+
+@pytest.fixture
+def zero(monkeypatch):
+    monkeypatch.setattr(engine, "ZERO", True)
+    monkeypatch.setattr(engine.machine, "best_device", lambda: "cuda")
+    monkeypatch.delenv("CUPSCALE_MODEL", raising=False)
+    monkeypatch.delenv("CUPSCALE_MODELS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "on"), [("true", True), ("1", True), ("0", False), ("false", False), ("", False)]
+)
+def test_it_is_on_where_spaces_says_so(monkeypatch, said, on):
+    code = "import sys; sys.modules['spaces'] = type(sys)('spaces'); sys.modules['spaces'].GPU = lambda **k: lambda f: f\n"
+    code += "from cupscale.page import engine; print(engine.ZERO)"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"SPACES_ZERO_GPU": said},
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == str(on), found.stderr
+
+
+def test_only_what_is_loaded_at_the_start_is_offered(zero, monkeypatch):
+    assert engine.names() == ["sdxl"] and engine.default_model() == "sdxl"
+    monkeypatch.setenv("CUPSCALE_MODELS", "mine=/models/mine, sd15")
+    assert engine.names() == ["sdxl", "mine", "sd15"]
+    monkeypatch.setenv("CUPSCALE_MODEL", "mine")
+    assert engine.names() == ["mine", "sd15"] and engine.default_model() == "mine"
+    loaded = []
+    monkeypatch.setattr(engine, "pipeline", loaded.append)
+    engine.preload()
+    assert loaded == ["mine", "sd15"]
+    with pytest.raises(CupscaleError, match="not on this page's list"):
+        engine.check_model("z-image")
+
+
+def test_the_declared_seconds_follow_the_samples(zero):
+    """1024 -> 4096: 7 x 7 windows, 23 of 50 steps, guidance doubles them, one overview a step: 2277 samples."""
+    settings = Settings.build(models.defaults("sdxl"), scale=4.0)
+    plan = engine.planned((1024, 1024), settings)
+    assert plan.samples == 2 * 49 * 23 + 23 == 2277
+    expected = 2277 * 0.045 + 4096**2 / 1e6 * 0.6
+    assert engine.expected_seconds(plan, settings) == pytest.approx(expected)
+    assert engine.gpu_seconds((1024, 1024), settings) == int(1.1 * expected + 8) == 131
+    assert engine.gpu_seconds((256, 256), settings.replace(scale=2.0)) == 15
+    assert engine.gpu_seconds((1024, 1024), settings.replace(scale=8.0)) == 300
+
+
+def test_what_runs_took_there_replaces_the_estimate(zero):
+    settings = Settings.build(models.defaults("sdxl"), scale=4.0)
+    engine.machine.remember_speed("sdxl", "cuda", {"sample": 0.02, "cells": 128 * 128, "megapixel": 0.1})
+    expected = 2277 * 0.02 + 4096**2 / 1e6 * 0.1
+    assert engine.gpu_seconds((1024, 1024), settings) == pytest.approx(1.1 * expected + 8, abs=1)
+
+
+def test_the_operator_chooses_what_waits_in_main_memory(zero, monkeypatch):
+    assert engine._offload() == "none"
+    monkeypatch.setattr(engine, "ZERO", False)
+    assert engine._offload() == "auto"
+    monkeypatch.setenv("CUPSCALE_OFFLOAD", "model")
+    assert engine._offload() == "model"
+    monkeypatch.setenv("CUPSCALE_OFFLOAD", "all")
+    with pytest.raises(CupscaleError, match="choose auto, none, model, group, sequential"):
+        engine._offload()
