@@ -153,7 +153,14 @@ def test_installed_with_all_it_depends_on_it_works(wheel, photo, tmp_path):
     venv.create(folder, with_pip=True)
     programs = folder / "bin"
     pip = [programs / "python", "-m", "pip"]
-    done(*pip, "install", "--quiet", "torch==2.13.0", f"{wheel}[page,mcp,captions,upscalers]", cwd=tmp_path)
+    done(
+        *pip,
+        "install",
+        "--quiet",
+        "torch==2.13.0",
+        f"{wheel}[page,mcp,captions,upscalers,study]",
+        cwd=tmp_path,
+    )
     done(*pip, "check", cwd=tmp_path)
     check_a_users_day(programs, photo)
     done(programs / "python", "-c", IMPORT_ALL, "[]", "", cwd=tmp_path)
@@ -342,7 +349,9 @@ def allowed(file: Path) -> set[str]:
     parts = file.relative_to(ROOT).parts
     if parts[0] != "cupscale":
         return BASE.union(*OF_EXTRA.values())
-    extra = {"page": "page", "upscalers": "upscalers", "captioners": "captions"}.get(parts[1])
+    extra = {"page": "page", "upscalers": "upscalers", "captioners": "captions", "study": "study"}.get(
+        parts[1]
+    )
     mcp = OF_EXTRA["mcp"] | {"mcp"} if extra == "page" else set()
     return BASE | (OF_EXTRA[extra] if extra else set()) | mcp
 
@@ -396,12 +405,12 @@ def closure(lines: list[str]) -> set[str]:
 
 
 # Imports every module of the package, in an interpreter that finds no module of the list that is its first argument. The
-# second is a part of the package to leave out.
+# second names parts of the package to leave out.
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 from importlib.machinery import PathFinder
 
-blocked, left_out = set(json.loads(sys.argv[1])), sys.argv[2]
+blocked, left_out = set(json.loads(sys.argv[1])), tuple(filter(None, sys.argv[2].split(",")))
 
 class Users(PathFinder):
     @classmethod
@@ -413,14 +422,14 @@ import cupscale
 for name in cupscale.__all__:
     getattr(cupscale, name)
 names = [found.name for found in pkgutil.walk_packages(cupscale.__path__, "cupscale.", onerror=lambda name: None)
-         if not (left_out and found.name.startswith(left_out))]
+         if not found.name.startswith(left_out)]
 for name in names:
     importlib.import_module(name)
 print(len(names), "modules")
 """
 
 
-@pytest.mark.parametrize(("extras", "left_out"), [((), "cupscale.page"), (tuple(USERS), "")])
+@pytest.mark.parametrize(("extras", "left_out"), [((), "cupscale.page,cupscale.study"), (tuple(USERS), "")])
 def test_every_module_is_imported_with_what_a_user_installs(tmp_path, extras, left_out):
     lines = [
         *PROJECT["dependencies"],
@@ -474,7 +483,7 @@ def test_what_a_space_reads_is_written_from_the_project():
     wanted = [line for line in lines.splitlines() if not line.startswith("#")]
     for line in wanted:  # a Space installs this file before anything else of the repository is there
         Requirement(line)
-    assert names_of(wanted) == BASE.union(*(OF_EXTRA[extra] for extra in USERS))
+    assert names_of(wanted) == BASE.union(*(OF_EXTRA[extra] for extra in USERS if extra != "study"))
 
 
 @pytest.mark.parametrize("name", ["requirements-cpu.txt", "requirements-dev.txt"])
