@@ -190,16 +190,16 @@ def _subfolders(folder: Path, left_out: list[str]) -> dict[str, Path]:
 
 def _images(folder: Path, left_out: list[str]) -> dict[str, Path]:
     """An image's name, which is its file's without the suffix, to the file."""
-    files: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in images.READABLE_SUFFIXES:
             continue
-        if not path.is_file() or not _usable(path, path.stem, folder, left_out):
-            continue
-        if path.stem in files:
-            left_out.append(f"{folder.name}/{path.name!r}: {files[path.stem].name!r} has that name already")
-        files.setdefault(path.stem, path)
-    return files
+        if path.is_file() and _usable(path, path.stem, folder, left_out):
+            found.setdefault(path.stem, []).append(path)
+    for name, files in found.items():
+        if len(files) > 1:
+            left_out.append(f"{folder.name}: {len(files)} files are named '{name}'; keep one of them")
+    return {name: files[0] for name, files in found.items() if len(files) == 1}
 
 
 def _usable(path: Path, name: str, folder: Path, left_out: list[str]) -> bool:

@@ -95,7 +95,7 @@ def results(
     kept = [vote for vote in own if vote.voter not in left_out and not vote.expected]
     notes = _left_out(len(votes) - len(own), origin, len(left_out), least)
     if not kept:
-        return Results(origin, 0, 0, 0, (), (), (*notes, "no votes yet"))
+        return Results(origin, 0, 0, 0, (), (), (*notes, "no votes to count"))
     tally = Tally.of(kept)
     checks = statistics.attention(own)
     unchecked = sum(not checks[voter][1] for voter in {vote.voter for vote in kept})

@@ -25,6 +25,7 @@ MAX_VOTERS = 10_000
 ANSWERS = ("first", "second", "equal")
 ORIGINS = ("person", "simulated")
 KEPT_OPEN = timedelta(days=1)  # a question that is not answered by then is taken back
+LOOKED_AT = timedelta(hours=1)  # so long an open question counts as one that will be answered
 _BUSY_SECONDS = 20.0
 _LAYOUT = 1  # of the tables, in the file's user_version
 
@@ -229,11 +230,12 @@ class Store:
 
     def _met(self, db: sqlite3.Connection, voter: str) -> tuple[set[Unit], Counter[Unit], int]:
         fields = "voter, image, first, second, expected"
-        rows = db.execute(
-            f"SELECT {fields} FROM questions UNION ALL SELECT {fields} FROM votes WHERE origin = 'person'"
-        ).fetchall()
-        own = [Asked(*rest) for who, *rest in rows if who == voter]
-        return set(counted(own)), counted(Asked(*rest) for _, *rest in rows), len(own)
+        opened = db.execute(f"SELECT {fields}, asked FROM questions").fetchall()
+        votes = db.execute(f"SELECT {fields} FROM votes WHERE origin = 'person'").fetchall()
+        own = [Asked(*row[1:5]) for row in (*opened, *votes) if row[0] == voter]
+        since = _text(datetime.now(UTC) - LOOKED_AT)
+        anyone = [Asked(*row[1:5]) for row in (*votes, *(row for row in opened if row[5] > since))]
+        return set(counted(own)), counted(anyone), len(own)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

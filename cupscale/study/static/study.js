@@ -33,7 +33,7 @@ async function ask() {
 
 async function vote(answer) {
   if (!open) return;
-  close();
+  accept(false);
   try {
     take(await post("votes", { question: state.questions[0].id, answer }));
   } catch (error) {
@@ -49,7 +49,7 @@ function take(next) {
   one("#ask").textContent = document.title = state.ask;
   const { answered, round, questions } = state;
   const from = Math.floor(answered / round) * round;
-  one("#progress").textContent = `${Math.min(answered - from + 1, round)} of ${round}`;
+  one("#progress").textContent = `Pair ${Math.min(answered - from + 1, round)} of ${round}`;
   if (!questions.length) return rest("Thank you", "You have seen every pair of this study.", false);
   if (answered && answered === from && goesOnFrom !== answered)
     return rest("Thank you", `You have answered ${answered} questions, and every answer is saved. You can close the page, or go on.`, true);
@@ -119,14 +119,13 @@ async function show() {
 
 function settle() {
   setTimeout(() => {
-    open = document.body.dataset.state === "pair";
-    answers.forEach((button) => (button.disabled = !open));
+    accept(document.body.dataset.state === "pair");
   }, SETTLE_MS);
 }
 
-function close() {
-  open = false;
-  answers.forEach((button) => (button.disabled = true));
+function accept(now) {
+  open = now;
+  answers.forEach((button) => button.setAttribute("aria-disabled", !now)); // not disabled: that would lose the focus
 }
 
 function showOriginal(on) {
@@ -175,7 +174,7 @@ function draw() {
     image.style.transform = `translate(${left}px, ${top}px)`;
   }
   stage.classList.toggle("sharp", scale / pixel >= 3);
-  one("#zoom").textContent = view.zoom > 1.001 ? "Fit" : "1:1";
+  one("#zoom").textContent = view.zoom > 1.001 ? "Fit" : "Zoom";
 }
 
 // Zoom by a factor, and keep what lies under a point of the pane where it is.
@@ -292,13 +291,14 @@ one("#original").addEventListener("click", KEYS.o);
 // The card at the beginning and at the end
 
 function rest(title, message, more) {
-  close();
+  accept(false);
   document.body.dataset.state = "card";
   one("#card h2").textContent = title;
   one("#message").textContent = message;
   one("#how").hidden = one("#stored").hidden = true;
   one("#go").hidden = !more;
   one("#go").textContent = `Go on with ${state.round} more`;
+  one("#go").focus();
 }
 
 one("#go").addEventListener("click", () => {
