@@ -21,7 +21,7 @@ from cupscale.study.store import ANSWERS, ORIGINS, Vote
 MAX_BYTES = 64 * 2**20
 MAX_LINE_CHARS = 1000
 _FORMULA = tuple("=+-@\t\r'")
-_ID = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
+_ID = re.compile("[A-Za-z0-9]{1,64}")
 
 
 def to_csv(votes: Iterable[Vote]) -> str:

@@ -211,7 +211,7 @@ def test_only_the_sides_there_are(visitors):
         b'{"question": "x", "answer": null}',
         b"\xff\xfe",
         b"[" * 900,
-        b" " * 1001,
+        b'{"question": "' + b"x" * 980 + b'", "answer": "first"}',
     ],
 )
 def test_a_malformed_vote_is_one_line(page, visitors, body):
@@ -219,6 +219,11 @@ def test_a_malformed_vote_is_one_line(page, visitors, body):
     said = visitor.post("/votes", content=body)
     assert said.status_code == 422 and set(said.json()) == {"error"} and "\n" not in said.json()["error"]
     assert page.store.votes() == []
+
+
+def test_a_body_has_a_limit(visitors):
+    said = visitors().post("/questions", content=b" " * 1001)
+    assert said.status_code == 422 and "1000 bytes, the limit" in said.json()["error"]
 
 
 def test_wrong_methods_are_refused(visitors):

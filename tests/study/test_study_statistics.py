@@ -92,6 +92,12 @@ def test_the_bootstrap_draws_voters_and_images():
     assert (statistics.resampled(tally, 5, seed=3) == found[:5]).all()
 
 
+def test_the_interval_of_draws_by_hand():
+    drawn = np.column_stack([np.arange(201) / 200, 7 - np.arange(201) / 100])
+    assert statistics.interval(drawn) == pytest.approx(np.array([[0.025, 5.05], [0.975, 6.95]]))
+    assert statistics.interval(drawn, 0.5)[:, 0] == pytest.approx([0.25, 0.75])
+
+
 def truth(strengths: tuple[float, ...], taste: float, draws: float) -> np.ndarray:
     """What a study of endless voters and images would find: tastes average out to a flatter curve, draws pull together."""
     likes = np.random.default_rng(0).normal(strengths, taste * math.sqrt(2), (100_000, len(strengths)))
