@@ -182,6 +182,57 @@ def test_a_double_click_and_a_held_key_count_once(visit, folder):
     assert Counter(one.answer for one in Store(folder).votes()) == {"second": 1, "first": 1, "equal": 1}
 
 
+def test_the_second_click_of_a_slow_double_click_is_not_meant_for_the_next_pair(visit, folder):
+    page = visit()
+    page.locator("[data-answer=first]").evaluate(
+        "button => button.dispatchEvent(new MouseEvent('click', {detail: 2, bubbles: true}))"
+    )
+    page.keyboard.press("2")
+    progress(page, 2)
+    assert [one.answer for one in Store(folder).votes()] == ["second"]
+
+
+def test_no_answer_is_taken_before_the_pair_is_there(chromium, url, folder):
+    """Neither while the pictures load, nor in the moment after, when a press may have been meant for the pair before."""
+    context = chromium.new_context()
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.clock.install()
+    held = []
+    page.route("**/pictures/**", lambda route: held.append(route))
+    page.goto(url)
+    page.locator("#go").click()
+    expect(page.locator("body")).to_have_attribute("data-state", "loading")
+    page.locator("[data-answer=first]").click(force=True)
+    page.keyboard.press("1")
+    page.clock.pause_at(page.evaluate("Date.now()") + 1000)
+    for route in held:
+        route.continue_()
+    page.unroute("**/pictures/**")
+    expect(page.locator("body")).to_have_attribute("data-state", "pair")
+    page.locator("[data-answer=first]").click(force=True)
+    page.keyboard.press("1")
+    page.clock.run_for(1000)
+    ready(page)
+    page.keyboard.press("2")
+    page.clock.resume()
+    progress(page, 2)
+    context.close()
+    assert [one.answer for one in Store(folder).votes()] == ["second"]
+
+
+def test_a_question_that_is_gone_gives_way_to_another(visit, folder):
+    page = visit()
+    Store(folder).take_back(lambda asked: True)
+    with page.expect_response("**/questions"):
+        page.keyboard.press("1")
+    progress(page, 1)
+    expect(page.locator("#problem")).to_be_hidden()
+    page.keyboard.press("2")
+    progress(page, 2)
+    assert [one.answer for one in Store(folder).votes()] == ["second"]
+
+
 def test_two_browsers_at_once(visit, folder):
     ann, bob = visit(), visit(color_scheme="dark")
     for number in range(1, 5):
