@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -410,7 +411,7 @@ def test_when_every_pair_was_seen(chromium, tmp_path):
             ready(page)
             with page.expect_response("**/votes"):
                 page.keyboard.press("=")
-            page.wait_for_function("['pair', 'card'].includes(document.body.dataset.state)")
+            expect(page.locator("body")).to_have_attribute("data-state", re.compile("pair|card"))
         expect(page.locator("#card")).to_contain_text("You have seen every pair")
         expect(page.locator("#go")).to_be_hidden()
     context.close()
