@@ -303,6 +303,13 @@ function rest(title, message, more) {
 
 one("#go").addEventListener("click", () => {
   goesOnFrom = state.answered;
-  if (state.questions.length) show();
+  if (state.questions.length) take(state);
   else ask();
 });
+
+// The first pair loads while the card is read. Where that fails, the start asks again.
+post("questions", {}).then((next) => {
+  if (state.questions.length) return;
+  state = next;
+  next.questions.slice(0, 1).forEach(load);
+}, () => {});
