@@ -151,6 +151,13 @@ _MODEL_FLAGS = _flags(
         show_default=True,
         help="What waits in main memory.",
     ),
+    click.option(
+        "--controlnet",
+        metavar="ID",
+        default="auto",
+        show_default=True,
+        help="A ControlNet for tiles, hub id or folder, which --control above 0 loads with the model.",
+    ),
     click.option("--batch", type=click.IntRange(1, 256), help="Regions at once.  [default: 4; 1 on a CPU]"),
     click.option(
         "--tile",
@@ -230,6 +237,7 @@ class _Hardware:
     offload: Any = "none"
     batch: int | None = None
     tile: int = 1024
+    controlnet: str | None = None
     _loaded: dict[str, CUpscalePipeline] = field(default_factory=dict, compare=False)
 
     def geometry(self, model: str) -> Geometry:
@@ -251,7 +259,13 @@ class _Hardware:
         from cupscale.backbones import Tiles
         from cupscale.pipeline import CUpscalePipeline
 
-        pipe = models.load(model, device=self.device, dtype=self.dtype, offload=self.offload)
+        pipe = models.load(
+            model,
+            device=self.device,
+            dtype=self.dtype,
+            offload=self.offload,
+            controlnet=self.controlnet,
+        )
         return CUpscalePipeline(pipe, batch=self.batch, tiles=Tiles(self.tile), preview_px=0)
 
 
@@ -307,10 +321,12 @@ def upscale(
     from cupscale.files import find_images, plan_jobs
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
-    hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
+    hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet"))
     target = _target(flags)
     writer = _take(flags, *_CAPTIONER_NAMES)
     usual = _settings(settings_file, preset, flags)
+    if usual.control == 0:
+        hardware = replace(hardware, controlnet=None)
     captioning = _captioning(hardware.device, writer, usual.model, preset)
     sources: list[Path | None] = [*find_images(images, recursive=files["recursive"])]
     if not sources:

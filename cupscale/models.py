@@ -35,6 +35,7 @@ PAPER: dict[str, Any] = {
     "structure": 1.0,
     "attention": 0.6,
     "detail": 0.5,
+    "control": 0.0,
 }
 # Half of the overlap and fewer steps of a better sampler: about a fifth of the paper's evaluations.
 QUICK: dict[str, Any] = {"strength": 0.45, "steps": 20, "overlap": 0.25, "scheduler": "dpm++2m"}
@@ -223,12 +224,14 @@ def load(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     offload: Offload = "none",
+    controlnet: str | None = None,
 ) -> Any:
     """A diffusers pipeline, ready to run.
 
     model: a known name, a hub id ("owner/name") or a folder that `save_pretrained` wrote. Safetensors only.
     device: "cuda", "mps", "cpu"; the best one there is by default. dtype: float16 on an accelerator, float32 on a CPU.
     offload: what waits in main memory while it is not used; needs an accelerator.
+    controlnet: a ControlNet for tiles, hub id or folder, for the setting `control`; "auto" for the one that suits the model.
     Raises CupscaleError for an unknown model, or where it cannot be read.
     """
     import diffusers
@@ -258,6 +261,8 @@ def load(
         if known and known.scheduler:
             kind, options = known.scheduler
             pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+        if controlnet:
+            pipe = _controlled(pipe, controlnet, precision)
         pipe.cupscale_name = model if known else None  # for `name_of`: several names share a source
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise CupscaleError(f"cannot load model '{model}': {_reason(error, source)}") from error
@@ -272,6 +277,50 @@ def load(
             onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="leaf_level"
         )
     return pipe
+
+
+# ControlNets for tiles, hub id and, where it is not a folder of diffusers, file. The last two stand in diffusers' documentation.
+CONTROLNETS = {
+    "StableDiffusionPipeline": "lllyasviel/control_v11f1e_sd15_tile",
+    "StableDiffusionXLPipeline": "brad-twinkl/controlnet-union-sdxl-1.0-promax",
+    "ZImagePipeline": "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union/Z-Image-Turbo-Fun-Controlnet-Union.safetensors",
+}
+
+
+def _controlled(pipe: Any, source: str, dtype: torch.dtype) -> Any:
+    """The pipeline of the same family that has a ControlNet."""
+    import diffusers
+
+    family = type(pipe).__name__
+    if family not in CONTROLNETS:
+        raise CupscaleError(
+            f"a ControlNet works with {', '.join(CONTROLNETS)}, not with {family}: leave it out"
+        )
+    source = CONTROLNETS[family] if source == "auto" else source
+    kind: Any = diffusers.ControlNetModel
+    if family == "ZImagePipeline":
+        kind = diffusers.ZImageControlNetModel
+    elif "num_control_type" in kind.load_config(source):
+        kind = diffusers.ControlNetUnionModel
+    if source.endswith(".safetensors"):
+        network = kind.from_single_file(_file(source), dtype=dtype)
+    else:
+        network = kind.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    union = "Union" if kind is diffusers.ControlNetUnionModel else ""
+    made = getattr(diffusers, family.replace("Pipeline", f"ControlNet{union}Pipeline"))
+    made = made.from_pipe(pipe, controlnet=network, dtype=dtype)
+    made.register_to_config(_name_or_path=pipe.name_or_path)
+    return made
+
+
+def _file(source: str) -> str:
+    """A file on this machine: itself, or owner/name/file of the hub, fetched."""
+    from huggingface_hub import hf_hub_download
+
+    if Path(source).is_file():
+        return source
+    owner, name, file = source.split("/", 2)
+    return hf_hub_download(f"{owner}/{name}", file)
 
 
 def _left_out(source: str) -> dict[str, None]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cupscale import images, machine, models, upscalers
 from cupscale.backbones import Backbone, Tiles, adapt
+from cupscale.backbones.maps import check_maps
 from cupscale.backbones.texts import readable
 from cupscale.captioners import (
     Cache,
@@ -35,14 +36,16 @@ from cupscale.captions import match, within_budget
 from cupscale.correct import correct, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
-from cupscale.images.tensors import carried_on, padded
-from cupscale.method.guidance import guidance_map, richness
+from cupscale.images.tensors import carried_on, padded, to_bytes
+from cupscale.method.edges import edges, with_edge_noise
+from cupscale.method.guidance import LowGuidance, guidance_map, richness
+from cupscale.method.lowpass import LowPass
 from cupscale.method.regions import Size
 from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
 from cupscale.planning import Geometry, Plan, drawn_size, make_plan
 from cupscale.preview import PreviewMap
-from cupscale.settings import Settings
+from cupscale.settings import CHOICES, Settings
 from cupscale.upscalers.choose import settle
 
 Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
@@ -163,6 +166,10 @@ class CUpscalePipeline:
         chosen = self._chosen(settings, preset, fields)
         chosen, picture = self._input(chosen, image)
         upscalers.check(chosen.upscaler)
+        if chosen.attention_form == "screen" and chosen.attention > 0:
+            check_maps("attention_form screen", self.backbone.network)
+        if chosen.control > 0:
+            self.backbone.check_control()
         plan = self.plan(picture, chosen, captioning=captioning)
         if picture is not None:
             chosen, _ = settle(chosen, picture)
@@ -206,12 +213,16 @@ class CUpscalePipeline:
 
 
 class _Latents(NamedTuple):
-    """What `_Run._encode` gives. base: (1, C, H, W) on the canvas. overview: (1, C, h, w), None where RAP is off."""
+    """What `_Run._encode` gives.
+
+    base: (1, C, H, W) on the canvas. overview: (1, C, h, w), None where nothing asks for it. enlarged: what a ControlNet sees.
+    """
 
     base: Tensor
     structure: GlobalStructure | None
     overview: Tensor | None
     preview: PreviewMap | None
+    enlarged: dict[Size, Tensor]
 
 
 @dataclass
@@ -289,7 +300,8 @@ class _Run:
     def _draw(self) -> Generator[Event, None, None]:
         """The input from the prompt, as the pipeline's own text-to-image call: one window, no prior, the whole schedule."""
         backbone, plan = self.pipeline.backbone, self.plan
-        plain = self.settings.replace(strength=1.0, attention=0.0, detail=0.0, captions=())
+        nothing_added = {name: Settings.model_fields[name].default for name in CHOICES}
+        plain = self.settings.replace(**nothing_added, strength=1.0, attention=0.0, detail=0.0, captions=())
         read, _ = readable(plain, backbone)
         canvas = Size(*(side // plan.cell_px for side in reversed(plan.input)))
         schedule = backbone.schedule(plain, canvas)
@@ -385,10 +397,33 @@ class _Run:
         structure = None
         if settings.structure > 0:
             reference = z if base is plain else encode(plain, plan.canvas)
-            structure = GlobalStructure(reference, settings.cutoff, settings.structure, backbone.shuffle)
-        overview = encode(overview_image(plain, plan), plan.overview) if settings.attention > 0 else None
+            structure = GlobalStructure(
+                reference,
+                settings.cutoff,
+                settings.structure,
+                backbone.shuffle,
+                kind=settings.structure_filter,
+                falls=settings.structure_decay,
+                space=settings.structure_space,
+                source=settings.structure_reference,
+            )
+        overview = encode(overview_image(plain, plan), plan.overview) if settings.passes_overview else None
+        enlarged: dict[Size, Tensor] = {}
+        if settings.control > 0:
+            small = overview_image(base, plan)
+            if backbone.control_sees_latents:
+                enlarged = {plan.overview: encode(small, plan.overview)[0], plan.canvas: z[0]}
+            else:
+                cell = backbone.geometry.cell
+                sizes = {plan.overview: small, plan.canvas: base}
+                enlarged = {size: to_bytes(padded(image, size, cell)[0]) for size, image in sizes.items()}
+        if settings.edge_noise > 0:
+            noise = draw_noise(z.shape, settings.seed, 4).to(z.device)
+            on_edges = self._per_cell(edges(images.to_tensor(self.picture.rgb))).to(z.device)
+            z = with_edge_noise(z, on_edges, settings.edge_noise, noise)
         side = self.pipeline.preview_px
-        return _Latents(z, structure, overview, PreviewMap(z, base, side, plan) if side else None)
+        preview = PreviewMap(z, base, side, plan) if side else None
+        return _Latents(z, structure, overview, preview, enlarged)
 
     def _denoise(
         self, latents: _Latents, read: Settings, texts: tuple[str | None, ...]
@@ -396,7 +431,10 @@ class _Run:
         """Returns the canvas' latents (1, C, H, W)."""
         backbone, settings, plan = self.pipeline.backbone, self.settings, self.plan
         guidance = self._guidance()
-        with backbone.denoiser(read, texts, plan.canvas, plan.overview, guidance, self._known) as denoiser:
+        denoiser_of_run = backbone.denoiser(
+            read, texts, plan.canvas, plan.overview, guidance, self._known, latents.enlarged
+        )
+        with denoiser_of_run as denoiser:
             loop = denoise(
                 denoiser,
                 backbone.schedule(settings),
@@ -406,6 +444,7 @@ class _Run:
                 seed=settings.seed,
                 structure=latents.structure,
                 overview=latents.overview,
+                low_guidance=self._low_guidance(),
                 batch=self.pipeline.batch,
             )
             return (yield from self._looped("denoise", loop, latents.preview))
@@ -451,14 +490,26 @@ class _Run:
 
     def _guidance(self) -> Tensor | None:
         """The scale of guidance per cell of the canvas (1, 1, H, W), where flat places get less of it."""
-        settings, plan = self.settings, self.plan
+        settings = self.settings
         if settings.guidance <= 1 or settings.flat_guidance >= 1:
             return None
-        cell = self.pipeline.backbone.geometry.cell
-        height, width = (max(1, round(side / cell)) for side in (plan.output[1], plan.output[0]))
-        rich = F.interpolate(richness(images.to_tensor(self.picture.rgb)), (height, width), mode="bilinear")
-        rich = carried_on(rich, *plan.canvas)
+        rich = self._per_cell(richness(images.to_tensor(self.picture.rgb)))
         return guidance_map(rich, settings.guidance, settings.flat_guidance)
+
+    def _low_guidance(self) -> LowGuidance | None:
+        settings, backbone = self.settings, self.pipeline.backbone
+        if settings.guidance <= 1 or settings.guidance_low == 0:
+            return None
+        lowpass = LowPass(
+            self.plan.canvas, settings.cutoff, settings.structure_filter, backbone.shuffle, backbone.device
+        )
+        return LowGuidance(lowpass, settings.guidance_low - settings.guidance)
+
+    def _per_cell(self, of_input: Tensor) -> Tensor:
+        """A map over the input's pixels (1, 1, h, w), on the canvas (1, 1, H, W); its padding carries the edge on."""
+        cell = self.pipeline.backbone.geometry.cell
+        width, height = (max(1, round(side / cell)) for side in self.plan.output)
+        return carried_on(F.interpolate(of_input, (height, width), mode="bilinear"), *self.plan.canvas)
 
     @contextlib.contextmanager
     def _finite(self) -> Iterator[None]:

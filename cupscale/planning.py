@@ -213,7 +213,7 @@ def make_plan(
     regions = tuple(plan_regions(canvas, window, settings.overlap))
     drawing = settings.steps if drawn else 0
     steps = 0 if drawn and settings.scale == 1 else settings.run_steps
-    evaluations = drawing + steps * (len(regions) + (settings.attention > 0))
+    evaluations = drawing + steps * (len(regions) + settings.passes_overview)
     guided = settings.guidance > 1
     pixels = canvas_px.h * canvas_px.w
     plan = Plan(

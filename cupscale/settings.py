@@ -21,6 +21,18 @@ Upscaler = Literal["auto", "realsr", "realesrgan", "anime", "lanczos", "bicubic"
 Fidelity = float | Literal["auto"]
 Scheduler = Literal["model", "ddim", "euler", "dpm++2m"]
 PRESETS = ("quick", "paper")  # see `cupscale.models.preset`
+# What the paper leaves open, beside our own choice: for ablations. The defaults are the choices made here.
+CHOICES = (
+    "structure_space",
+    "structure_reference",
+    "structure_filter",
+    "structure_decay",
+    "attention_form",
+    "composer",
+    "guidance_low",
+    "sigma_shift",
+    "edge_noise",
+)
 
 MAX_SCALE = 16.0
 MAX_CAPTIONS = 4096
@@ -106,6 +118,58 @@ class Settings(BaseModel):
         "auto",
         description="How far the result, made small again, is the input: 0 to 1, or 'auto', which trusts clean input more.",
     )
+    structure_space: Literal["x0", "z_t"] = Field(
+        "x0",
+        description="GSP moves the estimate x0 (HiFlow, arXiv 2504.06232) or the noised latent z_t, which a review of the "
+        "paper names.",
+    )
+    structure_reference: Literal["input", "overview"] = Field(
+        "input",
+        description="GSP moves towards the resized input, or towards the x0 of the native-size pass at the same step "
+        "(HiFlow).",
+    )
+    structure_filter: Literal["butterworth", "gaussian", "ideal", "wavelet"] = Field(
+        "butterworth",
+        description="Low-pass of GSP: butterworth (HiFlow), gaussian, ideal, or wavelet, the LL band (MASF, arXiv 2403.17870).",
+    )
+    structure_decay: Literal["cosine", "linear"] = Field(
+        "cosine", description="How w_t of GSP falls over the run: along a cosine (ours) or linear (HiFlow)."
+    )
+    attention_form: Literal["mix", "screen"] = Field(
+        "mix",
+        description="RAP mixes the overview's attention in (ours), or screens out the prompt's words that the overview does not "
+        "show in a region (AccDiffusion, arXiv 2407.10738).",
+    )
+    composer: Literal["mix", "frequency"] = Field(
+        "mix",
+        description="The composer mixes global and regional prompts (ours), or gives the global one the low and the regional one "
+        "the high frequencies (HiPrompt, arXiv 2409.02919).",
+    )
+    guidance_low: float = Field(
+        0.0,
+        ge=0,
+        le=30,
+        description="Guidance of the frequencies below the cutoff; 0: as all others (FDG, arXiv 2506.19713: 5 beside 10).",
+    )
+    sigma_shift: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="The network is told up to this share less noise than there is, and leaves it as detail (Detail Daemon).",
+    )
+    edge_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1.2,
+        description="Standard deviation of noise put on the input's edges before the run (LSRNA, arXiv 2503.18446: 1.2).",
+    )
+    control: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Weight of a ControlNet for tiles, which holds the result to the input; 0: none. Needs a model loaded with "
+        "one.",
+    )
     scheduler: Scheduler = Field("model", description="Sampler. 'model' is the one the model came with.")
     size: str = Field(
         "",
@@ -167,6 +231,12 @@ class Settings(BaseModel):
     @classmethod
     def from_json(cls, text: str) -> Settings:
         return cls.build(parse_object(text, "settings"))
+
+    @property
+    def passes_overview(self) -> bool:
+        """Whether each step runs the network over the whole picture at its native size besides."""
+        follows = self.structure > 0 and self.structure_reference == "overview"
+        return self.attention > 0 or follows
 
     @property
     def run_steps(self) -> int:

@@ -24,20 +24,22 @@ def test_a_multimodal_model_writes_on_an_accelerator(accelerator):
     assert automatic("sdxl", preset="quick") == "qwen"
     assert automatic("sdxl", preset="paper") == "llava"  # as in the paper
     assert automatic("tiny") == "none"
-    assert automatic("sdxl", device="cpu") == "none"
 
 
-def test_nobody_writes_on_a_cpu_unless_the_environment_names_somebody(monkeypatch):
-    assert automatic("sdxl", device="cpu") == automatic("tiny", device="cpu") == "none"
+def test_on_a_cpu_the_tagger_writes_or_whom_the_environment_names(monkeypatch):
+    assert automatic("sdxl", device="cpu") == automatic("sdxl", device="cpu", preset="paper") == "tagger"
+    assert automatic("tiny", device="cpu") == "none"
     monkeypatch.setenv("CUPSCALE_CAPTIONER", "http://localhost:9/v1#vision")
     assert automatic("sdxl", device="cpu") == "http://localhost:9/v1#vision"
     assert isinstance(captioners.open_captioning("auto", model="sdxl", device="cpu").captioner, Server)
     assert automatic("tiny", device="cpu") == "none"
 
 
-def test_without_its_extra_nobody_writes(accelerator, monkeypatch):
+def test_without_its_extra_the_next_best_writes(accelerator, monkeypatch):
     monkeypatch.setattr("cupscale.captioners.choose.installed", lambda extra: extra != "captions")
-    assert automatic("sdxl") == "none"
+    assert automatic("sdxl") == "tagger"
+    monkeypatch.setattr("cupscale.captioners.choose.installed", lambda extra: False)
+    assert automatic("sdxl") == automatic("sdxl", device="cpu") == "none"
 
 
 def plan(tmp_path, *arguments):

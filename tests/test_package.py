@@ -158,7 +158,7 @@ def test_installed_with_all_it_depends_on_it_works(wheel, photo, tmp_path):
         "install",
         "--quiet",
         "torch==2.13.0",
-        f"{wheel}[page,mcp,captions,upscalers,study]",
+        f"{wheel}[page,mcp,captions,tagger,upscalers,study]",
         cwd=tmp_path,
     )
     done(*pip, "check", cwd=tmp_path)
@@ -349,11 +349,14 @@ def allowed(file: Path) -> set[str]:
     parts = file.relative_to(ROOT).parts
     if parts[0] != "cupscale":
         return BASE.union(*OF_EXTRA.values())
-    extra = {"page": "page", "upscalers": "upscalers", "captioners": "captions", "study": "study"}.get(
-        parts[1]
-    )
-    mcp = OF_EXTRA["mcp"] | {"mcp"} if extra == "page" else set()
-    return BASE | (OF_EXTRA[extra] if extra else set()) | mcp
+    extras = {
+        "page": ("page", "mcp"),
+        "upscalers": ("upscalers",),
+        "captioners": ("captions", "tagger"),
+        "study": ("study",),
+    }
+    mcp = {"mcp"} if parts[1] == "page" else set()
+    return BASE.union(mcp, *(OF_EXTRA[extra] for extra in extras.get(parts[1], ())))
 
 
 def python_files() -> list[Path]:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from PIL import Image
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS, EXAMPLES = ROOT / "assets", ROOT / "cupscale" / "assets" / "examples"
 BOX = (380, 190, 860, 630)  # of the 1024 x 768 result
 
 
 def main() -> None:
     """Write the picture, and the Space's thumbnail."""
-    small = Image.open(ASSETS / "examples" / "raccoon.png").convert("RGB")
-    ours = Image.open(ASSETS / "examples" / "raccoon-after.webp").convert("RGB")
+    small = Image.open(EXAMPLES / "raccoon.png").convert("RGB")
+    ours = Image.open(EXAMPLES / "raccoon-after.webp").convert("RGB")
     scale = ours.width / small.width
     part = small.crop(tuple(round(side / scale) for side in BOX))
     width, height = BOX[2] - BOX[0], BOX[3] - BOX[1]

@@ -43,6 +43,7 @@ class Backbone(Protocol):
 
     geometry: Geometry
     shuffle: int  # see GlobalStructure
+    control_sees_latents: bool
     budget: TokenBudget  # of the text encoder
     defaults: Mapping[str, Any]  # settings for a model of this family that has no name of its own
 
@@ -55,6 +56,9 @@ class Backbone(Protocol):
 
     def word_tokens(self, prompt: str) -> list[tuple[str, slice]]:
         """Each word of a prompt with the places of its tokens among those that cross-attention reads."""
+
+    def check_control(self) -> None:
+        """See that `control` can be had. Raises CupscaleError, with the remedy."""
 
     def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
         """(1, 3, H, W) in -1..1 -> (1, C, H / cell_px, W / cell_px) float32 latents."""
@@ -73,12 +77,14 @@ class Backbone(Protocol):
         overview: Size,
         guidance: Tensor | None = None,
         known: dict[str, Any] | None = None,
+        enlarged: Mapping[Size, Tensor] | None = None,
     ) -> AbstractContextManager[GuidedDenoiser]:
         """The network with its prompts. Its hooks are gone when the context ends, however it ends.
 
         captions: one per region of the plan, None for the global prompt. canvas, overview: in cells. guidance: its scale in
         each cell of the canvas, (1, 1, H, W); None for the settings' own everywhere. known: texts that are encoded already;
-        what is new is put there too.
+        what is new is put there too. enlarged: what a ControlNet looks at, the base upscale for each of the two sizes in cells,
+        pixels (3, H, W) uint8, or latents (C, h, w) where `control_sees_latents`; None leaves it out.
         """
 
     def release(self) -> None:
@@ -88,10 +94,14 @@ class Backbone(Protocol):
 SUPPORTED = {
     "StableDiffusionPipeline": ("unet", "SDBackbone"),
     "StableDiffusionXLPipeline": ("unet", "SDXLBackbone"),
+    "StableDiffusionControlNetPipeline": ("unet", "SDBackbone"),
+    "StableDiffusionXLControlNetPipeline": ("unet", "SDXLBackbone"),
+    "StableDiffusionXLControlNetUnionPipeline": ("unet", "SDXLBackbone"),
     "PixArtAlphaPipeline": ("pixart", "PixArtBackbone"),
     "PixArtSigmaPipeline": ("pixart", "PixArtBackbone"),
     "StableDiffusion3Pipeline": ("sd3", "SD3Backbone"),
     "ZImagePipeline": ("zimage", "ZImageBackbone"),
+    "ZImageControlNetPipeline": ("zimage", "ZImageBackbone"),
 }
 
 

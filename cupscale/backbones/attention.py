@@ -86,7 +86,7 @@ def composed(
         with exchanged(network, lambda name: make(name, composer), text_layer, usual, otherwise):
             yield
     finally:
-        composer.overview.clear()
+        composer.clear()
 
 
 def composed_cross(network: Any, composer: Composer) -> AbstractContextManager[None]:
@@ -97,6 +97,12 @@ def composed_cross(network: Any, composer: Composer) -> AbstractContextManager[N
 def heads(attn: Any, x: Tensor) -> Tensor:
     """(B, n, C) -> (B, heads, n, d)."""
     return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+def mean_maps(query: Tensor, key: Tensor, added: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt d + added), the mean of its heads: (B, heads, n, d), (B, heads, m, d) -> (B, n, m) float32."""
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    return (scores if added is None else scores + added).float().softmax(-1).mean(1)
 
 
 class CrossAttention(ABC):
@@ -129,20 +135,24 @@ class ComposedCross(CrossAttention):
         self._composer = composer
 
     def read(self, attn: Any, query: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
-        words = text.shape[1] - self._composer.own
+        composer = self._composer
+        words = text.shape[1] - composer.own
 
-        def attend(rows: slice, part: slice) -> Tensor:
+        def attend(rows: slice, part: slice, screened: Tensor | None = None) -> Tensor:
             read = text[rows, part]
             added = None if mask is None else mask[rows, None, :, part]
-            out = F.scaled_dot_product_attention(
-                query[rows], heads(attn, attn.to_k(read)), heads(attn, attn.to_v(read)), attn_mask=added
-            )
+            if screened is not None:
+                added = screened if added is None else added + screened
+            key, value = heads(attn, attn.to_k(read)), heads(attn, attn.to_v(read))
+            composer.look(self._layer, lambda: mean_maps(query[rows], key, added))
+            out = F.scaled_dot_product_attention(query[rows], key, value, attn_mask=added)
             return out.transpose(1, 2).flatten(2)
 
         def regional() -> Tensor:
-            return attend(slice(-len(self._composer.boxes), None), slice(words, None))
+            return attend(slice(-len(composer.boxes), None), slice(words, None))
 
-        return self._composer.compose(self._layer, attend(slice(None), slice(words)), regional)
+        plain = attend(slice(None), slice(words), composer.screening(len(text), words, query.dtype))
+        return composer.compose(self._layer, plain, regional)
 
 
 class ComposedJoint:

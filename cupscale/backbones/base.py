@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cupscale.backbones import SUPPORTED, Tiles
+from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
 from cupscale.backbones.tokens import rule_of
@@ -22,6 +23,7 @@ from cupscale.errors import CupscaleError
 from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Size
+from cupscale.method.words import WordScreen
 from cupscale.planning import Geometry
 from cupscale.settings import Settings
 
@@ -38,6 +40,7 @@ class DiffusersBackbone(ABC):
 
     NETWORK = "transformer"
     PARTS: ClassVar[Mapping[str, str]] = {}
+    control_sees_latents = False
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
@@ -49,6 +52,7 @@ class DiffusersBackbone(ABC):
                 )
         self.pipe = pipe
         self._pinned: torch.device | None = None
+        self._control: Control | None = None
         cell = pipe.vae_scale_factor
         self.geometry = Geometry(
             native=self._native_cells() * cell,
@@ -78,6 +82,11 @@ class DiffusersBackbone(ABC):
     @property
     def device(self) -> torch.device:
         return self._pinned or self.pipe._execution_device
+
+    def check_control(self) -> None:
+        raise CupscaleError(
+            f"control works with Stable Diffusion 1.5, SDXL and Z-Image, not with {type(self.pipe).__name__}: set control to 0"
+        )
 
     def release(self) -> None:
         self.pipe.maybe_free_model_hooks()
@@ -162,11 +171,12 @@ class DiffusersBackbone(ABC):
 
     def schedule(self, settings: Settings, cells: Size | None = None) -> DiffusersSchedule | FlowSchedule:
         args = (self.pipe.scheduler, settings.scheduler, settings.strength, settings.steps, settings.seed)
+        shift = settings.sigma_shift
         if is_flow(self.pipe.scheduler):
             height, width = cells or (self.geometry.native // self.geometry.cell,) * 2
             tokens = (height // self._patch()) * (width // self._patch())
-            return FlowSchedule(*args, self.device, tokens, self._sigmas(settings.steps))
-        return DiffusersSchedule(*args, self.device)
+            return FlowSchedule(*args, self.device, tokens, self._sigmas(settings.steps), shift)
+        return DiffusersSchedule(*args, self.device, shift)
 
     def _sigmas(self, steps: int) -> list[float] | None:
         """The noise levels a flow pipeline asks its scheduler for, before they are shifted; None for the scheduler's."""
@@ -181,19 +191,32 @@ class DiffusersBackbone(ABC):
         overview: Size,
         guidance: Tensor | None = None,
         known: dict[str, Text] | None = None,
+        enlarged: Mapping[Size, Tensor] | None = None,
     ) -> Iterator[RegionDenoiser]:
         self._pinned = self.device
+        if settings.control > 0 and enlarged:
+            side = 1 if self.control_sees_latents else self.geometry.cell
+            self._control = Control(self.pipe.controlnet, settings.control, enlarged, side)
         try:
             with torch.no_grad():
                 texts = self._texts(settings, captions, {} if known is None else known)
             scale = settings.guidance if guidance is None else guidance.to(self._pinned)
-            composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))
-            denoiser = RegionDenoiser(self.call, composer, texts, canvas, overview, scale)
+            composer = self._composer(settings, overview)
+            apart = settings.guidance_low > 0 and texts.negative is not None
+            denoiser = RegionDenoiser(self.call, composer, texts, canvas, overview, scale, apart)
             hooks = nullcontext() if denoiser.plain else self._hooks(composer)
             with parked(self.pipe, self._pinned), hooks:
                 yield denoiser
         finally:
-            self._pinned = None
+            self._pinned = self._control = None
+
+    def _composer(self, settings: Settings, overview: Size) -> Composer:
+        composer = Composer(settings.attention, settings.detail, GlobalAttention(overview))
+        if settings.attention_form == "screen" and settings.attention > 0:
+            composer.words = WordScreen(overview, [places for _, places in self.word_tokens(settings.prompt)])
+        if settings.composer == "frequency":
+            composer.cutoff = settings.cutoff
+        return composer
 
     def _texts(self, settings: Settings, captions: Sequence[str | None], known: dict[str, Text]) -> Texts:
         """The encoded texts of a run; equal captions share theirs."""

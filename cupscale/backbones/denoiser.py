@@ -98,6 +98,7 @@ class RegionDenoiser:
         canvas: In cells.
         overview: In cells.
         guidance: Its scale, or a scale per cell of the canvas, (1, 1, H, W).
+        apart: `predict` gives what the prompt adds too, for a guidance of its own for low frequencies.
     """
 
     def __init__(
@@ -108,11 +109,13 @@ class RegionDenoiser:
         canvas: Size,
         overview: Size,
         guidance: float | Tensor,
+        apart: bool = False,
     ):
         self.composer = composer
         self.texts = texts
         self._network = network
         self._guidance = guidance
+        self._apart = apart
         self._canvas = canvas
         self._overview = overview
 
@@ -126,9 +129,9 @@ class RegionDenoiser:
         """Every window takes two samples."""
         return self.texts.negative is not None
 
-    def capture(self, latents: Tensor, t: Tensor) -> None:
+    def capture(self, latents: Tensor, t: Tensor) -> Tensor:
         whole = Region(0, 0, *self._overview)
-        self._call(Call(latents, t, [self.texts.prompt], [whole], self._overview), "capture")
+        return self._call(Call(latents, t, [self.texts.prompt], [whole], self._overview), "capture")
 
     def predict(self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]) -> Tensor:
         unconditional, conditional = self.halves(latents, t, regions, ids)
@@ -137,7 +140,9 @@ class RegionDenoiser:
         scale = self._guidance
         if isinstance(scale, Tensor):
             scale = torch.cat([region.crop(scale) for region in regions])
-        return unconditional + scale * (conditional - unconditional)
+        added = conditional - unconditional
+        guided = unconditional + scale * added
+        return torch.cat((guided, added), dim=1) if self._apart else guided
 
     def halves(
         self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]

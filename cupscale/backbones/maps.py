@@ -9,11 +9,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupscale.backbones.attention import USUAL_CROSS, CrossAttention, exchanged, heads, is_cross, layers_of
+from cupscale.backbones.attention import (
+    USUAL_CROSS,
+    CrossAttention,
+    exchanged,
+    heads,
+    is_cross,
+    layers_of,
+    mean_maps,
+)
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import token_grid
 from cupscale.method.regions import Size
@@ -59,22 +66,6 @@ def kept(network: Any, keeper: MapKeeper) -> AbstractContextManager[None]:
     return exchanged(network, lambda name: _Kept(name, keeper), is_cross, USUAL_CROSS, otherwise)
 
 
-def fused(maps: Maps, cells: Size) -> Tensor:
-    """One map of all layers (B, tokens, h, w): the mean over their grids, each the mean of its layers, at the finest's size.
-
-    Args:
-        maps: Layer by layer.
-        cells: Of the latents they were made for.
-    """
-    grids: dict[Size, list[Tensor]] = {}
-    for each in maps.values():
-        grid = token_grid(each.shape[1], cells)
-        grids.setdefault(grid, []).append(each.transpose(1, 2).unflatten(2, grid))
-    finest = max(grids, key=lambda grid: grid.h * grid.w)
-    means = [torch.stack(same).mean(0) for same in grids.values()]
-    return torch.stack([F.interpolate(mean, finest, mode="bilinear") for mean in means]).mean(0)
-
-
 class _Kept(CrossAttention):
     """Cross-attention, softmax(Q K^T / sqrt d) V, under a keeper."""
 
@@ -88,9 +79,7 @@ class _Kept(CrossAttention):
         added = None if mask is None else mask[:, None]
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
         if keeper.keep:
-            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-            maps = (scores if added is None else scores + added).float().softmax(-1)
-            keeper.maps[self._layer] = maps.mean(1)
+            keeper.maps[self._layer] = mean_maps(query, key, added)
         if keeper.shared is not None:
             grid = token_grid(query.shape[2], keeper.cells)
             shared = F.interpolate(keeper.shared, grid, mode="bilinear").flatten(2).transpose(1, 2)

@@ -1,12 +1,22 @@
-"""A diffusers scheduler as the loop's `Schedule`: diffusion with every prediction type, and flow matching."""
+"""A diffusers scheduler as the loop's `Schedule`: diffusion with every prediction type, and flow matching.
+
+Either may tell the network of less noise than there is, so that it leaves some as detail (Detail Daemon, a tool for Stable
+Diffusion; github.com/muerrilla/sd-webui-detail-daemon). At step i of n the noise level s_i is told as
+
+    s_i (1 - a (1 - cos(2 pi (i + 1/2) / n)) / 2),    a = sigma_shift
+
+x0 is what the network means by its output at the level that it was told, and the sampler goes on from that x0.
+"""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -34,11 +44,26 @@ def is_flow(scheduler: Any) -> bool:
     return scheduler.config.get("prediction_type") == "flow_prediction"
 
 
-class _Truncated:
-    """The last ceil(strength x steps) steps of a scheduler. The caller's own scheduler object is never touched."""
+def told_shares(steps: int, shift: float) -> list[float]:
+    """What share of its noise level the network is told at each step; 1 everywhere for a shift of 0."""
+    return [1 - shift * (1 - math.cos(2 * math.pi * (i + 0.5) / steps)) / 2 for i in range(steps)]
+
+
+class _Truncated(ABC):
+    """The last ceil(strength x steps) steps of a scheduler. The caller's own scheduler object is never touched.
+
+    timesteps: as the network is told them.
+    """
 
     def __init__(
-        self, scheduler: Any, strength: float, steps: int, seed: int, device: torch.device, **options: Any
+        self,
+        scheduler: Any,
+        strength: float,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        shift: float,
+        **options: Any,
     ):
         if scheduler.order != 1:
             raise CupscaleError(
@@ -48,7 +73,10 @@ class _Truncated:
         self._scheduler = scheduler
         scheduler.set_timesteps(**{"num_inference_steps": steps, "device": device} | options)
         self._first = max(0, len(scheduler.timesteps) - max(1, math.ceil(strength * steps - 1e-6)))
-        self.timesteps: Tensor = scheduler.timesteps[self._first :]
+        self._timesteps: Tensor = scheduler.timesteps[self._first :]
+        self.timesteps = self._timesteps
+        self._shift = shift
+        self._shares = told_shares(len(self._timesteps), shift)
         self._options: dict[str, Any] = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             self._options["generator"] = generator(seed, 2)
@@ -62,8 +90,19 @@ class _Truncated:
         scale = getattr(self._scheduler, "init_noise_sigma", 1.0)  # flow has none: it begins with noise
         return noise * float(scale)
 
-    def _step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
-        return self._scheduler.step(output, self.timesteps[i], sample, return_dict=False, **self._options)[0]
+    @abstractmethod
+    def to_x0(self, output: Tensor, sample: Tensor, i: int) -> Tensor: ...
+    @abstractmethod
+    def _from_true(self, x0: Tensor, sample: Tensor, i: int) -> Tensor:
+        """The output that means x0 at the noise level there is."""
+
+    def step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
+        if self._shift:
+            output = self._from_true(self.to_x0(output, sample, i), sample, i)
+        # Euler's own scaling only marks the call here; `model_input` has already been given to the network.
+        if hasattr(self._scheduler, "scale_model_input"):
+            self._scheduler.scale_model_input(sample, self._timesteps[i])
+        return self._scheduler.step(output, self._timesteps[i], sample, return_dict=False, **self._options)[0]
 
 
 class DiffusersSchedule(_Truncated):
@@ -74,7 +113,14 @@ class DiffusersSchedule(_Truncated):
     """
 
     def __init__(
-        self, scheduler: Any, name: str, strength: float, steps: int, seed: int, device: torch.device
+        self,
+        scheduler: Any,
+        name: str,
+        strength: float,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        shift: float = 0.0,
     ):
         # PNDM takes its first step twice, which a run from the middle of the schedule leaves out: DDIM is its first order.
         if name == "model" and isinstance(scheduler, PNDMScheduler):
@@ -89,46 +135,57 @@ class DiffusersSchedule(_Truncated):
             raise CupscaleError(
                 f"prediction type '{self.prediction}' is not supported: epsilon, v_prediction, sample"
             )
-        super().__init__(scheduler, strength, steps, seed, device)
+        super().__init__(scheduler, strength, steps, seed, device, shift)
         # What the scheduler itself does to a unit image and unit noise tells alpha_t and sigma_t, whatever its family.
         one, zero = torch.ones(1, 1, 1, 1, device=device), torch.zeros(1, 1, 1, 1, device=device)
         self._scales = [
             (scheduler.add_noise(one, zero, t[None]).item(), scheduler.add_noise(zero, one, t[None]).item())
-            for t in self.timesteps
+            for t in self._timesteps
         ]
+        self._told = [(a, s * share) for (a, s), share in zip(self._scales, self._shares, strict=True)]
+        if shift:
+            self.timesteps = self._nearest([s / a for a, s in self._told])
         self._begin()
+
+    def _nearest(self, levels: list[float]) -> Tensor:
+        """The timesteps, in fractions, at which sigma / alpha is each of `levels`."""
+        kept = self._scheduler.alphas_cumprod.double().cpu().numpy()
+        known = np.sqrt((1 - kept) / kept)
+        steps = np.interp(levels, known, np.arange(len(known)))
+        return torch.tensor(steps, dtype=torch.float32, device=self._timesteps.device)
 
     def noised(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
         a, s = self._scales[i]
         return a * x0 + s * noise
 
     def model_input(self, sample: Tensor, i: int) -> Tensor:
-        a, s = self._scales[i]
-        return sample / math.hypot(a, s)
-
-    def _vp(self, i: int) -> tuple[float, float]:
-        a, s = self._scales[i]
-        norm = math.hypot(a, s)
-        return a / norm, s / norm
+        return sample / math.hypot(*self._told[i])
 
     def to_x0(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
-        alpha, sigma = self._vp(i)
+        alpha, sigma = _preserving(self._told[i])
         x = self.model_input(sample, i)
         if self.prediction == "epsilon":
             return (x - sigma * output) / alpha
         return alpha * x - sigma * output if self.prediction == "v_prediction" else output
 
     def from_x0(self, x0: Tensor, sample: Tensor, i: int) -> Tensor:
-        alpha, sigma = self._vp(i)
-        x = self.model_input(sample, i)
+        return self._from(x0, sample, self._told[i])
+
+    def _from_true(self, x0: Tensor, sample: Tensor, i: int) -> Tensor:
+        return self._from(x0, sample, self._scales[i])
+
+    def _from(self, x0: Tensor, sample: Tensor, scales: tuple[float, float]) -> Tensor:
+        alpha, sigma = _preserving(scales)
+        x = sample / math.hypot(*scales)
         if self.prediction == "epsilon":
             return (x - alpha * x0) / sigma
         return (alpha * x - x0) / sigma if self.prediction == "v_prediction" else x0
 
-    def step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
-        # Euler's own scaling only marks the call here; `model_input` has already been given to the network.
-        self._scheduler.scale_model_input(sample, self.timesteps[i])
-        return self._step(output, sample, i)
+
+def _preserving(scales: tuple[float, float]) -> tuple[float, float]:
+    """alpha and sigma of the variance-preserving process with the same ratio."""
+    norm = math.hypot(*scales)
+    return scales[0] / norm, scales[1] / norm
 
 
 class FlowSchedule(_Truncated):
@@ -149,18 +206,19 @@ class FlowSchedule(_Truncated):
         device: torch.device,
         tokens: int,
         sigmas: list[float] | None = None,
+        shift: float = 0.0,
     ):
         config = scheduler.config
         options: dict[str, Any] = {}
         if config.get("use_dynamic_shifting"):
             options["mu"] = dynamic_shift(config, tokens)
         if name == "dpm++2m":
-            shift = math.exp(options.pop("mu")) if "mu" in options else config.get("shift", 1.0)
+            flow_shift = math.exp(options.pop("mu")) if "mu" in options else config.get("shift", 1.0)
             scheduler = DPMSolverMultistepScheduler(
                 num_train_timesteps=config.num_train_timesteps,
                 prediction_type="flow_prediction",
                 use_flow_sigmas=True,
-                flow_shift=shift,
+                flow_shift=flow_shift,
                 algorithm_type="dpmsolver++",
                 solver_order=2,
             )
@@ -170,8 +228,11 @@ class FlowSchedule(_Truncated):
             scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
         if sigmas is not None and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
             options["sigmas"] = sigmas
-        super().__init__(scheduler, strength, steps, seed, device, **options)
+        super().__init__(scheduler, strength, steps, seed, device, shift, **options)
         self._noise = scheduler.sigmas[self._first :].tolist()
+        self._told = [level * share for level, share in zip(self._noise, self._shares, strict=False)]
+        if shift:  # a flow's timestep is its noise level, in thousandths
+            self.timesteps = self._timesteps * torch.tensor(self._shares, device=self._timesteps.device)
         self._begin()
 
     def noised(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
@@ -181,13 +242,13 @@ class FlowSchedule(_Truncated):
         return sample
 
     def to_x0(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
-        return sample - self._noise[i] * output
+        return sample - self._told[i] * output
 
     def from_x0(self, x0: Tensor, sample: Tensor, i: int) -> Tensor:
-        return (sample - x0) / self._noise[i]
+        return (sample - x0) / self._told[i]
 
-    def step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
-        return self._step(output, sample, i)
+    def _from_true(self, x0: Tensor, sample: Tensor, i: int) -> Tensor:
+        return (sample - x0) / self._noise[i]
 
 
 def dynamic_shift(config: Any, tokens: int) -> float:

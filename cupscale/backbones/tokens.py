@@ -54,10 +54,14 @@ def rule_of(pipeline: str, parts: Container[str]) -> Rule:
 _RULES = {
     "StableDiffusionPipeline": Rule(),
     "StableDiffusionXLPipeline": Rule("tokenizer_2"),
+    "StableDiffusionControlNetPipeline": Rule(),
+    "StableDiffusionXLControlNetPipeline": Rule("tokenizer_2"),
+    "StableDiffusionXLControlNetUnionPipeline": Rule("tokenizer_2"),
     "PixArtAlphaPipeline": Rule(marks=1, length=120),  # the lengths they were trained on
     "PixArtSigmaPipeline": Rule(marks=1, length=300),
     "StableDiffusion3Pipeline": Rule("tokenizer_3", marks=1, length=256),
     "ZImagePipeline": Rule(length=512, chat=True),
+    "ZImageControlNetPipeline": Rule(length=512, chat=True),
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cupscale.backbones.attention import composed_cross
 from cupscale.backbones.base import DiffusersBackbone
+from cupscale.backbones.control import UNET_KINDS, check_control
 from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Region, Size
@@ -42,14 +43,23 @@ class SDBackbone(DiffusersBackbone):
         """`added_cond_kwargs` of the network."""
         return None
 
+    def check_control(self) -> None:
+        check_control(self.pipe, UNET_KINDS)
+
     def call(self, call: Call, composer: Composer) -> Tensor:
         words, _ = call.words(composer)
+        latents, conditions = call.latents.to(words.dtype), self.conditions(call)
+        controlled: dict[str, Any] = {}
+        if self._control is not None:
+            prompts = words[:, : words.shape[1] - composer.own]
+            controlled = self._control.of_unet(call, latents, prompts, conditions)
         return self.network(
-            call.latents.to(words.dtype),
+            latents,
             call.t,
             encoder_hidden_states=words,
-            added_cond_kwargs=self.conditions(call),
+            added_cond_kwargs=conditions,
             return_dict=False,
+            **controlled,
         )[0].float()
 
 

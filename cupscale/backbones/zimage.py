@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cupscale.backbones.attention import composed
 from cupscale.backbones.base import DiffusersBackbone
+from cupscale.backbones.control import ZIMAGE_KINDS, check_control
 from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.method.composer import Composer
 from cupscale.method.joint import Stream, compose_joint
@@ -43,6 +44,7 @@ class ZImageBackbone(DiffusersBackbone):
         "text_encoder": "AutoModel",
         "tokenizer": "AutoTokenizer",
     }
+    control_sees_latents = True
     DEFAULTS: ClassVar = {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
@@ -62,6 +64,9 @@ class ZImageBackbone(DiffusersBackbone):
     def _sigmas(self, steps: int) -> list[float]:
         """From 1 to 1 / steps, evenly, as the pipeline has it."""
         return [1 - i / steps for i in range(steps)]
+
+    def check_control(self) -> None:
+        check_control(self.pipe, ZIMAGE_KINDS)
 
     # Text
 
@@ -99,12 +104,14 @@ class ZImageBackbone(DiffusersBackbone):
         layout.tokens = (height // patch) * (width // patch)
         layout.captions = call.own
         composer.own = len(call.own)
-        outputs = self.network(
-            list(call.latents.to(call.texts[0].embeds.dtype)[:, :, None]),  # each (C, 1, h, w)
-            (1 - call.t / 1000).expand(len(call.texts)),
-            [text.embeds[0] for text in call.texts],
-            return_dict=False,
-        )[0]
+        latents = list(call.latents.to(call.texts[0].embeds.dtype)[:, :, None])  # each (C, 1, h, w)
+        time = (1 - call.t / 1000).expand(len(call.texts))
+        words = [text.embeds[0] for text in call.texts]
+        added = None
+        if self._control is not None:
+            behind = max((_padded(len(text.embeds[0])) for text in call.own), default=0)
+            added = self._control.of_zimage(call, latents, time, words, behind)
+        outputs = self.network(latents, time, words, return_dict=False, controlnet_block_samples=added)[0]
         return -torch.stack(list(outputs))[:, :, 0].float()  # towards the image: against the scheduler's way
 
     def _unified(self, build: Any) -> Any:
@@ -149,7 +156,7 @@ class ZImageBackbone(DiffusersBackbone):
         if id(text) not in refined:
             network = self.network
             embeds = text.embeds[0]
-            length = len(embeds) + -len(embeds) % 32
+            length = _padded(len(embeds))
             padded, ids, pad_mask, _, _ = network._pad_with_ids(
                 embeds, (length, 1, 1), (1, 0, 0), embeds.device
             )
@@ -170,6 +177,11 @@ class ZImageBackbone(DiffusersBackbone):
         shift = torch.tensor([[abs(end - length), 0, 0]], dtype=torch.int32, device=device)
         turn = embed(shift)
         return embed(ids) * (turn if end >= length else turn.conj())
+
+
+def _padded(tokens: int) -> int:
+    """Texts are filled up to a multiple of 32 tokens."""
+    return tokens + -tokens % 32
 
 
 @dataclass

@@ -12,9 +12,11 @@ from cupscale.installation import installed, require
 
 # The known ones, in the order a page shows them.
 KNOWN: dict[str, str] = {
-    "auto": "a multimodal model where there is an accelerator, or what CUPSCALE_CAPTIONER names; none elsewhere",
+    "auto": "a multimodal model where there is an accelerator, or what CUPSCALE_CAPTIONER names; elsewhere the tagger, if it is "
+    "installed",
     "none": "no captioner: every region uses the prompt",
     "appearance": "words for how each region appears (smooth, sharp, blue), on any machine",
+    "tagger": "names of the things it knows, and how each region appears, on any machine",
     "qwen": "Qwen/Qwen3-VL-2B-Instruct",
     "smolvlm": "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
     "llava": "llava-hf/llava-1.5-7b-hf",
@@ -28,7 +30,8 @@ def automatic(model: str, *, device: str | None = None, preset: str | None = Non
     """The captioner that "auto" stands for.
 
     In the paper a multimodal model always writes the regions' prompts. Here it does where that takes seconds: on an
-    accelerator. A model that knows no things by name, as the bundled one, has nobody write for it.
+    accelerator; elsewhere the tagger names what it knows, if it is installed. A model that knows no things by name, as the
+    bundled one, has nobody write for it.
 
     Args:
         model: The diffusion model's name.
@@ -43,7 +46,7 @@ def automatic(model: str, *, device: str | None = None, preset: str | None = Non
     if named := os.environ.get(NAMED_BY, "").strip():
         return named
     if (device or machine.best_device()) == "cpu" or not installed("captions"):
-        return "none"
+        return "tagger" if installed("tagger") else "none"
     return "llava" if preset == "paper" else "qwen"
 
 
@@ -72,6 +75,11 @@ def open_captioner(
         from cupscale.captioners.appearance import Appearance
 
         return Appearance()
+    if name == "tagger":
+        from cupscale.captioners.tagger import Tagger
+
+        require("tagger", "captioner tagger", instead="appearance")
+        return Tagger()
     if name.startswith(("http://", "https://")):
         from cupscale.captioners.server import Server
 

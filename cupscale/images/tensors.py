@@ -44,6 +44,11 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def to_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """(3, H, W) float in [-1, 1] to uint8, of the same shape: the inverse of `to_tensor`."""
+    return tensor.add(1).mul_(127.5).round_().clamp_(0, 255).byte()
+
+
 def padded(image: Image.Image, cells: Size, cell_px: int) -> torch.Tensor:
     """(1, 3, H, W) of `cells`, the image in its top left, its last row and column carried on."""
     return carried_on(to_tensor(image), cells.h * cell_px, cells.w * cell_px)

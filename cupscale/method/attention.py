@@ -15,7 +15,7 @@ equals cropping and resizing O_L = M V_g, as resizing is linear over space and V
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -87,6 +87,22 @@ def screen(plain: Tensor, cropped: Tensor, attention: float) -> Tensor:
         attention: mu, 0 to 1. 0 returns `plain` itself.
     """
     return plain if attention == 0 else plain.lerp(cropped.to(plain.dtype), attention)
+
+
+def fused(maps: Mapping[str, Tensor], cells: Size) -> Tensor:
+    """One map of all layers (B, tokens, h, w): the mean over their grids, each the mean of its layers, at the finest's size.
+
+    Args:
+        maps: How much each place looks at each token, layer by layer, (B, places, tokens).
+        cells: Of the latents they were made for.
+    """
+    grids: dict[Size, list[Tensor]] = {}
+    for each in maps.values():
+        grid = token_grid(each.shape[1], cells)
+        grids.setdefault(grid, []).append(each.transpose(1, 2).unflatten(2, grid))
+    finest = max(grids, key=lambda grid: grid.h * grid.w)
+    means = [torch.stack(same).mean(0) for same in grids.values()]
+    return torch.stack([F.interpolate(mean, finest, mode="bilinear") for mean in means]).mean(0)
 
 
 class GlobalAttention:

@@ -12,9 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cupscale.method.lowpass import LowPass
+
 RADIUS = 2
 FLAT, RICH = 4.0, 12.0
 LUMA = (0.299, 0.587, 0.114)
+
+
+def luma(image: Tensor) -> Tensor:
+    """Rec. 601 grey levels, (1, 3, h, w) -> (1, 1, h, w)."""
+    weights = torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+    return (image * weights).sum(dim=1, keepdim=True)
 
 
 def richness(image: Tensor) -> Tensor:
@@ -25,8 +33,7 @@ def richness(image: Tensor) -> Tensor:
     and the edge of something smooth does not. Measured on the input, before it is enlarged: there so few pixels hold
     detail and not its blur.
     """
-    weights = torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
-    grey = (image * weights).sum(dim=1, keepdim=True) * 127.5
+    grey = luma(image) * 127.5
 
     def mean(x: Tensor) -> Tensor:
         side = 2 * RADIUS + 1
@@ -52,3 +59,26 @@ def guidance_map(rich: Tensor, guidance: float, flat_guidance: float) -> Tensor:
         (1, 1, H, W).
     """
     return guidance * (flat_guidance + (1 - flat_guidance) * rich)
+
+
+class LowGuidance:
+    """Guidance split by frequency, on the fused canvas, with the mask of the global structure prior (after FDG).
+
+        o = u + g (c - u) + (g_low - g) LP_D(c - u)
+
+    u and c are the unconditional and the conditional output. All terms are linear, so whether a network predicts noise,
+    velocity or x0 makes no difference.
+
+    Args:
+        lowpass: LP_D.
+        difference: g_low - g.
+    """
+
+    def __init__(self, lowpass: LowPass, difference: float):
+        self._lowpass = lowpass
+        self._difference = difference
+
+    def apply(self, outputs: Tensor) -> Tensor:
+        """outputs: (1, 2 C, H, W), u + g (c - u) and, behind it, c - u. Returns o, (1, C, H, W)."""
+        guided, added = outputs.chunk(2, dim=1)
+        return guided + self._difference * self._lowpass(added)

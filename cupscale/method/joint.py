@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupscale.method.composer import Composer
-from cupscale.method.semantics import add_semantics
 
 
 class Stream(NamedTuple):
@@ -93,12 +92,13 @@ def _composed_grid(composer: Composer, layer: str, image: Stream, text: Stream, 
     if composer.attention > 0:
         flat = composer.screened(layer, _flat(plain))
         screened = flat.unflatten(-1, (plain.shape[1], -1)).transpose(1, 2)
-    out = merge(part, masses[0], screened, masses[1])
+    out = _flat(merge(part, masses[0], screened, masses[1]))
     if own is not None:
-        out = add_semantics(out, merge(part, masses[0], attend(image.query, own), masses[2]), composer.detail)
+        own_out = merge(part, masses[0], attend(image.query, own), masses[2])
+        out = composer.with_semantics(out, _flat(own_out))
     elif composer.detail > 0 and composer.attention > 0:  # the global prompt serves as the region's own
-        out = add_semantics(out, merge(part, masses[0], plain, masses[1]), composer.detail)
-    return _flat(out)
+        out = composer.with_semantics(out, _flat(merge(part, masses[0], plain, masses[1])))
+    return out
 
 
 def attend(query: Tensor, *streams: Stream) -> Tensor:

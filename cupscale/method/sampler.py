@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cupscale.method.guidance import LowGuidance
 from cupscale.method.regions import Fusion, Region, Size, plan_regions
 from cupscale.method.structure import GlobalStructure
 
@@ -36,11 +37,15 @@ class Schedule(Protocol):
 class Denoiser(Protocol):
     """A network with its prompts, for one run."""
 
-    def capture(self, latents: Tensor, t: Tensor) -> None:
-        """The pass over the overview (1, C, h, w), the whole picture at native size, that feeds RAP."""
+    def capture(self, latents: Tensor, t: Tensor) -> Tensor:
+        """The pass over the overview (1, C, h, w), the whole picture at native size, that feeds RAP: its output, unguided."""
 
     def predict(self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]) -> Tensor:
-        """Guided outputs (R, C, h, w) of a batch of regions; `ids` are their places in the plan (their captions)."""
+        """Guided outputs (R, C, h, w) of a batch of regions; `ids` are their places in the plan (their captions).
+
+        For a guidance of its own for low frequencies, (R, 2 C, h, w): behind them, what the prompt adds, conditional minus
+        unconditional.
+        """
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Notice:
 def draw_noise(shape: Sequence[int], seed: int, stream: int = 0) -> Tensor:
     """Standard normal float32 noise, drawn on the CPU so that a seed means the same on every device.
 
-    `stream` 0 is the canvas, 1 the overview, 2 the sampler's own noise, 3 the jitter.
+    `stream` 0 is the canvas, 1 the overview, 2 the sampler's own noise, 3 the jitter, 4 the noise on edges.
     """
     return torch.randn(tuple(shape), generator=generator(seed, stream))
 
@@ -94,6 +99,7 @@ def denoise(
     sample: Tensor | None = None,
     structure: GlobalStructure | None = None,
     overview: Tensor | None = None,
+    low_guidance: LowGuidance | None = None,
     batch: int = 1,
 ) -> Generator[RegionsDone | StepDone | Notice, None, None]:
     """Diffuse a canvas to the schedule's first step, then denoise it to the end.
@@ -108,6 +114,7 @@ def denoise(
         sample: (1, C, H, W), the state to begin with in place of the diffused `latent`, as `Schedule.from_noise` gives it.
         structure: The global structure prior; None leaves it out.
         overview: (1, C, h, w), the low-resolution latent at native size; None leaves the regional attention prior out.
+        low_guidance: Another scale of guidance for low frequencies; None for one scale.
         batch: Regions per network call. Halved, with a Notice, when the memory does not hold it.
 
     Yields:
@@ -117,27 +124,49 @@ def denoise(
         FloatingPointError: The network's first output holds NaN or infinity. Later ones are not looked at, since a look
             makes an accelerator wait.
     """
-    device = latent.device
     canvas = Size(*latent.shape[-2:])
+    noise = draw_noise(latent.shape, seed).to(latent.device)
     if sample is None:
-        sample = schedule.noised(latent, draw_noise(latent.shape, seed).to(device), 0)
-    overview_noise = None if overview is None else draw_noise(overview.shape, seed, 1).to(device)
+        sample = schedule.noised(latent, noise, 0)
+    whole = None if overview is None else _Overview(overview, draw_noise(overview.shape, seed, 1))
     jitter = generator(seed, 3)
     steps = len(schedule.timesteps)
     for i, t in enumerate(schedule.timesteps):
-        if overview is not None and overview_noise is not None:
-            denoiser.capture(schedule.model_input(schedule.noised(overview, overview_noise, i), i), t)
+        if whole is not None:
+            whole.capture(denoiser, schedule, i, structure)
+        w = 0.0 if structure is None else structure.weight(i, steps)
+        if structure is not None and structure.space == "z_t" and w > 0:
+            sample = structure.apply(sample, w, schedule.noised(structure.reference, noise, i))
         regions = plan_regions(canvas, window, overlap, jitter)
         model_input = schedule.model_input(sample, i)
         output, batch = yield from _predict(denoiser, model_input, t, regions, batch, (i, steps))
         if i == 0 and not torch.isfinite(output).all():
             raise FloatingPointError("the network's output is not finite")
+        if low_guidance is not None:
+            output = low_guidance.apply(output)
         x0 = schedule.to_x0(output, sample, i)
-        if structure is not None and (w := structure.weight(i, steps)) > 0:
+        if structure is not None and structure.space == "x0" and w > 0:
             x0 = structure.apply(x0, w)
             output = schedule.from_x0(x0, sample, i)
         sample = schedule.step(output, sample, i)
         yield StepDone(i, steps, x0, sample)
+
+
+class _Overview:
+    """The pass over the whole picture at native size, (1, C, h, w), with a noise of its own that it keeps."""
+
+    def __init__(self, latent: Tensor, noise: Tensor):
+        self._latent = latent
+        self._noise = noise.to(latent.device)
+
+    def capture(
+        self, denoiser: Denoiser, schedule: Schedule, i: int, structure: GlobalStructure | None
+    ) -> None:
+        """Step i. A structure prior that follows this pass takes its x0."""
+        sample = schedule.noised(self._latent, self._noise, i)
+        output = denoiser.capture(schedule.model_input(sample, i), schedule.timesteps[i])
+        if structure is not None and structure.source == "overview":
+            structure.follow(schedule.to_x0(output, sample, i))
 
 
 def _predict(

@@ -79,7 +79,9 @@ class Endpoints:
             preset: "none" for the model's own defaults, "quick" or "paper".
             settings: A JSON object with any further settings: cutoff, structure, attention, detail, strength, steps,
                 guidance, flat_guidance, overlap, upscaler, fidelity, scheduler, size, captions (a list of
-                {"box": [l, t, r, b], "caption": text}).
+                {"box": [l, t, r, b], "caption": text}), and what the paper leaves open: structure_space,
+                structure_reference, structure_filter, structure_decay, attention_form, composer, guidance_low, sigma_shift,
+                edge_noise.
             format: "png", "webp" or "jpg". The settings are written inside the file.
 
         Returns:

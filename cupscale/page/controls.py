@@ -11,7 +11,7 @@ import gradio as gr
 
 from cupscale.page import engine
 from cupscale.page.limits import Limits
-from cupscale.settings import Caption, Settings
+from cupscale.settings import CHOICES, Caption, Settings
 
 LABELS = {
     "scale": "Scale",
@@ -31,6 +31,15 @@ LABELS = {
     "fidelity": "Fidelity",
     "scheduler": "Scheduler",
     "model": "Model",
+    "structure_space": "Structure prior moves",
+    "structure_reference": "Structure prior follows",
+    "structure_filter": "Structure filter",
+    "structure_decay": "Structure decay",
+    "attention_form": "Attention prior as",
+    "composer": "Attention composer",
+    "guidance_low": "Guidance of low frequencies",
+    "sigma_shift": "Noise level shift",
+    "edge_noise": "Noise on edges",
 }
 # What each knob does to the picture, in one line.
 EFFECTS = {
@@ -47,7 +56,7 @@ EFFECTS = {
     "fidelity": "How far the result, made small again, is your image: 0 to 1. 'auto' trusts a clean image more.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The network that paints.",
-}
+} | {name: str(Settings.model_fields[name].description) for name in CHOICES}
 _STEP = {
     "scale": 0.1,
     "cutoff": 0.01,
@@ -58,6 +67,9 @@ _STEP = {
     "overlap": 0.05,
     "guidance": 0.1,
     "flat_guidance": 0.05,
+    "guidance_low": 0.1,
+    "sigma_shift": 0.01,
+    "edge_noise": 0.05,
 }
 _LOWEST = {"cutoff": 0.01, "strength": 0.01}  # the settings want more than 0
 
@@ -137,6 +149,14 @@ class Controls:
             info=EFFECTS[name],
             elem_id=f"set-{name}",
         )
+
+    def choices(self) -> None:
+        """What the paper leaves open."""
+        for name in CHOICES:
+            if name in _STEP:
+                self.slider(name)
+            else:
+                self.choice(name)
 
     @property
     def all(self) -> list[Any]:

@@ -127,6 +127,8 @@ class UpscaleTab:
             for name in ("upscaler", "scheduler", "model"):
                 controls.choice(name)
             controls.share("fidelity")
+            with gr.Accordion("What the paper leaves open", open=False, elem_id="choices"):
+                controls.choices()
 
     def _build_result(self) -> None:
         self.viewer = viewer.BeforeAfter(elem_id="result", label="Result")

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cupscale import images
 from cupscale.backbones import GuidedDenoiser
-from cupscale.backbones.maps import MapKeeper, check_maps, fused, kept
+from cupscale.backbones.maps import MapKeeper, check_maps, kept
 from cupscale.errors import CupscaleError
 from cupscale.images.tensors import to_tensor
+from cupscale.method.attention import fused
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import draw_noise
 from cupscale.peers.base import Diffusion, Progress, Run, Task, Work, check_whole_canvas, layout

@@ -179,6 +179,59 @@ def test_the_cross_attention_of_a_real_network(load, name, guidance, captions):
             assert np.allclose(out[len(hidden) - 3 + r], flat(expected), atol=2e-5), (layer, r)
 
 
+def word_maps(pipe, modules, overview, prompt):
+    """Each word's map over the overview: tokens of a word, heads, layers of a grid, and grids, averaged in this order."""
+    grids = {}
+    for layer, module in modules.items():
+        looks = maps(
+            heads(module, "to_q", overview[0][layer]["hidden_states"][0]), heads(module, "to_k", prompt)
+        )
+        grid = tuple(OVERVIEW) if looks.shape[1] == 140 else (5, 7)
+        grids.setdefault(grid, []).append(looks.mean(axis=0).reshape(*grid, -1))
+    finest = max(grids)
+    means = [slow.crop(np.mean(same, axis=0), (0, 0, 1, 1), *finest) for same in grids.values()]
+    whole = np.mean(means, axis=0)
+    places, start = [], 1  # behind the mark of the beginning
+    for word in PROMPT.split():
+        end = start + len(pipe.tokenizer(word).input_ids) - 2
+        places.append(slice(start, end))
+        start = end
+    return places, [whole[..., at].mean(axis=-1) for at in places]
+
+
+@pytest.mark.parametrize("mu", [0.6, 1.0])
+def test_words_are_screened_in_a_real_network(load, mu):
+    """Every layer, against explicit maps: softmax(Q K^T / sqrt d + log(1 - mu) where a word is not shown) V, and the caption."""
+    pipe, lam = load("sdxl"), 0.3
+    chosen = settings(attention=mu, detail=lam, guidance=3.0, attention_form="screen")
+    modules, overview, regions = run(pipe, chosen, "attn2")
+    prompt, negative = embeds(pipe, PROMPT)[0], embeds(pipe, NEGATIVE)[0]
+    places, whole = word_maps(pipe, modules, overview, prompt)
+    shares = np.array(
+        [[slow.crop((one > one.mean()).astype(float), box, 32, 32).mean() for one in whole] for box in BOXES]
+    )
+    assert (np.abs(shares - 0.3) > 1e-3).all() and (shares < 0.3).any() and (shares > 0.3).any()
+    with np.errstate(divide="ignore"):
+        lowered = np.log(1 - np.float64(mu))
+    for layer, module in modules.items():
+        hidden, out = regions[0][layer]["hidden_states"], numbers(regions[1][layer])
+        key, value = heads(module, "to_k", prompt), heads(module, "to_v", prompt)
+        for row in range(3):
+            query = heads(module, "to_q", hidden[row])
+            plain = maps(query, heads(module, "to_k", negative)) @ heads(module, "to_v", negative)
+            assert np.allclose(out[row], flat(plain), atol=2e-5)
+            added = np.zeros(len(prompt))
+            for at, share in zip(places, shares[row], strict=True):
+                added[at] = lowered if share < 0.3 else 0.0
+            query = heads(module, "to_q", hidden[3 + row])
+            scores = query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1]) + added
+            looks = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+            own = embeds(pipe, CAPTIONS[row] or PROMPT)[0]
+            regional = maps(query, heads(module, "to_k", own)) @ heads(module, "to_v", own)
+            expected = (1 - lam) * looks @ value + lam * regional
+            assert np.allclose(out[3 + row], flat(expected), atol=2e-5), (layer, row)
+
+
 # Joint attention
 
 
@@ -454,6 +507,35 @@ def test_guidance(load, name):
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize(("low", "guidance"), [(2.0, 5.0), (0.0, 5.0), (2.0, 1.0)])
+def test_what_the_prompt_adds_comes_behind_for_a_low_guidance(load, low, guidance):
+    """Channels 0 .. 3 are guided, 4 .. 7 conditional minus unconditional; without guidance there are none."""
+    backbone = adapt(load("sdxl"))
+    seen = calls(backbone.network)
+    chosen = settings(guidance=guidance, guidance_low=low)
+    with backbone.denoiser(chosen, [None] * 3, CANVAS, OVERVIEW) as denoiser:
+        out = denoiser.predict(latents(), torch.tensor(500), REGIONS, range(3))
+    if not low or guidance == 1:
+        assert out.shape[1] == 4
+        return
+    without, with_prompt = torch.stack(list(seen[0][1])).chunk(2)
+    assert torch.allclose(out[:, :4], without + 5 * (with_prompt - without), atol=1e-5)
+    assert torch.allclose(out[:, 4:], with_prompt - without, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_overviews_output_is_given_unguided(load, name):
+    backbone = adapt(load(name))
+    t = torch.tensor(500.0 if name in ("sd3", "z-image") else 500)
+    seen = calls(backbone.network)
+    chosen = settings(attention=0.5, guidance=4.0)
+    with backbone.denoiser(chosen, [None] * 3, CANVAS, OVERVIEW) as denoiser:
+        out = denoiser.capture(latents(1, 6, OVERVIEW), t)
+    given = torch.stack(list(seen[0][1]))[:, :4]
+    assert out.shape == (1, 4, *OVERVIEW)
+    assert torch.allclose(out, -given[:, :, 0] if name == "z-image" else given)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_without_guidance_the_output_is_the_networks(load, name):
     backbone = adapt(load(name))
@@ -583,6 +665,57 @@ def test_flow_estimates(load, name, scheduler):
     if name == "z-image" and scheduler == "euler":  # asked for as 1 - i / 10, then shifted
         levels = [3 * u / (1 + 2 * u) for u in (0.5, 0.4, 0.3, 0.2, 0.1)]
         assert [t.item() / 1000 for t in schedule.timesteps] == pytest.approx(levels, abs=1e-5)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_diffusion_tells_less_noise_than_there_is(load, prediction, scheduler):
+    """At step i of 5, sigma / alpha is told as 1 - 0.4 (1 - cos(2 pi (i + 1/2) / 5)) / 2 of itself, and x0 is meant so."""
+    pipe = load("sdxl")
+    pipe.scheduler.register_to_config(prediction_type=prediction)
+    backbone = adapt(pipe)
+    fields = {"scheduler": scheduler, "strength": 0.5, "steps": 10}
+    plain, shifted, same = (backbone.schedule(settings(**fields, sigma_shift=a)) for a in (0.0, 0.4, 0.0))
+    for i in range(4):
+        alpha, sigma = vp(plain.timesteps[i].item())
+        share = 1 - 0.4 * (1 - math.cos(2 * math.pi * (i + 0.5) / 5)) / 2
+        told = sigma / alpha * share
+        a, s = vp(shifted.timesteps[i].item())
+        assert s / a == pytest.approx(told, rel=2e-3)
+        sample = shifted.noised(X0, NOISE, i)
+        assert torch.equal(sample, plain.noised(X0, NOISE, i))
+        state = X0 + sigma / alpha * NOISE
+        x = shifted.model_input(sample, i)
+        assert torch.allclose(x, state / math.hypot(1, told), atol=2e-4)
+        output = 0.3 * x + 0.1
+        a, s = 1 / math.hypot(1, told), told / math.hypot(1, told)
+        x0 = (x - s * output) / a if prediction == "epsilon" else a * x - s * output
+        assert torch.allclose(shifted.to_x0(output, sample, i), x0, atol=1e-3)
+        assert torch.allclose(shifted.from_x0(x0, sample, i), output, atol=1e-3)
+        # The sampler goes on from that x0 as it would have from the output that means it at the true level.
+        step = shifted.step(output, sample, i)
+        assert torch.allclose(step, plain.step(plain.from_x0(x0, sample, i), sample, i), atol=1e-3)
+        assert not torch.allclose(step, same.step(output, sample, i), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["sd3", "z-image"])
+def test_flow_tells_less_noise_than_there_is(load, name):
+    backbone = adapt(load(name))
+    fields = {"scheduler": "euler", "strength": 0.5, "steps": 10}
+    plain, shifted = (backbone.schedule(settings(**fields, sigma_shift=shift)) for shift in (0.0, 0.4))
+    for i in range(3):
+        level = plain.timesteps[i].item() / 1000
+        share = 1 - 0.4 * (1 - math.cos(2 * math.pi * (i + 0.5) / 5)) / 2
+        assert shifted.timesteps[i].item() / 1000 == pytest.approx(level * share, rel=1e-4)
+        sample = shifted.noised(X0, NOISE, i)
+        assert torch.equal(sample, plain.noised(X0, NOISE, i)) and shifted.model_input(sample, i) is sample
+        output = 0.3 * sample + 0.1
+        x0 = sample - level * share * output
+        assert torch.allclose(shifted.to_x0(output, sample, i), x0, atol=2e-3)
+        assert torch.allclose(shifted.from_x0(x0, sample, i), output, atol=5e-3)
+        step = shifted.step(output, sample, i)
+        expected = plain.step((sample - x0) / level, sample, i)
+        assert torch.allclose(step, expected, atol=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,21 @@ def test_screened_is_the_attention_prior_alone(case):
         assert np.allclose(out[r], expected, atol=1e-5)
     made.attention = 0
     assert made.screened("layer", conditional) is conditional
+
+
+def test_prompts_by_frequency(case):
+    """O_g + lambda HP(O_r - O_g) on the layer's 3 x 4 tokens: they are half as fine as the cells, and 0.2 is 0.4 there."""
+    made = composer(case, 0.6, 0.3)
+    made.cutoff = 0.4
+    out = made.compose("layer", case["plain"], lambda: case["own"])
+    assert torch.equal(out[:3], case["plain"][:3])
+    for r in range(2):
+        screened = 0.6 * case["cropped"][r] + 0.4 * case["plain"][3 + r].double().numpy()
+        difference = case["own"][r].double().numpy() - screened
+        for channel in range(8):
+            plane = difference[:, channel].reshape(3, 4)
+            high = plane - slow.lowpass(
+                plane, 0.8, (2, 2), (3, 3)
+            )  # 3 + 4 -> 8 would mirror all 3; 4 + 6 = 10
+            expected = screened[:, channel] + 0.3 * high.reshape(-1)
+            assert np.allclose(out[3 + r, :, channel], expected, atol=1e-5)

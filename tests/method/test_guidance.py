@@ -7,7 +7,9 @@ import torch
 
 import cupscale
 from cupscale import images
-from cupscale.method.guidance import FLAT, RICH, guidance_map, richness
+from cupscale.method.guidance import FLAT, RICH, LowGuidance, guidance_map, richness
+from cupscale.method.lowpass import LowPass
+from cupscale.method.regions import Size
 
 FAST = {
     "steps": 1,
@@ -101,3 +103,18 @@ def test_flat_places_alone_change(size):
     change = abs(even - calm)
     assert change.shape == (2 * height, 2 * width, 3)
     assert change[:, -width // 2 :].mean() > 4 * change[:, : width // 2].mean()
+
+
+def test_low_frequencies_have_a_guidance_of_their_own():
+    """u + g (c - u) + (g_low - g) LP(c - u), at g = 6, g_low = 2.5."""
+    drawn = torch.Generator().manual_seed(5)
+    without, with_prompt = torch.randn(2, 1, 2, 9, 13, generator=drawn)
+    guided = without + 6 * (with_prompt - without)
+    split = LowGuidance(LowPass(Size(9, 13), 0.8), 2.5 - 6)
+    out = split.apply(torch.cat((guided, with_prompt - without), dim=1))
+    assert out.shape == (1, 2, 9, 13)
+    for k in range(2):
+        u, c = (x[0, k].double().numpy() for x in (without, with_prompt))
+        low = slow.lowpass(c - u, 0.8, (4, 5), (4, 7))
+        expected = u + 6 * (c - u - low) + 2.5 * low
+        assert np.allclose(out[0, k], expected, atol=1e-4)

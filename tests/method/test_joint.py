@@ -117,6 +117,22 @@ def test_both_priors(streams, overview, mu, lam, guided, with_own):
             assert np.allclose(got_words[TEXT:], attention(own.query, (image, own), row), atol=1e-5)
 
 
+@pytest.mark.parametrize("with_own", [True, False], ids=["captions", "no captions"])
+def test_prompts_by_frequency(streams, overview, with_own):
+    """O_g + lambda HP(O_r - O_g) on the grid; at lambda = 0 and 1 the mix gives the two. 0.4 is the tokens' 0.8."""
+    image, text, own = streams
+    made = composer(overview, 0.6, 0.3, OWN if with_own else 0)
+    made.cutoff, made.cells = 0.4, Size(2 * GRID[0], 2 * GRID[1])
+    out, _ = compose_joint(made, "layer", image, text, own if with_own else None, tokens=15)
+    for row in (3, 4):
+        of_prompt, of_own = (expected_grid(streams, overview, row, 0.6, lam, with_own) for lam in (0, 1))
+        for channel in range(out.shape[2]):
+            plane = (of_own - of_prompt)[:, channel].reshape(GRID)
+            high = plane - slow.lowpass(plane, 0.8, (2, 2), (4, 4))  # what there is to mirror
+            expected = of_prompt[:, channel] + 0.3 * high.reshape(-1)
+            assert np.allclose(out[row, :15, channel], expected, atol=1e-5)
+
+
 def test_off_is_plain_attention_and_keeps_nothing(streams):
     image, text, _ = streams
     made = Composer(0.6, 0.3, GlobalAttention(Size(*GRID)))

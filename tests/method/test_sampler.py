@@ -7,6 +7,8 @@ import pytest
 import slow
 import torch
 
+from cupscale.method.guidance import LowGuidance
+from cupscale.method.lowpass import LowPass
 from cupscale.method.regions import Size, plan_regions
 from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise, generator
 from cupscale.method.structure import GlobalStructure
@@ -48,6 +50,7 @@ class Network:
 
     def capture(self, latents, t):
         self.captured.append((latents, t.item()))
+        return 0.2 * latents - t / 2000
 
     def predict(self, latents, t, regions, ids):
         if len(regions) > self._most:
@@ -118,15 +121,67 @@ def test_a_weight_of_nothing_asks_for_no_transform():
     class Counted(GlobalStructure):
         applied = 0
 
-        def apply(self, x0, weight):
+        def apply(self, x0, weight, towards=None):
             Counted.applied += 1
-            return super().apply(x0, weight)
+            return super().apply(x0, weight, towards)
 
     z, reference = latents()
     run(Network(), Schedule(), z, structure=Counted(reference, 0.8, 0.7))
     assert Counted.applied == 3
     run(Network(), Schedule(), z, structure=Counted(reference, 0.8, 0.0))
     assert Counted.applied == 3
+
+
+def test_the_prior_in_z_t_step_by_step():
+    """z_t <- z_t + w_t LP(a_i z_L + s_i noise - z_t) before the network, with the canvas' own noise; x0 is left alone."""
+    z, reference = latents()
+    schedule = Schedule()
+    prior = GlobalStructure(reference, 0.8, 0.7, space="z_t")
+    done = run(Network(), schedule, z, structure=prior)
+    noise = normal(7, 0, *z.shape).double().numpy()
+    sample = 0.5 * z.double().numpy() + 0.9 * noise
+    for i in range(4):
+        w = 0.7 * (1 + math.cos(math.pi * i / 3)) / 2
+        towards = Schedule.a[i] * reference.double().numpy() + Schedule.s[i] * noise
+        for channel in range(2):
+            difference = (towards - sample)[0, channel]
+            sample[0, channel] += w * slow.lowpass(difference, 0.8, (4, 5), (4, 7))
+        output = 0.3 * sample / 2 + schedule.timesteps[i].item() / 1000
+        x0 = (sample - Schedule.s[i] * output) / Schedule.a[i]
+        assert np.allclose(done[i].x0, x0, atol=5e-5), i
+        sample = x0 + Schedule.s[i + 1] * output
+
+
+def test_the_prior_follows_the_overviews_estimate():
+    """x0 of the pass at the same step, by the schedule's formula, enlarged; without `source` it stays the input's."""
+    z, reference = latents()
+    overview = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(9))
+    for source in ("overview", "input"):
+        prior = GlobalStructure(reference, 1000.0, 1.0, source=source)
+        done = run(Network(), Schedule(), z, structure=prior, overview=overview)
+        seen = 0.6 * overview + 0.7 * normal(7, 1, 1, 2, 4, 5)  # at step 1
+        x0 = (seen - 0.7 * (0.2 * seen / 2 - 0.3)) / 0.6
+        wide = torch.nn.functional.interpolate(x0, CANVAS, mode="bicubic")
+        towards = wide if source == "overview" else reference
+        # Nothing is above this cutoff, so x0 goes w_t = 3/4 of the way.
+        sample = done[0].sample
+        own = (sample - 0.7 * (0.3 * sample / 2 + 0.6)) / 0.6
+        assert torch.allclose(done[1].x0, own + 0.75 * (towards - own), atol=1e-4), source
+
+
+def test_low_guidance_joins_what_the_network_gives():
+    """Outputs of 2 C channels, the canvas fused from windows: the first C and, at a cutoff above all, twice the last C."""
+
+    class Apart(Network):
+        def predict(self, latents, t, regions, ids):
+            return torch.cat((super().predict(latents, t, regions, ids), 0.1 * latents), dim=1)
+
+    z, _ = latents()
+    both = LowGuidance(LowPass(CANVAS, 1000.0), 2.0)
+    done = run(Apart(), Schedule(), z, low_guidance=both, window=Size(5, 6))
+    sample = 0.5 * z + 0.9 * normal(7, 0, *z.shape)
+    output = 0.3 * sample / 2 + 0.9 + 2 * 0.1 * sample / 2
+    assert torch.allclose(done[0].x0, (sample - 0.9 * output) / 0.5, atol=1e-4)
 
 
 # Noise
