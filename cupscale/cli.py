@@ -20,6 +20,7 @@ import cupscale
 from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
 from cupscale.settings import PRESETS, Settings
+from cupscale.study.command import study
 
 if TYPE_CHECKING:
     from cupscale.batch import Done
@@ -438,6 +439,9 @@ def serve() -> None:
     from cupscale import page
 
     page.launch(page.build())
+
+
+main.add_command(study)
 
 
 # Steps of the commands

@@ -212,6 +212,19 @@ def test_orientation(orientation: int, kind: str) -> None:
     assert distance(picture.rgb, gradient()) < 2
 
 
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(1, (48, 32)), (4, (48, 32)), (5, (32, 48)), (8, (32, 48))]
+)
+def test_the_size_from_the_header_is_that_of_the_pixels(tmp_path, orientation: int, size) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = tmp_path / "turned.jpg"
+    file.write_bytes(encoded(gradient(), "JPEG", exif=exif)[:-20])  # its pixels are not looked at
+    assert images.read_size(file) == size == images.read(encoded(gradient(), "JPEG", exif=exif)).size
+    with pytest.raises(CupscaleError, match="the limit is"):
+        images.read_size(file, max_pixels=48 * 32 - 1)
+
+
 def test_orientation_turns_alpha_too() -> None:
     image = gradient().convert("RGBA")
     image.putpixel((0, 0), (1, 2, 3, 99))

@@ -12,6 +12,7 @@ from cupscale.images.reading import (
     READABLE_SUFFIXES,
     read,
     read_settings,
+    read_size,
 )
 from cupscale.images.writing import SUFFIXES, check_writable, is_transparent, write
 
@@ -33,6 +34,7 @@ __all__ = [
     "is_transparent",
     "read",
     "read_settings",
+    "read_size",
     "resize",
     "to_image",
     "to_tensor",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
@@ -78,6 +78,23 @@ def decode_here(name: str, data: bytes, max_pixels: int) -> Picture:
     with _open(name, data) as image:
         _check_size(name, image.size, max_pixels)
         return _decode(name, image)
+
+
+def read_size(
+    source: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> tuple[int, int]:
+    """The (width, height) px that `read` would give, from the header: the pixels are not decoded.
+
+    Raises CupscaleError as `read` does, but for pixels that are truncated or damaged.
+    """
+    name, data = _bytes(source, max_bytes)
+    with _open(name, data) as image:
+        _check_size(name, image.size, max_pixels)
+        try:
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        except Exception:  # damaged EXIF, which `read` ignores
+            sideways = False
+        return image.size[::-1] if sideways else image.size
 
 
 def read_settings(source: str | Path | bytes) -> dict[str, Any] | None:
