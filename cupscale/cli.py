@@ -10,6 +10,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 FILE = click.Path(path_type=Path)
+
+
+_ELSEWHERE = {"reproduce": "cupscale.reproduce.command"}  # commands that stand in a room of their own
 
 
 class OneLine(click.Group):
@@ -60,6 +64,14 @@ class OneLine(click.Group):
             self._end(ctx, f"{error.filename or 'the output'}: {error.strerror or error}")
         except (KeyboardInterrupt, click.Abort):
             self._end(ctx, "stopped", 130)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            return typing.cast(click.Command, getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name))
+        return super().get_command(ctx, cmd_name)
 
     @staticmethod
     def _end(ctx: click.Context, line: str, status: int = 2) -> None:
@@ -136,7 +148,7 @@ _SETTINGS_FILE = click.option("--settings", "settings_file", type=FILE, help="Se
 _DEVICE = click.option(
     "--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]"
 )
-_MODEL_FLAGS = _flags(
+MODEL_FLAGS = _flags(
     _DEVICE,
     click.option(
         "--dtype",
@@ -221,7 +233,7 @@ _SIZE_FLAGS = _flags(
 
 
 @dataclass(frozen=True)
-class _Hardware:
+class Hardware:
     """How a model is loaded and run; it does not decide the picture. A model is loaded once."""
 
     device: str | None = None
@@ -281,7 +293,7 @@ def main() -> None:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the plan or the result as JSON, a line an image."
 )
-@_MODEL_FLAGS
+@MODEL_FLAGS
 @_SIZE_FLAGS
 @_setting_flags(*(name for name in Settings.model_fields if name != "captions"))
 @click.pass_context
@@ -302,11 +314,12 @@ def upscale(
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
     from cupscale import models
-    from cupscale.batch import own_share, run_jobs
+    from cupscale.batch import run_jobs
     from cupscale.files import find_images, plan_jobs
+    from cupscale.processes import own_share, wait_for_all
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
-    hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
+    hardware = Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile"))
     target = _target(flags)
     writer = _take(flags, *_CAPTIONER_NAMES)
     usual = _settings(settings_file, preset, flags)
@@ -332,12 +345,14 @@ def upscale(
         overwrite=files["overwrite"],
         skip_existing=files["skip_existing"],
     )
+    share = own_share(jobs)
     opened = _check(jobs, settings, usual)
     pipeline = hardware.pipeline(usual.model)
     events = run_jobs(
-        pipeline, own_share(jobs), settings, captioning=captioning, quality=files["quality"], opened=opened
+        pipeline, share, settings, captioning=captioning, quality=files["quality"], opened=opened
     )
     failed = _show(events, several=len(jobs) > 1, as_json=as_json)
+    wait_for_all()
     if failed and len(jobs) == 1:
         raise CupscaleError(failed[0].error or "")
     for done in failed:
@@ -381,7 +396,7 @@ def caption(
     captioning = replace(_captioning(device, writer, settings.model), style=style)
     picture = images.read(image)
     target = check_target(out or image.with_name(f"{image.stem}-captions.json"))
-    plan = _plan(picture, settings, None, _Hardware("cpu", "bfloat16"))
+    plan = _plan(picture, settings, None, Hardware("cpu", "bfloat16"))
     budget = token_budget(settings.model)
     count = budget.count if budget else None
     done = _written(picture, plan, settings, captioning, budget)
@@ -482,7 +497,7 @@ def _with_captions(settings: Settings, path: Path, size: tuple[int, int]) -> Set
 
 
 def _plan(
-    picture: Picture | None, settings: Settings, captioning: Captioning | None, hardware: _Hardware
+    picture: Picture | None, settings: Settings, captioning: Captioning | None, hardware: Hardware
 ) -> Plan:
     """What a run would do. A known model is not loaded for it."""
     from cupscale import machine, models
@@ -533,7 +548,7 @@ def _print_plans(
     usual: Settings,
     settings: Callable[[tuple[int, int]], Settings],
     captioning: Captioning,
-    hardware: _Hardware,
+    hardware: Hardware,
     as_json: bool,
 ) -> None:
     from cupscale import images
