@@ -157,6 +157,10 @@ def _wanted(flags: dict[str, Any]) -> _Wanted:
         raise CupscaleError(
             "--reduce makes inputs out of originals, and --prompts has none: leave one of them out"
         )
+    if 1 < flags["reduce"] < flags["scale"]:
+        raise CupscaleError(
+            f"--scale {flags['scale']:g} goes beyond --reduce {flags['reduce']}: the originals would be smaller than the results"
+        )
     names = _names(flags["metrics"])
     known = [*LEARNED, *SET_METRICS]
     if unknown := [name for name in names if name not in (*known, *METRICS, "all")]:

@@ -66,12 +66,14 @@ class Clock:
 
     Args:
         left: How often each row is still to be run.
-        work: Network samples of a run of each row; 0 for those without a model.
+
+    Attributes:
+        work: Network samples of a run of each row, once they are known; 0 for those without a model.
     """
 
-    def __init__(self, left: Mapping[str, int], work: Mapping[str, int]):
+    def __init__(self, left: Mapping[str, int]):
+        self.work: dict[str, int] = {}
         self._left = dict(left)
-        self._work = dict(work)
         self._seconds: dict[str, float] = defaultdict(float)
         self._runs: dict[str, int] = defaultdict(int)
 
@@ -85,11 +87,11 @@ class Clock:
         """None while nothing is known; a row that was not run yet counts by its samples, once a row with samples was."""
         if not any(self._runs.values()):
             return None
-        samples = sum(self._runs[row] * self._work.get(row, 0) for row in self._runs)
-        worked = sum(self._seconds[row] for row in self._runs if self._work.get(row, 0))
+        samples = sum(self._runs[row] * self.work.get(row, 0) for row in self._runs)
+        worked = sum(self._seconds[row] for row in self._runs if self.work.get(row, 0))
         a_sample = worked / samples if samples else 0.0
         return sum(
             count
-            * (self._seconds[row] / self._runs[row] if self._runs[row] else a_sample * self._work.get(row, 0))
+            * (self._seconds[row] / self._runs[row] if self._runs[row] else a_sample * self.work.get(row, 0))
             for row, count in self._left.items()
         )

@@ -107,21 +107,22 @@ def places(picture: Image.Image, side: int) -> list[tuple[int, int]]:
 def _tiles(folder: Folder, rows: Sequence[Row], item: Item) -> dict[str, Any] | None:
     """The crops of one item; None where it has no result."""
     path = folder.input_path(item.source_name)
-    results = {row: images.read(found).rgb for row in rows if (found := _result(folder, row, item))}
+    results = [(row, images.read(found).rgb) for row in rows if (found := _result(folder, row, item))]
     if not results or not path.is_file():
         return None
     small = images.read(path).rgb
-    scale = next(iter(results.values())).width / small.width
+    scale = results[0][1].width / small.width
     side = max(1, min(round(CROP_PX / scale), *small.size))
     shown = []
     for left, top in places(small, side):
         box = (left, top, left + side, top + side)
         pixels = small.crop(box).resize((CROP_PX, CROP_PX), Image.Resampling.NEAREST)
         tiles = [{"title": "Input", "data": _webp(pixels), "file": _relative(folder, path)}]
-        large = tuple(round(edge * scale) for edge in box)
-        for row, image in results.items():
+        large = round(left * scale), round(top * scale)
+        whole = (*large, large[0] + round(side * scale), large[1] + round(side * scale))
+        for row, image in results:
             file = _relative(folder, folder.result_path(row.name, item.name))
-            tiles.append({"title": row.title, "data": _webp(image.crop(large)), "file": file})  # type: ignore[arg-type]
+            tiles.append({"title": row.title, "data": _webp(image.crop(whole)), "file": file})
         shown.append(tiles)
     return {"name": item.name, "places": shown}
 

@@ -71,8 +71,7 @@ def run_items(runner: Runner, rows: Sequence[Row], items: Sequence[Item]) -> Gen
     folder = runner.folder
     open_rows = {item: [row for row in rows if not folder.record(row.name, item.name)] for item in items}
     left = {row.name: sum(row in waiting for waiting in open_rows.values()) for row in rows}
-    clock: Clock | None = None
-    total = len(items) * len(rows)
+    clock, total = Clock(left), len(items) * len(rows)
     done = total - sum(left.values())
     for item, waiting in open_rows.items():
         if not waiting:
@@ -84,9 +83,11 @@ def run_items(runner: Runner, rows: Sequence[Row], items: Sequence[Item]) -> Gen
         except CupscaleError as error:
             folder.keep_words(item.source_name, {"error": str(error)})
             done += len(waiting)
+            for row in waiting:
+                clock.done(row.name, 0)
             yield Step(done, total, item.name, error=str(error))
             continue
-        clock = clock or Clock(left, {row.name: runner.samples(row, prepared.picture.size) for row in rows})
+        clock.work = {row.name: runner.samples(row, prepared.picture.size) for row in rows}
         for row in waiting:
             done += 1
             yield from _result(runner, row, item, prepared, clock, (done, total))
@@ -153,6 +154,10 @@ def write_report(
         folder, rows, items, runner.options.metrics, set_metrics, [_opener(path) for path in real]
     )
     drawn: Mapping[str, bytes | None] = {"quality": plots.quality(table), "bars": plots.bars(table)}
+    if not any(record["used"].get("captions") for record in records):
+        table.notes["captions"] = (
+            "no captioner was named, so no region has a caption of its own: the semantic prior (RSP) reads the prompt"
+        )
     for name, content in drawn.items():
         if content is not None:
             folder.keep_picture(folder.path / f"{name}.png", Image.open(io.BytesIO(content)).convert("RGB"))

@@ -18,7 +18,7 @@ from cupscale.metrics import Case, Cost, Metric, window_borders
 from cupscale.metrics.learned import Unavailable
 from cupscale.peers import Task
 from cupscale.pipeline import CUpscalePipeline
-from cupscale.planning import Plan
+from cupscale.planning import Plan, output_size
 from cupscale.reproduce.cost import peak_memory
 from cupscale.reproduce.folder import GOES_ON, Folder, digest
 from cupscale.reproduce.inputs import Item, reduced
@@ -66,7 +66,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the rows of an item enlarge."""
+    """What the rows of an item enlarge. original: of the results' size."""
 
     picture: images.Picture
     original: Image.Image | None
@@ -132,6 +132,8 @@ class Runner:
         picture = replace(images.read(path), quality=words["quality"])
         if self.options.reduce > 1:
             original = images.read(folder.original_path(name)).rgb
+            size = output_size(picture.size, self.options.scale)
+            original = original if original.size == size else images.resize(original, size, "lanczos")
         captions = Settings.build(captions=words["captions"]).captions
         return Prepared(picture, original, str(words["prompt"]), captions)
 

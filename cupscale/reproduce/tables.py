@@ -81,10 +81,11 @@ def gather(
         The table, and the records of all results.
     """
     skipped = {item.source_name: fault for item in items if (fault := folder.fault(item.source_name))}
-    table = Table([*metrics, *set_metrics], [], {}, skipped, len(items))
+    usable = [item for item in items if item.source_name not in skipped]
+    table = Table([*metrics, *set_metrics], [], {}, skipped, len(usable))
     records: list[dict[str, Any]] = []
     for row in rows:
-        line, of_row = _line(folder, row, items, skipped)
+        line, of_row = _line(folder, row, usable)
         for metric in metrics:
             line.figures |= _figure(metric.name, of_row)
             for record in of_row:
@@ -102,14 +103,12 @@ def gather(
     return table, records
 
 
-def _line(
-    folder: Folder, row: Row, items: Sequence[Item], skipped: dict[str, str]
-) -> tuple[Line, list[dict[str, Any]]]:
+def _line(folder: Folder, row: Row, items: Sequence[Item]) -> tuple[Line, list[dict[str, Any]]]:
     line, records = Line(row), []
     for item in items:
         if record := folder.record(row.name, item.name):
             records.append(record)
-        elif item.source_name not in skipped:
+        else:
             reason = folder.failure(row.name, item.name) or "not run yet"
             line.failed.setdefault(reason, []).append(item.name)
     line.items = len(records)
