@@ -285,7 +285,7 @@ def _show(runner: Runner, rows: Sequence[Row], share: Sequence[Item], *, main: b
         total=len(rows) * len(share), unit="result", disable=None if main else True, file=sys.stderr
     ) as bar:
         for step in run_items(runner, rows, share):
-            left = f", about {duration(step.left)} left" if step.left is not None else ""
+            left = f", about {duration(step.left)} left" if step.left else ""
             bar.set_description_str(f"{step.name} {step.fraction:.0%}{left}", refresh=False)
             bar.n = step.done
             bar.refresh()

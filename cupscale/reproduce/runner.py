@@ -76,12 +76,21 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Made:
-    """A result that is not measured yet. regions: see `Case`."""
+    """A result that is not measured yet.
+
+    Attributes:
+        image: Of the output's size.
+        evaluations: See `Cost`.
+        used: Settings, or a peer's options, as JSON data.
+        boxes: Windows of the network, (left, top, right, bottom) in pixels.
+        settings_json: Goes into the picture, where it is ours.
+    """
 
     image: Image.Image
     evaluations: int
     used: dict[str, Any]
     boxes: Sequence[tuple[int, int, int, int]]
+    settings_json: str | None = None
 
 
 class Runner:
@@ -161,7 +170,7 @@ class Runner:
             made: Made = yield from self._made(row, item, prepared)
         seconds = 0.0 if row.original else time.perf_counter() - began
         with _kept():
-            self.folder.keep_picture(path, made.image)
+            self.folder.keep_picture(path, made.image, made.settings_json)
         cost = Cost(made.evaluations, seconds, None if row.original else peak.bytes)
         found, missing = self._measured(prepared, made, cost)
         record = {
@@ -260,7 +269,7 @@ class Runner:
                 elif isinstance(event, Finished):
                     result = event.result
         used = result.settings.model_dump(mode="json")
-        return Made(result.image, result.plan.samples, used, result.plan.boxes)
+        return Made(result.image, result.plan.samples, used, result.plan.boxes, result.settings.to_json())
 
     def _usual(self, size: tuple[int, int]) -> Plan:
         """The windows that a row without any of its own is looked at for: those of C-Upscale with half of them overlapping."""
