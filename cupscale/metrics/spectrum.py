@@ -6,8 +6,6 @@ import numpy as np
 
 from cupscale.metrics.base import GREY, Case, floats
 
-PHOTOGRAPHS = -2.0  # Field 1987
-
 
 def spectrum_slope(picture: np.ndarray, low: float = 0.05, high: float = 0.45) -> float:
     """The slope of log power against log frequency between `low` and `high` cycles a pixel, of the grey picture.

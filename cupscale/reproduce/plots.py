@@ -34,11 +34,15 @@ def quality(table: Table) -> bytes | None:
     ]
     if not any("evaluations" in line.figures for line in table.lines):
         return None
-    return _grid(shown, 3.0, lambda axes, metric: _points(axes, metric, table.lines))
+    return _grid(shown, 3.0, lambda axes, metric: _points(axes, metric, table.lines), legend=True)
 
 
 def _grid(
-    metrics: Sequence[AnyMetric], height: float, draw: Callable[[Any, AnyMetric], None]
+    metrics: Sequence[AnyMetric],
+    height: float,
+    draw: Callable[[Any, AnyMetric], None],
+    *,
+    legend: bool = False,
 ) -> bytes | None:
     from matplotlib.figure import Figure
 
@@ -55,6 +59,14 @@ def _grid(
             axes.spines[side].set_visible(False)
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_axis_off()
+    if legend:
+        named: dict[str, Any] = {}
+        for axes in grid.flat:
+            marks, titles = axes.get_legend_handles_labels()
+            named |= dict(zip(titles, marks, strict=True))
+        figure.legend(
+            list(named.values()), list(named), loc="outside lower center", ncols=6, fontsize=8, frameon=False
+        )
     return _png(figure)
 
 
@@ -63,7 +75,7 @@ def _bars(axes: Any, metric: AnyMetric, lines: Sequence[Line]) -> None:
         found = line.figures.get(metric.name)
         if found is None:
             continue
-        axes.barh(place, found.mean, height=0.7, color=OTHERS if line.row.peer else OURS)
+        axes.barh(place, found.mean, height=0.7, color=_colour(line))
         if found.low is not None and found.high is not None:
             reach = [[found.mean - found.low], [found.high - found.mean]]
             axes.errorbar(found.mean, place, xerr=reach, color=INK, linewidth=1, capsize=2)
@@ -72,30 +84,42 @@ def _bars(axes: Any, metric: AnyMetric, lines: Sequence[Line]) -> None:
     axes.axvline(0, color=FAINT, linewidth=0.8)
 
 
+def _colour(line: Line) -> str:
+    """Of a bar: the originals, other methods, ours."""
+    return INK if line.row.original else OTHERS if line.row.peer else OURS
+
+
 def _points(axes: Any, metric: AnyMetric, lines: Sequence[Line]) -> None:
-    for line in lines:
+    from matplotlib import color_sequences
+
+    colours = color_sequences["tab20"]
+    for place, line in enumerate(lines):
         found, cost = line.figures.get(metric.name), line.figures.get("evaluations")
         if found is None or cost is None:
             continue
-        colour = OTHERS if line.row.peer else OURS
         reach = None
         if found.low is not None and found.high is not None:
             reach = [[found.mean - found.low], [found.high - found.mean]]
         axes.errorbar(
-            cost.mean, found.mean, yerr=reach, fmt="o", markersize=4, color=colour, ecolor=FAINT, capsize=2
-        )
-        axes.annotate(
-            line.row.title,
-            (cost.mean, found.mean),
-            fontsize=6.5,
-            xytext=(4, 3),
-            textcoords="offset points",
-            color=INK,
+            cost.mean,
+            found.mean,
+            yerr=reach,
+            fmt=_mark(line),
+            markersize=5,
+            color=colours[place % len(colours)],
+            elinewidth=0.7,
+            capsize=2,
+            label=line.row.title,
         )
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(left=-1)
-    axes.margins(x=0.25)
+    axes.margins(x=0.1)
     axes.set_xlabel("network evaluations", fontsize=7.5, color=INK)
+
+
+def _mark(line: Line) -> str:
+    """Of a point: the originals, other methods, ours."""
+    return "*" if line.row.original else "s" if line.row.peer else "o"
 
 
 def _png(figure: Figure) -> bytes:

@@ -457,7 +457,9 @@ def test_two_processes_make_what_one_makes(arguments, tmp_path):
     launched(0, *few, "--out", str(outs[0]), cwd=tmp_path)
     said = launched(2, *few, "--out", str(outs[1]), cwd=tmp_path)
     assert said.stdout.count("report.html") == 1
-    assert len(results(outs[0])) == 2 * 4  # with Real-ESRGAN and RealSR, whose rows are not hidden from other processes
+    assert (
+        len(results(outs[0])) == 2 * 4
+    )  # with Real-ESRGAN and RealSR, whose rows are not hidden from other processes
     assert results(outs[0]) == results(outs[1])
     assert records(outs[0]) == records(outs[1])
 
