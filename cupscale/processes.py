@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from cupscale.machine import best_device
+
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=30)  # the one that is done first waits for the one that is done last
@@ -20,7 +22,7 @@ def _state() -> Any:
     """Made before a model is loaded: it gives each process its own accelerator."""
     from accelerate import PartialState
 
-    return PartialState(timeout=_PATIENCE)
+    return PartialState(cpu=best_device() == "cpu", timeout=_PATIENCE)
 
 
 def own_share(items: Sequence[T]) -> list[T]:

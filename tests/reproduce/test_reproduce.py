@@ -433,17 +433,13 @@ def test_seeds_may_be_a_range(arguments, tmp_path):
 
 
 def launched(count: int, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch -m cupscale ...` on CPUs; `count` 0: without it."""
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        str(count),
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    """`accelerate launch -m cupscale ...` in `count` processes; 0: without it.
+
+    --multi_gpu is its word for several processes, also where there are only CPUs.
+    """
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", "0"]
     command = [sys.executable, *(launch if count else []), "-m", "cupscale", *words]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT_S)
@@ -454,34 +450,36 @@ def launched(count: int, *words: str, cwd: Path) -> subprocess.CompletedProcess[
 def test_two_processes_make_what_one_makes(arguments, tmp_path):
     outs = [tmp_path / "one", tmp_path / "two"]
     few = [*arguments, "--rows", "regional"]
-    launched(0, *few, "--out", str(outs[0]), cwd=tmp_path)
-    said = launched(2, *few, "--out", str(outs[1]), cwd=tmp_path)
-    assert said.stdout.count("report.html") == 1
-    assert (
-        len(results(outs[0])) == 2 * 4
-    )  # with Real-ESRGAN and RealSR, whose rows are not hidden from other processes
+    alone = launched(0, *few, "--out", str(outs[0]), cwd=tmp_path)
+    shared = launched(2, *few, "--out", str(outs[1]), cwd=tmp_path)
+    # Four rows, with Real-ESRGAN and RealSR, which are not hidden from other processes; an image a process.
+    assert "8 of 8: " in alone.stderr and "4 of 4: " in shared.stderr and "5 of" not in shared.stderr
+    assert shared.stdout.count("report.html") == 1
+    assert len(results(outs[0])) == 2 * 4
     assert results(outs[0]) == results(outs[1])
     assert records(outs[0]) == records(outs[1])
 
 
 def test_two_processes_upscale_a_folder_as_one_does(model, pictures, tmp_path):
-    fast = [
-        "--steps",
-        "4",
-        "--strength",
-        "0.5",
-        "--guidance",
-        "1",
-        "--upscaler",
-        "lanczos",
-        "--device",
-        "cpu",
-    ]
+    fast = ["--steps", "4", "--strength", "0.5", "--guidance", "1", "--upscaler", "lanczos"]
     photo(pictures / "p2.png", 2)
-    for count, name in ((0, "one"), (2, "two")):
+    said = [
         launched(
-            count, "upscale", str(pictures), "--model", model, *fast, "-o", str(tmp_path / name), cwd=tmp_path
+            count,
+            "upscale",
+            str(pictures),
+            "--model",
+            model,
+            *fast,
+            "--device",
+            "cpu",
+            "-o",
+            name,
+            cwd=tmp_path,
         )
+        for count, name in ((0, "one"), (2, "two"))
+    ]
+    assert "3 of 3: " in said[0].stderr and "2 of 2: " in said[1].stderr
     one, two = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")
     )
