@@ -29,6 +29,7 @@ class Row:
     group: str = "own"
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
+    runs: int = 1
     peer: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     original: bool = False
@@ -119,6 +120,8 @@ def _row(file: Path, name: str, data: Any) -> Row:
             f"{file}: row '{name}' needs either settings or a preset, or a peer, or original = true"
         )
     row = Row(name=name, **data)
+    if row.runs not in (1, 2) or (row.runs == 2 and (row.peer or row.original)):
+        raise CupscaleError(f"{file}: row '{name}': runs is 1 or 2, and 2 for C-Upscale only")
     if row.preset and row.preset not in PRESETS:
         raise CupscaleError(f"{file}: row '{name}': no preset '{row.preset}'; choose {', '.join(PRESETS)}")
     if row.peer:

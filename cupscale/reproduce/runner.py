@@ -196,7 +196,12 @@ class Runner:
                 return 0
             if row.peer:
                 return row.method().samples(size, self.options.scale, geometry)
-            return self.pipeline.plan(size, self.settings(row)).samples
+            settings = self.settings(row)
+            if row.runs == 1:
+                return self.pipeline.plan(size, settings).samples
+            part = settings.replace(scale=settings.scale**0.5)
+            middle = output_size(size, part.scale)
+            return sum(self.pipeline.plan(each, part).samples for each in (size, middle))
         except CupscaleError:
             return 0
 
@@ -243,7 +248,9 @@ class Runner:
         if row.peer:
             return (yield from self._by_peer(row, prepared, self.settings(**fields)))
         settings = self.settings(row, **fields, captions=prepared.captions)
-        return (yield from self._by_us(prepared, settings))
+        if row.runs == 2:
+            return (yield from self._in_two_runs(prepared, settings))
+        return (yield from self._by_us(prepared.picture, settings))
 
     def _by_peer(self, row: Row, prepared: Prepared, settings: Settings) -> Steps:
         method, size = row.method(), prepared.picture.size
@@ -261,8 +268,28 @@ class Runner:
         used = {"peer": row.peer, "options": dict(vars(method)), "prompt": settings.prompt}
         return Made(image, count, used, self._usual(size).boxes)
 
-    def _by_us(self, prepared: Prepared, settings: Settings) -> Steps:
-        with contextlib.closing(self.pipeline.stream(prepared.picture, settings)) as events:
+    def _in_two_runs(self, prepared: Prepared, settings: Settings) -> Steps:
+        """By the root of the scale each; the second has captions of its own, written from what the first made."""
+        root = settings.scale**0.5
+        captions = [
+            one.model_copy(update={"box": tuple(round(side / root) for side in one.box)})
+            for one in settings.captions
+        ]
+        part = settings.replace(scale=root, cutoff=min(2.0, settings.cutoff * root))
+        steps = self._by_us(prepared.picture, part.replace(captions=captions))
+        first: Made = yield from _halved(steps, 0.0)
+        steps = self._by_us(images.Picture(first.image), part.replace(captions=()), self.options.captioner)
+        second: Made = yield from _halved(steps, 0.5)
+        size = output_size(prepared.picture.size, settings.scale)
+        image = second.image if second.image.size == size else images.resize(second.image, size, "lanczos")
+        used = {"runs": [first.used, second.used]}
+        return Made(image, first.evaluations + second.evaluations, used, second.boxes, second.settings_json)
+
+    def _by_us(
+        self, picture: images.Picture, settings: Settings, captioner: Captioner | None = None
+    ) -> Steps:
+        captioning = None if captioner is None else Captioning(captioner)
+        with contextlib.closing(self.pipeline.stream(picture, settings, captioning=captioning)) as events:
             for event in events:
                 if isinstance(event, Progress) and event.stage == "denoise":
                     yield event.fraction
@@ -299,6 +326,16 @@ class Runner:
                 found[metric.name] = None
                 missing[metric.name] = str(error)
         return found, missing
+
+
+def _halved(steps: Steps, start: float) -> Steps:
+    """The same steps, their shares from `start` on and half as large."""
+    while True:
+        try:
+            share = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        yield start + share / 2
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from checkpoints import make_sdxl
 from click.testing import CliRunner
 from PIL import Image
 
+import cupscale
 from cupscale import images
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
@@ -34,6 +35,7 @@ from cupscale.reproduce.inputs import Input, Item, from_images, from_prompts, it
 from cupscale.reproduce.report import places, spread
 from cupscale.reproduce.rows import choose, read_rows
 from cupscale.reproduce.tables import Line, Table, as_csv, cell, gather, markdown
+from cupscale.settings import CHOICES
 
 LIMIT_S = 420  # of a command of its own; only there so that a test that hangs ends
 FEW = {"steps": 4, "strength": 0.5, "guidance": 1.0, "upscaler": "lanczos"}
@@ -117,6 +119,38 @@ def test_the_table_has_the_papers_ablation_and_every_peer():
     assert weights == [(0, 0, 0), (None, 0, 0), (None, None, 0), (None, None, None)]
     assert {row.peer for row in rows.values() if row.peer} == set(PEERS)
     assert {row.preset for row in rows.values() if row.preset} == {"quick", "paper"}
+
+
+def test_every_open_choice_has_a_row():
+    rows = [row for row in read_rows().values() if row.group == "choices"]
+    assert {name for row in rows for name in row.settings} >= set(CHOICES)
+    assert [row.name for row in rows if row.runs == 2] == ["two-runs"]
+
+
+def test_two_runs_are_two_calls_with_new_captions_between(arguments, tmp_path, model, pictures):
+    """33 px by 3 is 99 px: by the root of 3 to 57, and by it again to 99; the first's captions shrink with it."""
+    photo(pictures / "p0.png", size=(33, 21))
+    (pictures / "p1.png").unlink()
+    arguments[arguments.index("--scale") + 1] = "3"
+    arguments[arguments.index("--rows") + 1] = "two-runs"
+    done = run(*arguments, "--captioner", "appearance", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    (record,) = [found for name, found in records(tmp_path / "out").items() if "two-runs" in name]
+    first, second = record["used"]["runs"]
+    assert record["size"] == [99, 63]
+    assert first["scale"] == second["scale"] == pytest.approx(3**0.5)
+    assert first["cutoff"] == second["cutoff"] == pytest.approx(0.8 / 3 * 3**0.5, abs=1e-3)
+    assert max(one["box"][2] for one in first["captions"]) == 57
+    assert max(one["box"][2] for one in second["captions"]) == 99
+    pipeline = CUpscalePipeline.from_pretrained(model, device="cpu")
+    small = pipeline.upscale(pictures / "p0.png", cupscale.Settings.build(first))
+    large = pipeline.upscale(small.image, cupscale.Settings.build(second))
+    (path,) = (tmp_path / "out").rglob("two-runs/*.png")
+    assert large.image.size == (99, 62)  # of 36 px: a row of pixels short of what was asked for
+    expected = images.resize(large.image, (99, 63), "lanczos")
+    assert (np.asarray(Image.open(path)) == np.asarray(expected)).all()
+    evaluations = small.plan.samples + large.plan.samples
+    assert record["metrics"]["evaluations"] == evaluations
 
 
 def test_plain_super_resolution_is_always_there_and_originals_where_there_are_some():
