@@ -78,6 +78,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "share": False,
         "show_error": True,
         "ssr_mode": False,
+        "max_threads": 40 + limits.queue,  # whoever waits holds one
         "quiet": on_space(),
         "app_kwargs": {"middleware": [Middleware(queue.Watch, demo=demo)]},
     }

@@ -11,7 +11,8 @@ from cupscale import images, models
 from cupscale.errors import CupscaleError
 from cupscale.page import engine, examples, links, references, run
 from cupscale.page.controls import EFFECTS, LABELS
-from cupscale.page.session import SILENT, TOASTING, Session, Updates, complain, new_book
+from cupscale.page.jobs import Updates
+from cupscale.page.session import SILENT, TOASTING, Session, complain, new_book
 from cupscale.page.viewer import BeforeAfter
 from cupscale.settings import Settings
 

@@ -12,7 +12,8 @@ from cupscale.captions import match
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import bounds, cutoff, engine, examples, links, regions, run, share, source
-from cupscale.page.session import SILENT, TOASTING, Session, Step, Updates, Values, complain
+from cupscale.page.jobs import Updates
+from cupscale.page.session import SILENT, TOASTING, Session, Step, Values, complain
 from cupscale.planning import Plan
 from cupscale.settings import Settings, default_cutoff
 

@@ -81,9 +81,10 @@ def status_html(text: str, fraction: float | None = None) -> str:
     return f'<div class="cu-status" role="status" aria-live="polite">{bar}<span>{escape(text)}</span></div>'
 
 
-def plan_html(text: str, wrong: bool = False) -> str:
-    """The plan line, or why there is none; its text is escaped."""
-    role = 'role="alert" data-wrong="true"' if wrong else 'role="status"'
+def plan_html(text: str, wrong: bool = False, stamp: int = 0) -> str:
+    """The plan line, or why there is none; its text is escaped. stamp: makes a line that was there before a new one, which
+    is shown and read out again."""
+    role = f'role="alert" data-wrong="true" data-stamp="{stamp}"' if wrong else 'role="status"'
     return f'<p class="cu-plan" {role}>{escape(text)}</p>'
 
 
@@ -153,6 +154,8 @@ def watch(
             elif isinstance(event, Preview):
                 yield Sight(line, fraction, preview=event.image, size=size)
             elif isinstance(event, Progress):
+                if event.left is not None and event.stage == "denoise":
+                    desk.expect(event.left)
                 now = time.monotonic()
                 line, fraction = _line(event), _whole(event, plan)
                 if now - shown >= _EVERY_SECONDS or event.stage != "denoise":

@@ -14,6 +14,7 @@ from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import bounds, regions, source
 from cupscale.page.controls import Controls
+from cupscale.page.jobs import Jobs
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, output_size
 from cupscale.settings import Caption, Settings
@@ -22,10 +23,13 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 SILENT: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 # gradio shows a toast for queued events only
 TOASTING: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-GPU: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "gpu"}
+GPU: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "gpu"}  # of programs: gradio lets them wait
+RUN: dict[str, Any] = {
+    "concurrency_limit": None,
+    "concurrency_id": "run",
+}  # of the page: the desk does, and says where
 
 Values = Mapping[Any, Any]  # of components, by component
-Updates = dict[Any, Any]  # likewise
 Step = dict[str, Any]  # arguments of gradio's `.then`
 
 
@@ -47,11 +51,13 @@ class Session:
         image: The input image; the Upscale tab places it.
         randomize: Whether every run draws a seed; likewise.
         table: The captions; the Regions tab places it.
+        jobs: The runs that go on.
         chain: What follows a change of the settings or the image: the plan, then the drawing of the regions.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.jobs = Jobs(limits.kept_seconds)
         self.controls = Controls(limits)
         self.book = self._state(new_book())
         self.laid = self._state(None)
