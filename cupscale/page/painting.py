@@ -103,7 +103,9 @@ class Painting:
         elif name and not over:
             yield {self._tab.status: run.plan_html(_LOST, wrong=True), self._tab.token: ""}
         else:
-            yield {self._tab.token: gr.skip()}  # gradio takes a generator that gives nothing for empty components
+            yield {
+                self._tab.token: gr.skip()
+            }  # gradio takes a generator that gives nothing for empty components
 
     # What is shown
 

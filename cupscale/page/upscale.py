@@ -43,6 +43,7 @@ class UpscaleTab:
                 self._build_result()
         kept = session.limits.kept_seconds
         self.token = gr.Textbox(visible="hidden", elem_id="run-name")  # of the run that this tab shows
+        self.visit = gr.Textbox(visible="hidden", elem_id="visit")  # that the browser kept
         self.shot = gr.State(None, time_to_live=kept, delete_callback=run.forget)
         self.followed = gr.State(session.controls.first.cutoff, time_to_live=kept)
 
@@ -157,7 +158,8 @@ class UpscaleTab:
             past: The history, whose entries give their settings back.
         """
         session = self._session
-        following = Following(session, self.plan_line, self.links, self.kept, self.kept_line, self.followed)
+        parts = self.plan_line, self.links, self.kept, self.kept_line, self.followed, self.visit
+        following = Following(session, *parts)
         following.wire(drawing)
         filling = Filling(session, self.followed)
         filling.wire_presets(self.quick, self.paper, self.reset)
@@ -165,7 +167,7 @@ class UpscaleTab:
         session.follow(self.dropped.upload(filling.from_file, self.dropped, restored, **TOASTING))
         session.follow(self.inside.click(filling.from_file, session.image, restored, **TOASTING))
         session.follow(past.select(filling.from_history, None, restored, **TOASTING))
-        shown = Examples(session, filling, self.viewer, self.status, self.inside, self.downloads)
+        shown = Examples(session, filling, self)
         self._wire_image()
         shown.wire(self.gallery, demo)
         Painting(session, self).wire(demo)
