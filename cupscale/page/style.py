@@ -63,6 +63,7 @@ _FRAME = """
 def head() -> str:
     """The scripts that belong to no component, and the frame's rules."""
     scripts = "".join(
-        f"<script>{(STATIC / f'{name}.js').read_text('utf-8')}</script>" for name in ("store", "connection")
+        f"<script>{(STATIC / f'{name}.js').read_text('utf-8')}</script>"
+        for name in ("store", "connection", "access")
     )
     return f"<style>{_FRAME}</style>{scripts}"
