@@ -10,7 +10,9 @@ from cupscale.images.reading import (
     MAX_PIXELS,
     MIN_SIDE_PX,
     READABLE_SUFFIXES,
+    open_own,
     read,
+    read_head,
     read_settings,
 )
 from cupscale.images.writing import SUFFIXES, check_writable, is_transparent, write
@@ -31,7 +33,9 @@ __all__ = [
     "check_writable",
     "finish",
     "is_transparent",
+    "open_own",
     "read",
+    "read_head",
     "read_settings",
     "resize",
     "to_image",

@@ -88,7 +88,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "head": style.head(),
         "footer_links": ["api", "settings"],
         "run_history": False,
-        "max_file_size": limits.upload_bytes,
+        "max_file_size": limits.file_bytes,
         "mcp_server": with_mcp,
         "share": False,
         "show_error": True,

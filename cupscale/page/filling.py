@@ -61,18 +61,18 @@ class Filling:
         }
 
     def from_file(self, path: str | None) -> Any:
-        """The settings inside a result."""
+        """The settings inside a result, of any size: nothing is decoded."""
         if not path:
             return gr.skip()
         try:
-            data = references.content(path)
-            fields = images.read_settings(data)
+            with references.opened(path) as file:
+                fields, size = images.read_head(file)
             if not fields:
                 raise CupscaleError(
                     "there are no settings of ours in this picture: only files that were downloaded here or written by the "
                     "command hold them, and other programs remove them when they save"
                 )
-            updates = self.fill(fields, images.read(data).size)
+            updates = self.fill(fields, size)
         except CupscaleError as error:
             complain(error)
             return gr.skip()

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from cupscale import images
+from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Finished, Planned, Preview, Progress, Result
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
@@ -195,11 +196,14 @@ def encode(shot: Shot, suffix: str) -> str:
     on_white = shot.transparent and suffix == "jpg"
     path = Path(shot.folder) / f"{shot.stem}{'-on-white' * on_white}.{suffix}"
     if not path.exists():
-        with Image.open(shot.png) as image:
+        with images.open_own(shot.png) as image:
             shown = (
                 Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) if on_white else image
             )
-            images.write(shown, path, shot.settings.to_json())
+            try:
+                images.write(shown, path, shot.settings.to_json())
+            except CupscaleError as error:
+                raise CupscaleError(str(error).replace(repr(str(path)), "this picture")) from None
     return str(path)
 
 

@@ -203,7 +203,8 @@ class UpscaleTab:
             plain = opened.format in _SHOWN_BY_BROWSERS
         if not plain:
             shown = scratch.new_folder() / source.shown_name(path)
-            updates[session.image] = str(images.write(images.finish(picture.rgb, picture.alpha), shown))
+            image = images.finish(picture.rgb, picture.alpha)
+            updates[session.image] = str(images.write(image, shown, picture.settings_text))
         if picture.settings_text:
             updates[self.inside] = gr.update(visible=True)
         return updates
