@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from cupscale.captions import match
+from cupscale.captions import match, scaled
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import bounds, cutoff, engine, examples, links, regions, run, share, source, visit
 from cupscale.page.jobs import Updates
 from cupscale.page.session import SILENT, TOASTING, Session, Step, Values, complain
-from cupscale.planning import Plan
+from cupscale.planning import Plan, output_size
 from cupscale.settings import Settings, default_cutoff
 
 
@@ -58,7 +58,14 @@ class Following:
         planning: Step = {"inputs": known, "outputs": outputs, **SILENT}
         session.chain = [{"fn": self.refresh, **planning}, drawing]
         moved = [
-            component.change for component in (*controls.all, session.randomize, session.image, session.table)
+            component.change
+            for component in (
+                *controls.all,
+                session.randomize,
+                session.captioner,
+                session.image,
+                session.table,
+            )
         ]
         gr.on(moved, self.refresh, trigger_mode="always_last", **planning).then(**drawing)
         self._kept_visit.change(None, self._kept_visit, None, js=visit.KEEP)
@@ -82,11 +89,13 @@ class Following:
             return self._without_image(values, settings)
         try:
             picture = session.picture(values)
-            plan = bounds.allowed_plan(picture, settings, session.limits)
+            asked = self._asked(values, settings)
+            plan = bounds.allowed_plan(picture, asked, session.limits, session.writer(values))
         except CupscaleError as error:
             line = run.plan_html(str(error), wrong=True)
             return {self._plan_line: line, **self._shared(values, settings, None)}
-        line = run.plan_line(plan, settings) + bounds.line(session.limits)
+        quota = engine.quota_line(picture, asked, session.writer(values))
+        line = run.plan_line(plan, quota) + bounds.line(session.limits)
         laid, rows, note = self._lay(values, plan)
         with contextlib.suppress(
             CupscaleError
@@ -98,6 +107,19 @@ class Following:
             **self._shared(values, settings, picture, plan.output),
             **self._low_frequencies(picture, settings),
         }
+
+    def _asked(self, values: Values, settings: Settings) -> Settings:
+        """With the captions that are there: where there are some, nobody writes."""
+        session = self._session
+        with contextlib.suppress(
+            CupscaleError
+        ):  # too long a caption is refused at the run and on the Regions tab
+            typed = session.captions(values[session.table], values[session.book])
+            laid = values[session.laid]
+            if typed and laid and laid["image"] == values[session.image]:
+                output = output_size(session.picture(values).size, settings.scale)
+                return settings.replace(captions=scaled(typed, laid["output"], output))
+        return settings
 
     def _without_image(self, values: Values, settings: Settings) -> Updates:
         return {

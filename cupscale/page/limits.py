@@ -75,6 +75,11 @@ def on_space() -> bool:
     return bool(os.environ.get("SPACE_ID"))
 
 
+def lent_gpu() -> bool:
+    """Whether a GPU comes and goes here (ZeroGPU)."""
+    return bool(os.environ.get("SPACES_ZERO_GPU"))
+
+
 def in_reach() -> bool:
     """Whether others than this machine may reach the page: GRADIO_SERVER_NAME is no loopback address, or it is shared."""
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1").strip("[]")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, engine, history, queue, run, source, viewer
+from cupscale.page import bounds, engine, history, queue, regions, run, source, viewer
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, new_book
 from cupscale.planning import Plan, nearest_size
-from cupscale.settings import Settings
+from cupscale.settings import Caption, Settings
 
 if TYPE_CHECKING:
     from cupscale.page.upscale import UpscaleTab
@@ -54,7 +57,7 @@ class Painting:
     def wire(self, demo: gr.Blocks) -> None:
         """Connect the buttons, and the opening of the page."""
         session, tab = self._session, self._tab
-        shown = [tab.viewer, tab.status, tab.plan_line, tab.run, tab.draw, tab.cancel, tab.token]
+        shown = [tab.viewer, tab.status, tab.plan_line, tab.run, tab.draw, tab.cancel, tab.token, tab.wrote]
         outputs = [*shown, session.controls["seed"], tab.shot, tab.downloads, tab.png, tab.jpeg]
         outputs += [session.image, session.example, session.book, session.laid, session.drawn, tab.inside]
         given = session.inputs | {tab.shot, session.laid, tab.shape}
@@ -65,6 +68,16 @@ class Painting:
             )
             button.click(None, js=_LOOK_THERE)
         tab.cancel.click(session.jobs.stop, tab.token, None, **SILENT)
+        known = session.inputs | {session.laid, tab.wrote}
+        session.follow(
+            tab.wrote.change(
+                self.taken_over,
+                known,
+                [session.book, session.laid],
+                trigger_mode="always_last",
+                **SILENT,
+            )
+        )
         tab.token.change(None, tab.token, None, js=_KEEP_NAME)
         session.follow(demo.load(self.returned, tab.token, outputs, js=_KEPT_NAME, **TOASTING))
 
@@ -76,12 +89,14 @@ class Painting:
         try:
             settings = session.settings(values, draw_seed=True)
             picture = session.picture(values)
-            plan = bounds.allowed_plan(picture, settings, session.limits)
+            plan = bounds.allowed_plan(picture, settings, session.limits, session.writer(values))
         except CupscaleError as error:
             yield self._refused(error)
             return
-        steps = self._guarded(self._painted(values, picture, settings), values)
-        yield from session.jobs.run(steps, self._look, engine.expected_seconds(plan, settings))
+        wrote: list[Caption] = []
+        look = replace(self._look, stopped=lambda began: self._stopped(began, wrote))
+        steps = self._guarded(self._painted(values, picture, settings, plan, wrote), values)
+        yield from session.jobs.run(steps, look, engine.expected_seconds(plan, settings))
 
     def drawn(self, values: Values) -> Generator[Updates, None, None]:
         """A picture from the prompt, which becomes the input; another seed draws another."""
@@ -107,6 +122,19 @@ class Painting:
                 self._tab.token: gr.skip()
             }  # gradio takes a generator that gives nothing for empty components
 
+    def taken_over(self, values: Values) -> Updates:
+        """Captions that a run's captioner wrote go where a person reads and edits them; what was typed meanwhile stays."""
+        session = self._session
+        with contextlib.suppress(CupscaleError):
+            given = parse_object(values[self._tab.wrote] or "{}", "the captions")
+            output = session.plan(values)[2].output
+            if given and (given["image"], given["size"]) == (values[session.image], list(output)):
+                wrote = [Caption(**one) for one in given["captions"]]
+                there = session.captions(values[session.table], values[session.book])
+                kept = [one.model_dump() for one in regions.kept_typed(there, wrote)]
+                return {session.book: new_book(kept, output), session.laid: None}
+        return {session.book: gr.skip()}
+
     # What is shown
 
     def _guarded(self, steps: Steps, values: Values) -> Steps:
@@ -123,10 +151,14 @@ class Painting:
                 "out of memory, one region at a time: choose a smaller scale, or a machine with more of it"
             )
 
-    def _painted(self, values: Values, picture: Picture, settings: Settings) -> Steps:
+    def _painted(
+        self, values: Values, picture: Picture, settings: Settings, plan: Plan, wrote: list[Caption]
+    ) -> Steps:
+        """wrote: takes the captions that were written for the run."""
         session, tab = self._session, self._tab
         fraction = 0.0
-        sights = run.watch(picture, settings, session.limits, source.name(values[session.image]))
+        stem, writer = source.name(values[session.image]), session.writer(values)
+        sights = run.watch(picture, settings, session.limits, stem, writer)
         with contextlib.closing(sights):
             for sight in sights:
                 fraction = max(fraction, sight.fraction)
@@ -139,6 +171,9 @@ class Painting:
                     tab.status: run.status_html(sight.status, fraction),
                     session.controls["seed"]: settings.seed,
                 }
+                if sight.captions:
+                    wrote[:] = sight.captions
+                    updates[tab.wrote] = _packed(sight.captions, plan, values[session.image])
                 if sight.preview is not None:
                     updates[tab.viewer] = viewer.preview(sight.preview, "Preview of the result", sight.size)
                 yield updates
@@ -207,8 +242,16 @@ class Painting:
     def _failed(self, line: str) -> Updates:
         return {**self._idle(), self._tab.status: run.plan_html(line, wrong=True)}
 
-    def _stopped(self, began: bool) -> Updates:
+    def _stopped(self, began: bool, wrote: Sequence[Caption] = ()) -> Updates:
         tab = self._tab
         kept = {} if not began else {tab.viewer: viewer.empty()}
         line = "Cancelled. Nothing was kept." if began else "Cancelled, before it began."
+        if wrote:
+            line = "Stopped. The captions so far are on the Regions tab: edit them, and Upscale goes on with them."
         return {**kept, tab.status: run.status_html(line), **self._idle()}
+
+
+def _packed(captions: Sequence[Caption], plan: Plan, image: Any) -> str:
+    """Captions for `Painting.taken_over`, with what they belong to."""
+    kept = [caption.model_dump() for caption in captions]
+    return json.dumps({"image": image, "size": plan.output, "captions": kept})

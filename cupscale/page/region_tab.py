@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import captions, queue, regions, run
+from cupscale.page import captions, queue, regions, run, writers
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.session import (
     PRIVATE,
@@ -81,10 +81,7 @@ class RegionsTab:
 
     def _build_captioner(self) -> None:
         with gr.Row():
-            kinds = captions.kinds()
-            self.captioner = gr.Dropdown(
-                kinds, value=kinds[0], label="Captioner", scale=2, elem_id="captioner"
-            )
+            self._session.captioner.render()
             self.write = gr.Button("Write the captions", variant="primary", scale=2, elem_id="write")
             self.stop_writing = gr.Button(
                 "Cancel", interactive=False, scale=1, min_width=80, elem_id="stop-writing"
@@ -152,7 +149,7 @@ class RegionsTab:
         session = self._session
         started = queue.admitted(self.write.click, session.limits)(
             self.written,
-            session.inputs | {session.laid, session.book, self.captioner},
+            session.inputs | {session.laid, session.book},
             [
                 self.writing,
                 session.book,
@@ -255,7 +252,8 @@ class RegionsTab:
         session = self._session
         try:
             picture, settings, plan = session.plan(values)
-            steps = captions.write(values[self.captioner], picture, plan, settings, session.limits)
+            name = writers.named(session.writer(values), settings.model)
+            steps = captions.write(name, picture, plan, settings, session.limits)
         except CupscaleError as error:
             yield self._failed(str(error))
             return

@@ -43,6 +43,7 @@ class UpscaleTab:
                 self._build_result()
         kept = session.limits.kept_seconds
         self.token = gr.Textbox(visible="hidden", elem_id="run-name")  # of the run that this tab shows
+        self.wrote = gr.Textbox(visible="hidden", elem_id="wrote")  # captions of a run, as they arrive
         self.visit = gr.Textbox(visible="hidden", elem_id="visit")  # that the browser kept
         self.shot = gr.State(None, time_to_live=kept, delete_callback=run.forget)
         self.followed = gr.State(session.controls.first.cutoff, time_to_live=kept)
