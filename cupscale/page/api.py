@@ -16,7 +16,17 @@ import gradio as gr
 from cupscale import images, models
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
-from cupscale.page import bounds, captions as captions_module, engine, queue, references, regions, run, source
+from cupscale.page import (
+    bounds,
+    captions as captions_module,
+    engine,
+    queue,
+    references,
+    regions,
+    run,
+    source,
+    writers,
+)
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
@@ -173,7 +183,7 @@ class Endpoints:
             picture = source.read(image, self._limits)
             plan = engine.planned(picture.size, chosen)
             self._limits.check_output(plan)
-            kind = captioner or captions_module.kinds()[0]
+            kind = captioner or writers.kinds()[0]
             notes = []
             found: tuple[Any, ...] = ()
             text = prompt
@@ -218,7 +228,7 @@ class Endpoints:
             "default": engine.default_model(),
             "models": every,
             "presets": {name: models.presets(name) for name in every},
-            "captioners": captions_module.kinds(),
+            "captioners": writers.kinds(),
             "limits": vars(self._limits),
         }
 
