@@ -16,6 +16,7 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +43,7 @@ READABLE_SUFFIXES = (*SUFFIXES, ".heic", ".heif", ".gif", ".bmp", ".ppm", ".jp2"
 
 # What `read` opens. Formats that run other programs (EPS) or only hint at a picture (WMF) stay out.
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000")
+_HEADS = ("PNG", "JPEG", "TIFF")  # of which a head is read; of the others the whole file
 _READABLE_TEXT = "PNG, JPEG, WebP, AVIF, HEIC, TIFF, GIF or BMP"
 
 
@@ -110,14 +112,16 @@ def read_head(file: BinaryIO) -> tuple[dict[str, Any] | None, tuple[int, int]]:
 
     Raises CupscaleError as `read` does for something that is not an image.
     """
-    with _open("the image", file) as image:
+    large = file.seek(0, io.SEEK_END) > MAX_BYTES * 4
+    file.seek(0)
+    with _open("the image", file, _HEADS if large else _READABLE) as image:
         return _settings_in(image), image.size
 
 
 def open_own(path: str | Path) -> Image.Image:
     """A file that `write` wrote, of any number of pixels, not yet decoded. Raises OSError where it is not there."""
     with _unlimited:
-        return Image.open(path, formats=_formats())
+        return Image.open(path, formats=_known(_READABLE))
 
 
 def _settings_in(image: Image.Image) -> dict[str, Any] | None:
@@ -177,13 +181,13 @@ def _megabytes(count: int) -> str:
     return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count} bytes"
 
 
-def _open(name: str, file: BinaryIO) -> Image.Image:
+def _open(name: str, file: BinaryIO, formats: Sequence[str] = _READABLE) -> Image.Image:
     """Read the header only."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _unlimited:
-                return Image.open(file, formats=_formats())
+                return Image.open(file, formats=_known(formats))
     except Exception:  # hostile headers raise nearly anything
         file.seek(0)
         if pillow_heif is None and file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
@@ -211,10 +215,10 @@ class _Unlimited:
 _unlimited = _Unlimited()
 
 
-def _formats() -> list[str]:
-    """Those of `_READABLE` that are there."""
+def _known(formats: Sequence[str]) -> list[str]:
+    """Those that this Pillow opens."""
     Image.init()
-    return [name for name in _READABLE if name in Image.OPEN]
+    return [name for name in formats if name in Image.OPEN]
 
 
 def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
