@@ -6,7 +6,9 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in the tests may look for a network
-os.environ["CUPSCALE_CAPTIONER"] = "none"  # what "auto" takes; who writes by itself is for tests/test_automatic.py
+os.environ["CUPSCALE_CAPTIONER"] = (
+    "none"  # what "auto" takes; who writes by itself is for tests/test_automatic.py
+)
 
 import torch
 
