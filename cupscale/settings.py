@@ -117,6 +117,7 @@ class Settings(BaseModel):
     fidelity: Fidelity = Field(
         "auto",
         description="How far the result, made small again, is the input: 0 to 1, or 'auto', which trusts clean input more.",
+        json_schema_extra={"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"const": "auto"}]},
     )
     structure_space: Literal["x0", "z_t"] = Field(
         "x0",

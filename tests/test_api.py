@@ -18,6 +18,8 @@ from page_server import FAST_SETTINGS, photo, serve
 from PIL import Image
 
 from cupscale import images
+from cupscale.page import agents
+from cupscale.settings import Settings
 
 FAST = json.dumps(FAST_SETTINGS)
 
@@ -241,32 +243,159 @@ def test_files_are_deleted_in_time(folder):
         assert left(own / "tmp") == []
 
 
-def test_an_agent_finds_and_uses_the_tools(url, small):
+def talk(url, say):
+    """What a coroutine makes of a session with the page's MCP server."""
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
-    async def talk():
+    async def open_session():
         async with streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _):
             async with ClientSession(read, write) as session:
                 await session.initialize()
-                tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-                name = next(name for name in tools if name.endswith("plan"))
-                assert "scale" in tools[name].inputSchema["properties"] and tools[name].description
-                models = await session.call_tool(next(n for n in tools if n.endswith("models")), {})
-                tool = next(n for n in tools if n.endswith("upscale"))
-                given = f"data:image/png;base64,{base64.b64encode(small.read_bytes()).decode()}"
-                made = await session.call_tool(
-                    tool, {"image": given, "scale": 2, "seed": 4, "settings": FAST}
-                )
-                return models.content[0].text, made
+                return await say(session)
 
-    models, made = asyncio.run(talk())
-    assert "random" in models
+    return asyncio.run(open_session())
+
+
+async def tools_of(session):
+    return {tool.name: tool for tool in (await session.list_tools()).tools}
+
+
+async def answers(session, name, **arguments):
+    """Every part of a tool's answer, read as JSON."""
+    made = await session.call_tool(name, arguments)
     assert not made.isError, made.content
-    text = " ".join(part.text for part in made.content)
-    address = re.search(r"'url': '([^']+)'", text)[
-        1
-    ]  # of a function that yields, gradio gives the picture by address
-    with urllib.request.urlopen(address) as answer, Image.open(answer) as image:
-        assert image.size == (128, 96)
-    assert "'seed': 4" in text
+    return [json.loads(part.text) for part in made.content]
+
+
+def data_url(file):
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def test_an_agent_reads_all_it_needs_in_the_schemas(url):
+    tools = talk(url, tools_of)
+    assert set(tools) == {"upscale", "plan", "caption", "read_settings", "models"}
+    for tool in tools.values():
+        schema = tool.inputSchema
+        assert "Returns: " in tool.description and tool.description.endswith(".")
+        for name, given in schema["properties"].items():
+            assert given["description"].endswith("."), (tool.name, name)
+            assert "type" in given or "anyOf" in given
+    upscale = tools["upscale"].inputSchema
+    given = upscale["properties"]
+    assert "required" not in upscale and tools["caption"].inputSchema["required"] == ["image"]
+    assert (given["scale"]["minimum"], given["scale"]["maximum"]) == (1, 16)
+    assert given["format"]["enum"] == ["png", "webp", "jpg"]
+    assert given["preset"]["enum"] == ["none", "quick", "paper"] and "random" in given["model"]["enum"]
+    assert "away" in tools["caption"].inputSchema["properties"]["captioner"]["enum"]
+    for picture in (given["image"], tools["read_settings"].inputSchema["properties"]["result"]):
+        assert picture["format"] == "uri" and "data URL" in picture["description"]
+    assert given["image"]["description"].endswith(
+        'or at "size" among the settings.'
+    )  # the last of four lines
+    assert set(given["settings"]["anyOf"][0]["properties"]) == set(Settings.model_fields)
+    assert "$ref" not in json.dumps(upscale)
+
+
+def test_an_agent_that_reads_the_schemas_alone_makes_a_picture(url, small):
+    """It takes values from the schema, gives its picture as a data URL, and goes on with what it was answered."""
+
+    async def say(session):
+        given = (await tools_of(session))["upscale"].inputSchema["properties"]
+        known = given["settings"]["anyOf"][0]["properties"]
+        settings = {name: known[name]["minimum"] for name in ("attention", "guidance", "overlap")}
+        settings |= {"steps": 4, "strength": known["strength"]["maximum"] / 2}
+        settings["upscaler"] = known["upscaler"]["enum"][-2]
+        (models,) = await answers(session, "models")
+        arguments = {
+            "image": data_url(small),
+            "model": models["default"],
+            "seed": 4,
+            "settings": settings,
+            "format": given["format"]["enum"][1],
+        }
+        (plan,) = await answers(session, "plan", image=data_url(small), settings=settings)
+        file, report = await answers(session, "upscale", **arguments)
+        (found,) = await answers(session, "read_settings", result=file["url"])
+        (none,) = await answers(session, "read_settings", result=data_url(small))
+        (captions,) = await answers(session, "caption", image=file["url"], captioner="appearance", scale=1)
+        return settings, plan, file, report, found, none, captions
+
+    settings, plan, file, report, found, none, captions = talk(url, say)
+    with urllib.request.urlopen(file["url"]) as answer, Image.open(answer) as image:
+        assert (image.format, image.size) == ("WEBP", (128, 96))
+    assert set(file) == {"url"}
+    assert report["settings"]["seed"] == 4 and settings.items() <= report["settings"].items()
+    assert report["plan"]["evaluations"] == plan["evaluations"]
+    assert found == report["settings"] and none is None
+    assert captions["size"] == [128, 96] and captions["regions"][0]["caption"]
+
+
+def test_an_agent_draws_from_words_and_hears_how_it_goes(url):
+    async def say(session):
+        heard = []
+
+        async def hear(progress, total, message):
+            heard.append(message)
+
+        arguments = {"prompt": "a lighthouse", "settings": FAST_SETTINGS}
+        made = await session.call_tool("upscale", arguments, progress_callback=hear)
+        return [json.loads(part.text) for part in made.content], heard
+
+    (file, report), heard = talk(url, say)
+    assert report["settings"]["size"] == "64x64" and file["url"].endswith(".png") and heard
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"format": "exe"}, r"'exe' is not one of \['png', 'webp', 'jpg'\]"),
+        ({"scale": 17}, "17 is greater than the maximum of 16"),
+        ({"settings": {"steps": 0}}, "0 is less than the minimum of 1"),
+        ({"settings": '{"mystery": 1}'}, "no such setting"),
+        ({"settings": {"mystery": 1}}, "no such setting"),
+        ({"image": "http://127.0.0.1:9/a.png"}, "not fetched from an address.*as a data: URL"),
+        ({"image": "/etc/hostname"}, "Invalid file data format"),
+    ],
+)
+def test_an_agent_is_told_what_was_wrong(url, small, arguments, words):
+    tool = "upscale" if "format" in arguments else "plan"
+    made = talk(url, lambda session: session.call_tool(tool, {"image": data_url(small), **arguments}))
+    assert made.isError and re.search(words, made.content[0].text), made.content
+    assert "Traceback" not in made.content[0].text
+
+
+def test_settings_are_an_object_or_its_text(client, small):
+    as_text, as_object = (
+        client.predict(handle_file(small), settings=given, api_name="/plan")
+        for given in (FAST, FAST_SETTINGS)
+    )
+    assert as_text == as_object and as_object["steps"] == 2
+
+
+def test_descriptions_are_on_one_line_each():
+    def example(first, second):
+        """What it does,
+        in two lines.
+
+        Args:
+            first: Of a line.
+            second: Of two, with
+                a colon: in it.
+
+        Returns:
+            A thing, and
+                another.
+        """
+
+    assert agents.described(example).__doc__.splitlines() == [
+        "What it does,",
+        "in two lines.",
+        "",
+        "Args:",
+        "    first: Of a line.",
+        "    second: Of two, with a colon: in it.",
+        "",
+        "Returns:",
+        "    A thing, and another.",
+    ]

@@ -17,6 +17,7 @@ from cupscale import images, models
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.page import (
+    agents,
     bounds,
     captions as captions_module,
     engine,
@@ -30,7 +31,7 @@ from cupscale.page import (
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
-from cupscale.settings import Settings
+from cupscale.settings import PRESETS, Settings
 
 FORMATS = ["png", "webp", "jpg"]
 
@@ -63,10 +64,11 @@ class Endpoints:
             )
         return settings
 
+    @agents.described
     @queue.attended
     def upscale(
         self,
-        image: str | None,
+        image: str | None = None,
         prompt: str = "",
         negative_prompt: str = "",
         scale: float = 2.0,
@@ -79,23 +81,22 @@ class Endpoints:
         """Enlarge a picture with a text-to-image model that adds detail and keeps the picture what it is.
 
         Args:
-            image: The picture to enlarge, at least 16 px a side. It is never cropped, padded or resized silently. None: one
-                is drawn from the prompt first, at the model's own size or at "size" among the settings.
+            image: The picture to enlarge, at least 16 px a side, as a data URL (data:image/png;base64,...) or as the address
+                of a file that this server gave; no other address is fetched. It is never cropped, padded or resized
+                silently. Left out: one is drawn from the prompt first, at the model's own size or at "size" among the
+                settings.
             prompt: What the whole picture shows, in plain words. May be empty where there is an image.
             negative_prompt: What the picture should not show; empty for the model's own. Needs a guidance above 1.
             scale: Output size over input size, each side, from 1 to 16. The output is exactly round(scale * input).
             seed: Seed of the noise, a whole number from 0. The same seed and settings give the same picture.
             model: Name of the model; empty for this server's default. See the endpoint "models".
             preset: "none" for the model's own defaults, "quick" or "paper".
-            settings: A JSON object with any further settings: cutoff, structure, attention, detail, strength, steps,
-                guidance, flat_guidance, overlap, upscaler, fidelity, scheduler, size, captions (a list of
-                {"box": [l, t, r, b], "caption": text}), and what the paper leaves open: structure_space,
-                structure_reference, structure_filter, structure_decay, attention_form, composer, guidance_low, sigma_shift,
-                edge_noise.
+            settings: Any further settings, by name. They win over the arguments of the same names.
             format: "png", "webp" or "jpg". The settings are written inside the file.
 
         Returns:
-            The enlarged picture, and a JSON report: settings as used, plan, seconds; while it runs, the status.
+            The enlarged picture, as {"url": address} to an agent, and a JSON report: settings as used, plan, seconds; while
+                it runs, the status.
         """
         try:
             if format not in FORMATS:
@@ -127,9 +128,10 @@ class Endpoints:
         except CupscaleError as error:
             raise refusal(error) from None
 
+    @agents.described
     def plan(
         self,
-        image: str | None,
+        image: str | None = None,
         scale: float = 2.0,
         model: str = "",
         preset: str = "none",
@@ -138,11 +140,11 @@ class Endpoints:
         """What a run would do and cost, with nothing run: output size, regions, network evaluations, bytes, seconds.
 
         Args:
-            image: The picture to enlarge; None where it is drawn from "prompt" among the settings.
+            image: The picture to enlarge, as for "upscale". Left out: one is drawn from "prompt" among the settings.
             scale: Output size over input size, each side, from 1 to 16.
             model: Name of the model; empty for this server's default.
             preset: "none", "quick" or "paper".
-            settings: A JSON object with any further settings, as for "upscale".
+            settings: Any further settings, as for "upscale".
 
         Returns:
             The plan as JSON. `seconds` is null where this model never ran here.
@@ -155,6 +157,7 @@ class Endpoints:
             raise refusal(error) from None
         return {**plan.to_dict(), "line": plan.line() + bounds.line(self._limits)}
 
+    @agents.described
     @queue.attended
     def caption(
         self,
@@ -168,12 +171,12 @@ class Endpoints:
         """Write a caption for every region of a run, to be read, edited and given to "upscale" among its settings.
 
         Args:
-            image: The picture.
+            image: The picture, as for "upscale".
             scale: Output size over input size, each side: it decides the regions.
             prompt: What the whole picture shows. Empty, the captioner writes it.
             captioner: Name of the captioner; empty for this server's default. See the endpoint "models".
             model: Name of the model whose regions are meant; empty for this server's default.
-            settings: A JSON object with any further settings, as for "upscale".
+            settings: Any further settings, as for "upscale".
 
         Returns:
             A captions file as JSON: {"size", "prompt", "regions": [{"box", "caption", "source"}], "notes"}.
@@ -200,11 +203,12 @@ class Endpoints:
         except CupscaleError as error:
             raise refusal(error) from None
 
+    @agents.described
     def read_settings(self, result: str) -> Any:
         """The settings inside a picture that was made here or by the command line.
 
         Args:
-            result: A PNG, WebP or JPEG file as it was downloaded.
+            result: A PNG, WebP or JPEG file as it was downloaded, as a data URL or as the address that "upscale" gave.
 
         Returns:
             The settings as JSON, or null where the file holds none.
@@ -216,6 +220,7 @@ class Endpoints:
         except CupscaleError as error:
             raise refusal(error) from None
 
+    @agents.described
     def models(self) -> Any:
         """The models, presets, captioners and limits of this server, and the default settings of each model.
 
@@ -238,13 +243,13 @@ class Endpoints:
             image = SourceImage(type="filepath", image_mode=None, label="image")
             prompt = gr.Textbox("", label="prompt", max_length=2000)
             negative = gr.Textbox("", label="negative_prompt", max_length=2000)
-            scale = gr.Number(2.0, label="scale", minimum=1, maximum=16)
-            seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**32 - 1)
-            model = gr.Textbox("", label="model", max_length=200)
-            preset = gr.Textbox("none", label="preset", max_length=40)
-            more = gr.Textbox("{}", label="settings")
-            kind = gr.Textbox("png", label="format", max_length=20)
-            captioner = gr.Textbox("", label="captioner", max_length=200)
+            scale = agents.Ranged(2.0, label="scale", minimum=1, maximum=16)
+            seed = agents.Ranged(0, label="seed", precision=0, minimum=0, maximum=2**32 - 1)
+            model = agents.Choice(["", *engine.names()], "", label="model", max_length=200)
+            preset = agents.Choice(["none", *PRESETS], "none", label="preset", max_length=40)
+            more = agents.MoreSettings("{}", label="settings")
+            kind = agents.Choice(FORMATS, "png", label="format", max_length=20)
+            captioner = agents.Choice(["", *captions_module.kinds()], "", label="captioner", max_length=200)
             picture = gr.Image(label="result", type="filepath", format="png")
             report = gr.JSON(label="report")
             dropped = gr.File(label="result file", type="filepath")

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import references
+from cupscale.page import agents, references
 from cupscale.page.desk import Desk
 from cupscale.page.session import refusal
 from cupscale.page.source import SourceImage
@@ -20,6 +20,18 @@ class Guarded(gr.Blocks):
     """
 
     desk: Desk
+    _tools: Any = None
+
+    @property
+    def mcp_server_obj(self) -> Any:
+        """gradio's server of tools for agents, which gradio sets as the page is launched, mended."""
+        return self._tools
+
+    @mcp_server_obj.setter
+    def mcp_server_obj(self, server: Any) -> None:
+        if server is not None:
+            agents.mend(server)
+        self._tools = server
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
