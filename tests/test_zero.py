@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import gradio as gr
 import pytest
 
 from cupscale import models
@@ -77,3 +78,44 @@ def test_the_operator_chooses_what_waits_in_main_memory(zero, monkeypatch):
     monkeypatch.setenv("CUPSCALE_OFFLOAD", "all")
     with pytest.raises(CupscaleError, match="choose auto, none, model, group, sequential"):
         engine._offload()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            gr.Error("You have <b>exceeded</b> your quota.", title="ZeroGPU quota exceeded"),
+            "exceeded: You have exceeded your",
+        ),
+        (
+            gr.Error("GPU task aborted", title="ZeroGPU worker error"),
+            "worker error: GPU task aborted; try again",
+        ),
+        (RuntimeError("ZeroGPU API /schedule error: 503"), "no GPU for this run .*503"),
+    ],
+)
+def test_every_end_that_zero_gpu_puts_to_a_run_is_a_line(zero, monkeypatch, error, said):
+    """The page shows a CupscaleError, and its buttons come back."""
+
+    def ended(picture, settings):
+        yield "first"
+        raise error
+
+    monkeypatch.setattr(engine, "_events", ended)
+    events = engine.stream(None, Settings.build(model="sdxl"))
+    assert next(events) == "first"
+    with pytest.raises(CupscaleError, match=said) as told:
+        next(events)
+    assert "<" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_elsewhere_an_error_of_the_program_stays_one(zero, monkeypatch):
+    monkeypatch.setattr(engine, "ZERO", False)
+
+    def ended(picture, settings):
+        raise RuntimeError("a bug")
+        yield
+
+    monkeypatch.setattr(engine, "_events", ended)
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(engine.stream(None, Settings.build(model="sdxl")))

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import gradio as gr
 import spaces
 
 from cupscale import machine, models
@@ -29,7 +31,13 @@ from cupscale.planning import Geometry, Plan
 from cupscale.settings import Settings
 from cupscale.upscalers import Cache
 
-ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")  # as `spaces` reads it
+
+def is_on(said: str | None) -> bool:
+    """Whether a variable of the environment is on, as `spaces` reads it."""
+    return (said or "").lower() in ("1", "t", "true")
+
+
+ZERO = is_on(os.environ.get("SPACES_ZERO_GPU"))
 _LONGEST_GPU_SECONDS = 300
 # A sample of SDXL at 128 x 128 cells on half an H200, an estimate from its 6.8 TFLOP; and what a run takes besides.
 _SAMPLE_SECONDS = 0.045
@@ -184,14 +192,30 @@ def stream(picture: Picture | None, settings: Settings) -> Generator[Event, None
     Closing it stops the run within one network call.
 
     Raises:
-        CupscaleError: The run is refused, or fails.
+        CupscaleError: The run is refused or fails, or there is no GPU for it.
     """
     check_model(settings.model)
-    with contextlib.closing(_events(picture, settings)) as events:
+    with _in_words(), contextlib.closing(_events(picture, settings)) as events:
         for event in events:
             if isinstance(event, Refused):
                 raise CupscaleError(event.message)
             yield event
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """What ZeroGPU ends a run with (no quota left, no GPU free, a task cut off) as the one error that a page shows."""
+    try:
+        yield
+    except gr.Error as error:
+        said = re.sub(r"<[^>]*>", "", str(error.message)).strip().rstrip(".")
+        raise CupscaleError(
+            f"{error.title}: {said}; try again later, choose a smaller scale, or run it on a machine of your own"
+        ) from error
+    except RuntimeError as error:
+        if not ZERO:
+            raise
+        raise CupscaleError(f"there is no GPU for this run ({error}): try again in a minute") from error
 
 
 def quota_line(size: tuple[int, int], settings: Settings) -> str:
