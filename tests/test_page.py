@@ -88,7 +88,7 @@ def test_zero_gpu_loads_the_captioner_when_the_page_starts(monkeypatch):
         def load(self):
             loads.append(self)
 
-    monkeypatch.setattr(captions, "_opened", lambda name: Loading())
+    monkeypatch.setattr(captions.writers, "opened", lambda name: Loading())
     captions.preload()
     assert loads == []
     monkeypatch.setattr(engine, "ZERO", True)

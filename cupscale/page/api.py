@@ -249,7 +249,7 @@ class Endpoints:
             preset = agents.Choice(["none", *PRESETS], "none", label="preset", max_length=40)
             more = agents.MoreSettings("{}", label="settings")
             kind = agents.Choice(FORMATS, "png", label="format", max_length=20)
-            captioner = agents.Choice(["", *captions_module.kinds()], "", label="captioner", max_length=200)
+            captioner = agents.Choice(["", *writers.kinds()], "", label="captioner", max_length=200)
             picture = gr.Image(label="result", type="filepath", format="png")
             report = gr.JSON(label="report")
             dropped = gr.File(label="result file", type="filepath")

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import gradio as gr
 import spaces
 
 from cupscale import machine, models
@@ -205,14 +207,30 @@ def stream(
     Closing it stops the run within one network call.
 
     Raises:
-        CupscaleError: The run is refused, or fails.
+        CupscaleError: The run is refused or fails, or there is no GPU for it.
     """
     check_model(settings.model)
-    with contextlib.closing(_events(picture, settings, writer)) as events:
+    with _in_words(), contextlib.closing(_events(picture, settings, writer)) as events:
         for event in events:
             if isinstance(event, Refused):
                 raise CupscaleError(event.message)
             yield event
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """What ZeroGPU ends a run with (no quota left, no GPU free, a task cut off) as the one error that a page shows."""
+    try:
+        yield
+    except gr.Error as error:
+        said = re.sub(r"<[^>]*>", "", str(error.message)).strip().rstrip(".")
+        raise CupscaleError(
+            f"{error.title}: {said}; try again later, choose a smaller scale, or run it on a machine of your own"
+        ) from error
+    except RuntimeError as error:
+        if not ZERO:
+            raise
+        raise CupscaleError(f"there is no GPU for this run ({error}): try again in a minute") from error
 
 
 def quota_line(image: tuple[int, int] | Picture, settings: Settings, writer: str = writers.NOBODY) -> str:
