@@ -168,6 +168,12 @@ class TestTexture:
         assert real == pytest.approx(0, abs=1e-6)
         assert ours == pytest.approx(4 * (8 / 9) ** 0.5, rel=0.05)  # what a 3 x 3 mean leaves of white noise
 
+    @pytest.mark.parametrize(("channel", "share"), [(0, 0.299), (1, 0.587), (2, 0.114)])
+    def test_a_colour_counts_by_its_luma(self, channel: int, share: float) -> None:
+        one, two = np.full((80, 64, 3), 0.5), np.full((80, 64, 3), 0.5)
+        two[..., channel] += np.random.default_rng(1).standard_normal((80, 64)) * (4 / 255)
+        assert flat_grain(one, two)[1] == pytest.approx(share * 4 * (8 / 9) ** 0.5, rel=0.1)
+
     def test_grain_is_the_results(self) -> None:
         small = Image.new("RGB", (80, 48), (100, 100, 100))
         random = np.random.default_rng(0).normal(0, 5, (96, 160, 1)).repeat(3, axis=2)
@@ -281,6 +287,10 @@ class TestEach:
             assert metric.low < metric.high
             assert (metric.target is not None) == (metric.better == "near")
 
+    def test_says_which_way_is_better(self) -> None:
+        said = {name: METRICS[name].direction for name in ("psnr", "grain", "seams", "slope")}
+        assert said == {"psnr": "↑", "grain": "↓", "seams": "→ 1", "slope": ""}
+
     def test_its_values_lie_within_its_range(self) -> None:
         small, large = smooth(160, 136), as_image(picture(272, 320))
         case = Case(
@@ -292,6 +302,9 @@ class TestEach:
         assert (found["evaluations"], found["seconds"], found["memory"]) == (18, 2.5, 1.5)
 
     def test_what_is_not_known_is_none_and_not_zero(self) -> None:
+        plain = Case(smooth(40, 30), smooth(80, 60))
+        for name in ("seams", "repetition", "evaluations", "seconds", "memory"):
+            assert METRICS[name].value(plain) is None
         assert METRICS["memory"].value(Case(smooth(40, 30), smooth(80, 60), cost=Cost(1, 1.0))) is None
         broken = Metric("x", "X", "ours", 0, 1, "higher", lambda case: math.inf)
         assert broken.value(Case(smooth(40, 30), smooth(80, 60))) is None
