@@ -33,8 +33,16 @@ DIFFUSION_4K = "Zhang et al., Diffusion-4K, 2025, arXiv 2503.18352"
 KARRAS = "Karras et al., Progressive Growing of GANs, 2018, arXiv 1710.10196, its channels not normalised"
 
 
+def _evaluations(case: Case) -> float:
+    return case.cost.evaluations if case.cost else math.nan
+
+
+def _seconds(case: Case) -> float:
+    return case.cost.seconds if case.cost else math.nan
+
+
 def _memory(case: Case) -> float:
-    return math.nan if case.cost.peak_bytes is None else case.cost.peak_bytes / 2**30
+    return case.cost.peak_bytes / 2**30 if case.cost and case.cost.peak_bytes is not None else math.nan
 
 
 _ALL = (
@@ -101,10 +109,10 @@ _ALL = (
         0,
         INF,
         "lower",
-        lambda case: case.cost.evaluations,
+        _evaluations,
         digits=0,
     ),
-    Metric("seconds", "Seconds", "on this machine", 0, INF, "lower", lambda case: case.cost.seconds, "s"),
+    Metric("seconds", "Seconds", "on this machine", 0, INF, "lower", _seconds, "s"),
     Metric(
         "memory",
         "Peak memory",

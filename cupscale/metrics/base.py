@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -50,20 +50,20 @@ class Case:
         original: The picture that the input was reduced from, RGB, of the result's size; None where there is none.
         borders_px: Columns and rows of the result at which a window of the network begins or ends: a border at c lies between
             pixels c - 1 and c.
-        window_px: Side of the network's window.
+        window_px: Side of the network's window; None where there is none.
         prompt: That the picture was made with.
         regions: (left, top, right, bottom) in pixels of the result, and the region's caption.
-        cost: Of the result.
+        cost: Of the result; None where it is not known.
     """
 
     small: Image.Image
     large: Image.Image
     original: Image.Image | None = None
     borders_px: tuple[Sequence[int], Sequence[int]] = ((), ())
-    window_px: int = 1024
+    window_px: int | None = None
     prompt: str = ""
     regions: Sequence[tuple[tuple[int, int, int, int], str]] = ()
-    cost: Cost = field(default_factory=lambda: Cost(0, 0.0))
+    cost: Cost | None = None
 
     @cached_property
     def again(self) -> Image.Image:
@@ -118,9 +118,6 @@ class Metric:
     @property
     def direction(self) -> str:
         """For a table: which way is better."""
-        arrows = {
-            "higher": "↑",
-            "lower": "↓",
-            "near": f"→ {self.target:g}" if self.target is not None else "",
-        }
-        return arrows.get(self.better, "")
+        if self.better == "near":
+            return f"→ {self.target:g}"
+        return {"higher": "↑", "lower": "↓"}.get(self.better, "")

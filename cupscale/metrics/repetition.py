@@ -62,7 +62,9 @@ def far_likeness(vectors: np.ndarray, spots: list[tuple[int, int]], apart_px: fl
 
 
 def repetition(case: Case) -> float:
-    """Of the result less that of the input; NaN where the result is too small to hold two squares far apart."""
+    """Of the result less that of the input; NaN where it is too small to hold two squares far apart."""
+    if case.window_px is None:
+        return math.nan
     side = max(8, case.window_px // SHARE)
     spots = places(case.large.size, side)
     if len(spots) < 2:

@@ -133,7 +133,7 @@ def reproduce(ctx: click.Context, /, **flags: Any) -> None:
     wait_for_all()
     _show(runner, wanted.rows, share, main=is_main())
     wait_for_all()
-    failed = _report(runner, wanted, flags) if is_main() else []
+    failed = _report(runner, wanted) if is_main() else []
     wait_for_all()
     for line in failed:
         click.echo(f"cupscale: {line}", err=True)
@@ -302,10 +302,10 @@ def _line(step: Step, left: str, *, main: bool) -> str:
     return f"{step.done} of {step.total}: {step.name}, {step.seconds:.1f} s{left}"
 
 
-def _report(runner: Runner, wanted: _Wanted, flags: dict[str, Any]) -> list[str]:
+def _report(runner: Runner, wanted: _Wanted) -> list[str]:
     """Write it; returns what is to be listed at the end."""
     from cupscale.reproduce.run import write_report
 
-    table = write_report(runner, wanted.items, wanted.set_metrics, wanted.real, flags["tables"])
+    table = write_report(runner, wanted.items, wanted.set_metrics, wanted.real)
     click.echo(runner.folder.path / "report.html")
     return [f"skipped {name}: {reason}" for name, reason in table.skipped.items()]

@@ -130,7 +130,6 @@ def write_report(
     items: Sequence[Item],
     set_metrics: Sequence[SetMetric] = (),
     real: Sequence[Path] = (),
-    tables_of: Sequence[Path] = (),
 ) -> tables.Table:
     """Tables, plots and the page, of all that the folder holds: rows of earlier runs too.
 
@@ -139,14 +138,15 @@ def write_report(
         items: Of all processes.
         set_metrics: Metrics of whole rows.
         real: Pictures for those; the originals where there are some and these are none.
-        tables_of: Files with rows of the user's own.
 
     Raises:
         CupscaleError: A file cannot be written.
     """
     folder, run = runner.folder, runner.folder.kept()
     assert run is not None
-    rows = [row for row in read_rows(tables_of).values() if row.name in run["decides"]["rows"]]
+    rows = [Row(**data) for data in run["decides"]["rows"].values()]
+    order = {name: place for place, name in enumerate(read_rows())}
+    rows.sort(key=lambda row: order.get(row.name, len(order)))
     if not real and runner.options.reduce > 1:
         names = dict.fromkeys(item.source_name for item in items)
         real = [path for name in names if (path := folder.original_path(name)).is_file()]

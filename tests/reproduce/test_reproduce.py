@@ -82,7 +82,6 @@ def no_networks(monkeypatch):
     rows = read_rows()
     kept = {name: row for name, row in rows.items() if name not in ("realesrgan", "realsr")}
     monkeypatch.setattr("cupscale.reproduce.rows.read_rows", lambda files=(): kept | _own(files))
-    monkeypatch.setattr("cupscale.reproduce.run.read_rows", lambda files=(): kept | _own(files))
 
 
 def _own(files):
@@ -356,13 +355,53 @@ def test_what_may_share_a_folder():
 
 
 def test_a_row_that_is_added_later_joins_the_table(arguments, tmp_path):
-    out = tmp_path / "out"
-    assert run(*arguments, "--rows", "regional", "--out", out).exit_code == 0
+    """One of the user's own first, which later commands need not name again."""
+    out, table = tmp_path / "out", tmp_path / "mine.toml"
+    table.write_text(
+        '[half]\ntitle = "Half"\nsettings = { structure = 0.5, attention = 0.0, detail = 0.0 }\n'
+    )
+    mine = ["--table", table, "--rows", "half,regional+gsp"]
+    assert run(*arguments, *mine, "--out", out).exit_code == 0
     before = results(out)
-    assert run(*arguments, "--rows", "regional+gsp", "--out", out).exit_code == 0
+    assert run(*arguments, "--rows", "regional", "--out", out).exit_code == 0
     assert results(out).items() > before.items()
     text = (out / "table.md").read_text()
-    assert "| Regional denoising | 2 |" in text and "| + GSP | 2 |" in text
+    places = [text.index(f"| {title} | 2 |") for title in ("Lanczos", "Regional denoising", "+ GSP", "Half")]
+    assert places == sorted(places)
+
+
+def test_captions_are_written_once_and_reach_every_row(arguments, tmp_path):
+    out = tmp_path / "out"
+    rows = ["--rows", "regional+gsp+rap,regional+gsp+rap+rsp", "--captioner", "appearance"]
+    assert run(*arguments, *rows, "--out", out).exit_code == 0
+    words = json.loads((out / "inputs" / "p0.json").read_text())
+    assert words["captions"] and words["prompt"]
+    for row in ("regional+gsp+rap", "regional+gsp+rap+rsp"):
+        used = json.loads((out / "results" / row / "p0-seed0.json").read_text())["used"]
+        assert used["captions"] == words["captions"] and used["prompt"] == words["prompt"]
+    made = results(out)
+    pictures = [
+        images.read(made[f"results/regional+gsp+rap{more}/p0-seed0.png"]).rgb.tobytes()
+        for more in ("", "+rsp")
+    ]
+    assert pictures[0] != pictures[1]
+    assert "no region has a caption" not in (out / "table.md").read_text()
+
+
+def test_a_row_that_does_not_fit_into_memory_does_not_stop_the_others(arguments, tmp_path, monkeypatch):
+    inner = runner_module.Runner._made
+
+    def large(self, row, item, prepared):
+        if row.name == "regional":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (yield from inner(self, row, item, prepared))
+
+    monkeypatch.setattr(runner_module.Runner, "_made", large)
+    out = tmp_path / "out"
+    assert run(*arguments, "--out", out).exit_code == 0
+    text = (out / "table.md").read_text()
+    assert "Regional denoising: 2 of 2 without a result" in text and "not enough memory" in text
+    assert "| + RAP | 2 |" in text
 
 
 def test_an_image_that_cannot_be_read_is_skipped_and_listed(arguments, pictures, tmp_path):
