@@ -4,7 +4,7 @@
 
 Each photograph is reduced by 4 and damaged in a known way; generated drawings come beside them. The chooser sees the
 whole small picture. The networks enlarge its middle, and what they make of it is compared with the original by PSNR
-and by patch distance (`training.metrics`). What networks made is kept in the folder, so a second run takes seconds.
+and by patch distance (`cupscale.metrics`). What networks made is kept in the folder, so a second run takes seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from training import metrics
+from cupscale.metrics import patch_distance, psnr
 
 SCALE = 4
 MIDDLE_PX = 64
@@ -123,7 +123,7 @@ def cases(folders: list[Path], limit: int | None, drawings: int) -> list[tuple[s
 def measured(original: Image.Image, made: Image.Image) -> tuple[float, float]:
     """PSNR in dB and patch distance."""
     one, two = (np.asarray(image).astype(np.float32) / 255 for image in (original, made))
-    return metrics.psnr(one, two), metrics.patch_distance([one], [two])
+    return psnr(one, two), patch_distance([one], [two])
 
 
 def middle(image: Image.Image, offset: tuple[int, int]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The bundled model beside its starts on public photographs: `python -m benchmarks.goal --pictures DIR` (Kodak's suite).
 
 Each photograph's middle 384 x 384 px is reduced to 96 by Lanczos (and, where asked, saved as a JPEG or given noise), and
-enlarged by 4. Patch distance is `training.metrics.patch_distance` over all photographs, at the finest Laplacian level and, on
+enlarged by 4. Patch distance is `cupscale.metrics.patch_distance` over all photographs, at the finest Laplacian level and, on
 both halved, at the second; originals against themselves are its floor. PSNR is of the result made small again, against the
 clean input, and of the result against the original. Nothing is trained or chosen on these photographs.
 """
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import cupscale
+from cupscale.metrics import flat_grain, patch_distance, psnr
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.upscalers import base_upscale
 from training import metrics
@@ -57,12 +58,12 @@ def row(name: str, originals: list[np.ndarray], results: list[np.ndarray]) -> st
     """A line of the table."""
     inputs = [floats(small(Image.fromarray((o * 255).round().astype(np.uint8)))) for o in originals]
     again = [floats(small(Image.fromarray((r * 255).round().astype(np.uint8)))) for r in results]
-    down = [metrics.psnr(a, b) for a, b in zip(inputs, again, strict=True)]
-    full = [metrics.psnr(a, b) for a, b in zip(originals, results, strict=True)]
-    grain = [metrics.flat_grain(a, b) for a, b in zip(originals, results, strict=True)]
+    down = [psnr(a, b) for a, b in zip(inputs, again, strict=True)]
+    full = [psnr(a, b) for a, b in zip(originals, results, strict=True)]
+    grain = [flat_grain(a, b) for a, b in zip(originals, results, strict=True)]
     cells = [
-        f"{metrics.patch_distance(originals, results):.1f}",
-        f"{metrics.patch_distance(halved(originals), halved(results)):.1f}",
+        f"{patch_distance(originals, results):.1f}",
+        f"{patch_distance(halved(originals), halved(results)):.1f}",
         *(f"{mean:.1f} ± {half:.1f}" for mean, half in map(metrics.mean_and_interval, (down, full))),
         f"{np.mean([g[1] for g in grain]):.2f} of {np.mean([g[0] for g in grain]):.2f}",
     ]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cupscale import images
 from cupscale.captioners import Captioning
@@ -16,9 +15,8 @@ from cupscale.events import Event, Finished, Result
 from cupscale.files import Job, find_images, plan_jobs
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.planning import Target, drawn_size, output_size
+from cupscale.processes import own_share
 from cupscale.settings import Settings
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,6 @@ class Done:
     job: Job
     result: Result | None = None
     error: str | None = None
-
-
-def own_share(items: Sequence[T]) -> list[T]:
-    """This process's share of `items` under `accelerate launch`; all of them otherwise."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return list(items)
-    from accelerate import PartialState
-
-    with PartialState().split_between_processes(list(items)) as share:
-        return list(share)
 
 
 def run_jobs(

@@ -113,6 +113,8 @@ def model_index(source: str) -> Mapping[str, Any]:
             return read_object(Path(source) / "model_index.json", "model")
         except CupscaleError:
             return {}
+    if source.count("/") != 1 or is_single_file(source):
+        return {}
     from diffusers import DiffusionPipeline
 
     try:

@@ -10,6 +10,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,9 @@ Command = Callable[..., Any]
 FILE = click.Path(path_type=Path)
 
 
+_ELSEWHERE = {"reproduce": "cupscale.reproduce.command"}  # commands that stand in a room of their own
+
+
 class OneLine(click.Group):
     """Bad input, a full disk, no memory: one clear line and exit status 2, never a traceback. Ctrl-C: 130."""
 
@@ -55,6 +59,14 @@ class OneLine(click.Group):
             self._end(ctx, f"{error.filename or 'the output'}: {error.strerror or error}")
         except (KeyboardInterrupt, click.Abort):
             self._end(ctx, "stopped", 130)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            return typing.cast(click.Command, getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name))
+        return super().get_command(ctx, cmd_name)
 
     @staticmethod
     def _end(ctx: click.Context, line: str, status: int = 2) -> None:
@@ -125,7 +137,7 @@ _SETTINGS_FILE = click.option("--settings", "settings_file", type=FILE, help="Se
 _DEVICE = click.option(
     "--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]"
 )
-_MODEL_FLAGS = _flags(
+MODEL_FLAGS = _flags(
     _DEVICE,
     click.option(
         "--dtype",
@@ -224,7 +236,7 @@ _SIZE_FLAGS = _flags(
 
 
 @dataclass(frozen=True)
-class _Hardware:
+class Hardware:
     """How a model is loaded and run; it does not decide the picture. A model is loaded once."""
 
     device: str | None = None
@@ -293,7 +305,7 @@ def main() -> None:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the plan or the result as JSON, a line an image."
 )
-@_MODEL_FLAGS
+@MODEL_FLAGS
 @_SIZE_FLAGS
 @_setting_flags(*(name for name in Settings.model_fields if name not in ("captions", "loras")))
 @click.pass_context
@@ -314,11 +326,12 @@ def upscale(
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
     from cupscale import models
-    from cupscale.batch import own_share, run_jobs
+    from cupscale.batch import run_jobs
     from cupscale.files import find_images, plan_jobs
+    from cupscale.processes import own_share, wait_for_all
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
-    hardware = _Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet"))
+    hardware = Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet"))
     target = _target(flags)
     writer = _take(flags, *_CAPTIONER_NAMES)
     usual = _settings(settings_file, preset, flags)
@@ -347,12 +360,14 @@ def upscale(
         overwrite=files["overwrite"],
         skip_existing=files["skip_existing"],
     )
+    share = own_share(jobs)
     opened = _check(jobs, settings, usual)
     pipeline = hardware.pipeline(usual.model)
     events = run_jobs(
-        pipeline, own_share(jobs), settings, captioning=captioning, quality=files["quality"], opened=opened
+        pipeline, share, settings, captioning=captioning, quality=files["quality"], opened=opened
     )
     failed = _show(events, several=len(jobs) > 1, as_json=as_json)
+    wait_for_all()
     if failed and len(jobs) == 1:
         raise CupscaleError(failed[0].error or "")
     for done in failed:
@@ -396,7 +411,7 @@ def caption(
     captioning = replace(_captioning(device, writer, settings.model), style=style)
     picture = images.read(image)
     target = check_target(out or image.with_name(f"{image.stem}-captions.json"))
-    plan = _plan(picture, settings, None, _Hardware("cpu", "bfloat16"))
+    plan = _plan(picture, settings, None, Hardware("cpu", "bfloat16"))
     budget = token_budget(settings.model)
     count = budget.count if budget else None
     done = _written(picture, plan, settings, captioning, budget)
@@ -504,7 +519,7 @@ def _with_captions(settings: Settings, path: Path, size: tuple[int, int]) -> Set
 
 
 def _plan(
-    picture: Picture | None, settings: Settings, captioning: Captioning | None, hardware: _Hardware
+    picture: Picture | None, settings: Settings, captioning: Captioning | None, hardware: Hardware
 ) -> Plan:
     """What a run would do. A known model is not loaded for it."""
     from cupscale import machine, models
@@ -555,7 +570,7 @@ def _print_plans(
     usual: Settings,
     settings: Callable[[tuple[int, int]], Settings],
     captioning: Captioning,
-    hardware: _Hardware,
+    hardware: Hardware,
     as_json: bool,
 ) -> None:
     from cupscale import images

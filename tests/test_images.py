@@ -732,3 +732,22 @@ def test_settings_are_read_without_decoding_a_pixel(suffix, tmp_path, monkeypatc
     monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
     assert images.read_settings(path) == {"scale": 3}
     assert images.read_settings(plain) is None
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_head_of_a_result_of_any_size_is_read_without_a_pixel(suffix, tmp_path, monkeypatch):
+    path = images.write(gradient(), tmp_path / f"made.{suffix}", TEXT)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 1,536 pixels are a bomb by now
+    with path.open("rb") as file:
+        if suffix != "avif":  # whose plugin decodes to know its size
+            monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
+        assert images.read_head(file) == (SETTINGS, (48, 32))
+
+
+def test_a_result_of_any_size_is_opened_again(tmp_path, monkeypatch):
+    path = images.write(gradient(), tmp_path / "made.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(path)
+    with images.open_own(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(gradient()))

@@ -353,6 +353,8 @@ def allowed(file: Path) -> set[str]:
         "page": ("page", "mcp"),
         "upscalers": ("upscalers",),
         "captioners": ("captions", "tagger"),
+        "metrics": ("study",),
+        "reproduce": ("study",),
         "study": ("study",),
     }
     mcp = {"mcp"} if parts[1] == "page" else set()

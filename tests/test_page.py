@@ -88,7 +88,7 @@ def test_zero_gpu_loads_the_captioner_when_the_page_starts(monkeypatch):
         def load(self):
             loads.append(self)
 
-    monkeypatch.setattr(captions, "_opened", lambda name: Loading())
+    monkeypatch.setattr(captions.writers, "opened", lambda name: Loading())
     captions.preload()
     assert loads == []
     monkeypatch.setattr(engine, "ZERO", True)
@@ -173,3 +173,32 @@ def test_what_is_above_the_limits_is_refused_however_the_input_comes(image):
         bounds.allowed_plan(picture, settings, replace(Limits(), max_samples=3))
     if image is not None:
         assert bounds.allowed_plan(picture, settings, replace(Limits(), max_samples=0)).output == (256, 192)
+
+
+def shot(tmp_path, size, settings=None):
+    """A result on the server."""
+    png = images.write(Image.new("RGB", size, "teal"), tmp_path / "made.png")
+    return run.Shot(str(tmp_path), str(png), str(png), "made", settings or Settings.build(), size, "")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_a_result_beyond_pillows_limit_goes_into_other_formats(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    made = run.encode(shot(tmp_path, (80, 60), Settings.build(seed=5)), suffix)
+    with images.open_own(made) as image:
+        assert image.size == (80, 60)
+    assert images.read_settings(made)["seed"] == 5
+
+
+def test_a_side_that_webp_cannot_hold_is_said_without_a_path(tmp_path):
+    with pytest.raises(CupscaleError) as caught:
+        run.encode(shot(tmp_path, (16384, 16)), "webp")
+    assert "16384 x 16" in str(caught.value) and "16383 px; save as PNG" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_what_a_page_makes_may_come_back(monkeypatch):
+    """A PNG of noise is about as large as its pixels."""
+    for limits in (Limits(), Limits(upload_bytes=20 * 2**20, input_px=2**24, output_px=2**25)):
+        assert limits.file_bytes >= limits.output_px * 4
+    assert Limits(output_px=2**10).file_bytes == Limits().upload_bytes

@@ -1,14 +1,12 @@
 """ZeroGPU: what a page offers there, and the seconds that it declares."""
 
-import os
-import subprocess
-import sys
-
+import gradio as gr
 import pytest
 
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.page import engine
+from cupscale.page.limits import lent_gpu
 from cupscale.settings import Settings
 
 
@@ -21,18 +19,13 @@ def zero(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("said", "on"), [("true", True), ("1", True), ("0", False), ("false", False), ("", False)]
+    ("said", "on"), [("true", True), ("True", True), ("1", True), ("0", False), ("false", False), ("", False)]
 )
 def test_it_is_on_where_spaces_says_so(monkeypatch, said, on):
-    code = "import sys; sys.modules['spaces'] = type(sys)('spaces'); sys.modules['spaces'].GPU = lambda **k: lambda f: f\n"
-    code += "from cupscale.page import engine; print(engine.ZERO)"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"SPACES_ZERO_GPU": said},
-        capture_output=True,
-        text=True,
-    )
-    assert found.stdout.strip() == str(on), found.stderr
+    monkeypatch.setenv("SPACES_ZERO_GPU", said)
+    assert lent_gpu() is on
+    monkeypatch.delenv("SPACES_ZERO_GPU")
+    assert not lent_gpu()
 
 
 def test_only_what_is_loaded_at_the_start_is_offered(zero, monkeypatch):
@@ -77,3 +70,44 @@ def test_the_operator_chooses_what_waits_in_main_memory(zero, monkeypatch):
     monkeypatch.setenv("CUPSCALE_OFFLOAD", "all")
     with pytest.raises(CupscaleError, match="choose auto, none, model, group, sequential"):
         engine._offload()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            gr.Error("You have <b>exceeded</b> your quota.", title="ZeroGPU quota exceeded"),
+            "exceeded: You have exceeded your",
+        ),
+        (
+            gr.Error("GPU task aborted", title="ZeroGPU worker error"),
+            "worker error: GPU task aborted; try again",
+        ),
+        (RuntimeError("ZeroGPU API /schedule error: 503"), "no GPU for this run .*503"),
+    ],
+)
+def test_every_end_that_zero_gpu_puts_to_a_run_is_a_line(zero, monkeypatch, error, said):
+    """The page shows a CupscaleError, and its buttons come back."""
+
+    def ended(picture, settings):
+        yield "first"
+        raise error
+
+    monkeypatch.setattr(engine, "_events", ended)
+    events = engine.stream(None, Settings.build(model="sdxl"))
+    assert next(events) == "first"
+    with pytest.raises(CupscaleError, match=said) as told:
+        next(events)
+    assert "<" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_elsewhere_an_error_of_the_program_stays_one(zero, monkeypatch):
+    monkeypatch.setattr(engine, "ZERO", False)
+
+    def ended(picture, settings):
+        raise RuntimeError("a bug")
+        yield
+
+    monkeypatch.setattr(engine, "_events", ended)
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(engine.stream(None, Settings.build(model="sdxl")))

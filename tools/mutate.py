@@ -1,6 +1,6 @@
 """Plants one-line errors in the method and the adapters, and says which of them the tests let through.
 
-    python tools/mutate.py                      all of cupscale/method, cupscale/backbones and cupscale/peers
+    python tools/mutate.py                      all of cupscale/method, backbones, peers and metrics
     python tools/mutate.py method/regions.py    only the files whose paths end so
 
 A mutant is one changed operator, comparison, constant, index or bound of a slice, a dropped `-` or `not`, or two swapped
@@ -32,9 +32,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "tools" / "mutate-equivalent.txt"
-FOLDERS = ("method", "backbones", "peers")
+FOLDERS = ("method", "backbones", "peers", "metrics")
 ADAPTERS = ("tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
 PEERS = ("tests/peers/test_peers.py",)
+METRICS = ("tests/metrics/test_metrics.py", "tests/metrics/test_learned.py")
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {
     "attention": ("tests/method/test_composer.py",),
@@ -226,6 +227,8 @@ def tests_of(file: str) -> list[str]:
     name = Path(file).stem
     if "peers" in file or name == "maps":
         names = PEERS
+    elif "metrics" in file:
+        names = METRICS
     elif "backbones" in file:
         names = ADAPTERS
     else:

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from cupscale.captioners.appearance import words_of
+from cupscale.metrics import border_energy, flat_grain, patch_distance, psnr, spectrum_slope
 from training import metrics, model
 from training.dataset import describe
 
@@ -80,12 +81,12 @@ def evaluate_denoiser(arguments: argparse.Namespace) -> dict:
         row: dict = {"picture": file.stem}
         for sigma in SIGMAS:
             noisy = metrics.add_noise(picture, sigma)
-            row[f"ours_{sigma}"] = metrics.psnr(picture, denoise(parts, tokenizer, noisy, sigma))
+            row[f"ours_{sigma}"] = psnr(picture, denoise(parts, tokenizer, noisy, sigma))
             if not arguments.no_bm3d:
                 import bm3d
 
                 cleaned = bm3d.bm3d_rgb(noisy.astype(np.float64), sigma / 255)
-                row[f"bm3d_{sigma}"] = metrics.psnr(picture, np.asarray(cleaned))
+                row[f"bm3d_{sigma}"] = psnr(picture, np.asarray(cleaned))
         rows.append(row)
         print(file.stem, {key: round(value, 2) for key, value in row.items() if key != "picture"}, flush=True)
     names = [name for name in rows[0] if name != "picture"]
@@ -206,25 +207,25 @@ def measure(
     borders: tuple[list, list] | None,
 ) -> dict:
     """The figures of one method over all photographs."""
-    grains = [metrics.flat_grain(one, two) for one, two in zip(originals, outputs, strict=True)]
+    grains = [flat_grain(one, two) for one, two in zip(originals, outputs, strict=True)]
     row = {
-        "swd": metrics.patch_distance(originals, outputs),
-        "slope": float(np.mean([metrics.spectrum_slope(one) for one in outputs])),
+        "swd": patch_distance(originals, outputs),
+        "slope": float(np.mean([spectrum_slope(one) for one in outputs])),
         "down_psnr": float(
             np.mean(
                 [
-                    metrics.psnr(small, resized(large, (small.shape[1], small.shape[0])))
+                    psnr(small, resized(large, (small.shape[1], small.shape[0])))
                     for small, large in zip(inputs, outputs, strict=True)
                 ]
             )
         ),
-        "psnr": float(np.mean([metrics.psnr(one, two) for one, two in zip(originals, outputs, strict=True)])),
+        "psnr": float(np.mean([psnr(one, two) for one, two in zip(originals, outputs, strict=True)])),
         "grain": float(np.mean([grain[1] for grain in grains])),
         "grain_original": float(np.mean([grain[0] for grain in grains])),
         "grain_worse": sum(ours > real for real, ours in grains),
     }
     if borders:
-        row["border"] = float(np.mean([metrics.border_energy(one, *borders) for one in outputs]))
+        row["border"] = float(np.mean([border_energy(one, *borders) for one in outputs]))
     return row
 
 

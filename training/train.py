@@ -29,10 +29,11 @@ from PIL import Image
 from torch import nn
 
 from cupscale.codec import PixelCodec
+from cupscale.metrics import psnr
 from training import model
 from training.dataset import Photographs
 from training.denoiser import denoise
-from training.metrics import add_noise, psnr
+from training.metrics import add_noise
 
 VALIDATION_SIGMAS = (15, 25, 50)
 

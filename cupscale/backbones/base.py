@@ -24,7 +24,7 @@ from cupscale.errors import CupscaleError
 from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Size
-from cupscale.method.words import WordScreen
+from cupscale.method.word_screen import WordScreen
 from cupscale.planning import Geometry
 from cupscale.settings import Settings
 

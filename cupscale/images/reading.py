@@ -16,7 +16,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,6 +43,7 @@ READABLE_SUFFIXES = (*SUFFIXES, ".heic", ".heif", ".gif", ".bmp", ".ppm", ".jp2"
 
 # What `read` opens. Formats that run other programs (EPS) or only hint at a picture (WMF) stay out.
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000")
+_HEADS = ("PNG", "JPEG", "TIFF")  # of which a head is read; of the others the whole file
 _READABLE_TEXT = "PNG, JPEG, WebP, AVIF, HEIC, TIFF, GIF or BMP"
 
 
@@ -61,7 +62,7 @@ def read(source: Source, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_B
         _check_size(name, source.size, max_pixels)
         return _decode(name, source)
     name, data = _bytes(source, max_bytes)
-    with _open(name, data) as image:
+    with _open(name, io.BytesIO(data)) as image:
         _check_size(name, image.size, max_pixels)
         inspect.check(name, data, image)
         if inspect.costly(data, image):
@@ -75,7 +76,7 @@ def decode_here(name: str, data: bytes, max_pixels: int) -> Picture:
     Raises:
         CupscaleError: As `read`.
     """
-    with _open(name, data) as image:
+    with _open(name, io.BytesIO(data)) as image:
         _check_size(name, image.size, max_pixels)
         return _decode(name, image)
 
@@ -88,7 +89,7 @@ def read_size(
     Raises CupscaleError as `read` does, but for pixels that are truncated or damaged.
     """
     name, data = _bytes(source, max_bytes)
-    with _open(name, data) as image:
+    with _open(name, io.BytesIO(data)) as image:
         _check_size(name, image.size, max_pixels)
         try:
             sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -103,8 +104,28 @@ def read_settings(source: str | Path | bytes) -> dict[str, Any] | None:
     Raises CupscaleError as `read` does for a file that cannot be opened.
     """
     name, data = _bytes(source, MAX_BYTES * 16)
-    with _open(name, data) as image:
-        text = settings_text.find(image)
+    return _settings_in(_open(name, io.BytesIO(data)))
+
+
+def read_head(file: BinaryIO) -> tuple[dict[str, Any] | None, tuple[int, int]]:
+    """The cupscale settings inside an open file, or None, and its (width, height), of any number. Nothing is decoded.
+
+    Raises CupscaleError as `read` does for something that is not an image.
+    """
+    large = file.seek(0, io.SEEK_END) > MAX_BYTES * 4
+    file.seek(0)
+    with _open("the image", file, _HEADS if large else _READABLE) as image:
+        return _settings_in(image), image.size
+
+
+def open_own(path: str | Path) -> Image.Image:
+    """A file that `write` wrote, of any number of pixels, not yet decoded. Raises OSError where it is not there."""
+    with _unlimited:
+        return Image.open(path, formats=_known(_READABLE))
+
+
+def _settings_in(image: Image.Image) -> dict[str, Any] | None:
+    text = settings_text.find(image)
     return None if text is None else parse_object(text, "the settings inside")
 
 
@@ -160,15 +181,16 @@ def _megabytes(count: int) -> str:
     return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count} bytes"
 
 
-def _open(name: str, data: bytes) -> Image.Image:
+def _open(name: str, file: BinaryIO, formats: Sequence[str] = _READABLE) -> Image.Image:
     """Read the header only."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _unlimited:
-                return Image.open(io.BytesIO(data), formats=[f for f in _READABLE if f in _registered()])
+                return Image.open(file, formats=_known(formats))
     except Exception:  # hostile headers raise nearly anything
-        if pillow_heif is None and data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
+        file.seek(0)
+        if pillow_heif is None and file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
             raise CupscaleError(f"{name} is HEIC, which needs pillow-heif; pip install pillow-heif") from None
         raise CupscaleError(
             f"{name} is not an image that can be read, or its head is damaged; give {_READABLE_TEXT}"
@@ -193,9 +215,10 @@ class _Unlimited:
 _unlimited = _Unlimited()
 
 
-def _registered() -> Mapping[str, object]:
+def _known(formats: Sequence[str]) -> list[str]:
+    """Those that this Pillow opens."""
     Image.init()
-    return Image.OPEN
+    return [name for name in formats if name in Image.OPEN]
 
 
 def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:

@@ -8,8 +8,8 @@ The paper's composer has no public equation. Ours, for the conditional half of a
 K_g, V_g are the global prompt's, K_r, V_r region r's own. mu = lambda = 0 is plain regional denoising, lambda = 0 the
 attention prior alone, lambda = 1 with mu = 0 the semantic prior alone. `joint` has the same for joint attention.
 
-What the paper leaves open is a choice here: the attention prior as a screen of words (`words`), and the two prompts by frequency
-(`semantics.add_high`).
+What the paper leaves open is a choice here: the attention prior as a screen of words (`word_screen`), and the two prompts by
+frequency (`semantics.add_high`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from cupscale.method.attention import Box, GlobalAttention, screen, token_grid
 from cupscale.method.regions import Size
 from cupscale.method.semantics import add_high, add_semantics
-from cupscale.method.words import WordScreen
+from cupscale.method.word_screen import WordScreen
 
 
 @dataclass

@@ -16,7 +16,7 @@ from cupscale.page.desk import Desk
 from cupscale.page.history import History
 from cupscale.page.limits import Limits, on_space
 from cupscale.page.region_tab import RegionsTab
-from cupscale.page.session import Session
+from cupscale.page.session import SILENT, Session
 from cupscale.page.upscale import UpscaleTab
 
 __all__ = ["Limits", "build", "launch"]
@@ -44,7 +44,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         gr.Markdown(HEAD, elem_id="head")
         demo.desk = Desk(limits)
         session = Session(limits)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Upscale", id="upscale"):
                 upscale = UpscaleTab(session)
             with gr.Tab("Regions", id="regions"):
@@ -53,6 +53,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
                 compare = CompareTab(session)
             with gr.Tab("History", id="history"):
                 past = History(elem_id="history")
+        _keep_in_address(demo, tabs)
         upscale.wire(demo, regions.drawing(), past)
         regions.wire()
         compare.wire()
@@ -60,6 +61,20 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     demo.queue(default_concurrency_limit=8, api_open=False)
     scratch.keep_present()
     return demo
+
+
+def _keep_in_address(demo: gr.Blocks, tabs: gr.Tabs) -> None:
+    """The open tab stands in the address, and an address opens its tab."""
+    for tab in tabs.children:
+        assert isinstance(tab, gr.Tab)
+        tab.select(None, None, None, js=f"() => cupscaleTab('{tab.id}')")
+    known = [tab.id for tab in tabs.children if isinstance(tab, gr.Tab)]
+
+    def opened(request: gr.Request) -> Any:
+        name = dict(request.query_params).get("tab")
+        return gr.Tabs(selected=name) if name in known else gr.skip()
+
+    demo.load(opened, None, tabs, **SILENT)
 
 
 def launch(demo: gr.Blocks, **options: Any) -> Any:
@@ -73,11 +88,12 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "head": style.head(),
         "footer_links": ["api", "settings"],
         "run_history": False,
-        "max_file_size": limits.upload_bytes,
+        "max_file_size": limits.file_bytes,
         "mcp_server": with_mcp,
         "share": False,
         "show_error": True,
         "ssr_mode": False,
+        "max_threads": 40 + limits.queue,  # whoever waits holds one
         "quiet": on_space(),
         "app_kwargs": {"middleware": [Middleware(queue.Watch, demo=demo)]},
     }

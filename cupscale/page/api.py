@@ -26,6 +26,7 @@ from cupscale.page import (
     regions,
     run,
     source,
+    writers,
 )
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
@@ -185,7 +186,7 @@ class Endpoints:
             picture = source.read(image, self._limits)
             plan = engine.planned(picture.size, chosen)
             self._limits.check_output(plan)
-            kind = captioner or captions_module.kinds()[0]
+            kind = captioner or writers.kinds()[0]
             notes = []
             found: tuple[Any, ...] = ()
             text = prompt
@@ -232,7 +233,7 @@ class Endpoints:
             "default": engine.default_model(),
             "models": every,
             "presets": {name: models.presets(name) for name in every},
-            "captioners": captions_module.kinds(),
+            "captioners": writers.kinds(),
             "limits": vars(self._limits),
         }
 
@@ -248,7 +249,7 @@ class Endpoints:
             preset = agents.Choice(["none", *PRESETS], "none", label="preset", max_length=40)
             more = agents.MoreSettings("{}", label="settings")
             kind = agents.Choice(FORMATS, "png", label="format", max_length=20)
-            captioner = agents.Choice(["", *captions_module.kinds()], "", label="captioner", max_length=200)
+            captioner = agents.Choice(["", *writers.kinds()], "", label="captioner", max_length=200)
             picture = gr.Image(label="result", type="filepath", format="png")
             report = gr.JSON(label="report")
             dropped = gr.File(label="result file", type="filepath")

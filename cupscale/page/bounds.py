@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import engine
+from cupscale.page import engine, writers
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, duration
 from cupscale.settings import Settings
@@ -25,20 +25,26 @@ def seconds_allowed(limits: Limits) -> float:
     return min(bounds, default=0.0)
 
 
-def allowed_plan(image: tuple[int, int] | Picture | None, settings: Settings, limits: Limits) -> Plan:
+def allowed_plan(
+    image: tuple[int, int] | Picture | None,
+    settings: Settings,
+    limits: Limits,
+    writer: str = writers.NOBODY,
+) -> Plan:
     """The plan of a run that this page allows.
 
     Args:
         image: The input, or its (width, height); None where it is drawn from words.
         settings: Of the run.
         limits: Of the page.
+        writer: Who writes captions that are not given, by name.
 
     Raises:
         CupscaleError: There is nothing to draw from, or the run is above the limits.
     """
     if image is None:
         models.check_words(settings.model, settings.prompt)
-    plan = engine.planned(image, settings)
+    plan = engine.planned(image, settings, writer)
     limits.check_output(plan)
     check_run(None if image is None else plan.input, [settings], limits)
     return plan

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import spaces
 
-from cupscale import machine
 from cupscale.captioners import (
     Captioned,
-    Captioner,
     CaptionerError,
     Captioning,
     CaptionProgress,
     caption_calls,
-    open_captioner,
 )
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
-from cupscale.page import bounds, engine
-from cupscale.page.limits import Limits, on_space
+from cupscale.page import bounds, engine, writers
+from cupscale.page.limits import Limits
 from cupscale.page.run import status_html
 from cupscale.planning import Plan, duration
 from cupscale.settings import Caption, Settings
@@ -42,37 +37,11 @@ class Step:
     prompt: str = ""
 
 
-def _sources() -> dict[str, str]:
-    """name -> what `open_captioner` takes. CUPSCALE_CAPTIONERS adds to them: "name=hub/id, name=http://server/v1"."""
-    large = {"qwen": "qwen", "smolvlm": "smolvlm"}
-    offline = {"appearance": "appearance"}
-    if engine.ZERO or machine.best_device() != "cpu":
-        named = large | offline
-    else:
-        named = offline if on_space() else offline | {"smolvlm": "smolvlm"}
-    for entry in filter(
-        None, (part.strip() for part in os.environ.get("CUPSCALE_CAPTIONERS", "").split(","))
-    ):
-        name, _, source = entry.partition("=")
-        named[name.strip()] = (source or name).strip()
-    return named or {"none": "none"}
-
-
-def kinds() -> list[str]:
-    """The captioners a visitor may choose, the first by default."""
-    return list(_sources())
-
-
-@lru_cache(maxsize=2)
-def _opened(name: str) -> Captioner:
-    return open_captioner(_sources()[name])
-
-
 def preload() -> None:
     """Load the default captioner when the page starts, where ZeroGPU wants it: its weights are moved once, not per call."""
     if engine.ZERO:
         try:
-            _opened(kinds()[0]).load()
+            writers.opened(writers.kinds()[0]).load()
         except CaptionerError as error:  # the page works without one
             warnings.warn(f"the captioner was not loaded: {error}", stacklevel=2)
 
@@ -86,7 +55,7 @@ def _duration(name: str, picture: Picture, settings: Settings) -> int:
 def _events(name: str, picture: Picture, settings: Settings) -> Generator[Any, None, None]:
     """Failures travel as Notices: a captioner that cannot work leaves every region to the prompt."""
     try:
-        captioner = _opened(name)
+        captioner = writers.opened(name)
         pipe = engine.pipeline(settings.model)
         with (
             engine.one_run,
@@ -114,10 +83,7 @@ def write(
     Raises:
         CupscaleError: The captioner is not on the list, there are too many regions, or it takes too long.
     """
-    if name not in _sources():
-        raise CupscaleError(
-            f"captioner '{str(name)[:80]}' is not on this page's list: choose one of {', '.join(kinds())}"
-        )
+    writers.check(name)
     if len(plan.regions) > limits.captions:
         raise CupscaleError(
             f"the plan has {len(plan.regions)} regions: captions are written here for at most {limits.captions}; "

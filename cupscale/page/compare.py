@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.page import bounds, engine, queue, run, scratch, source, viewer
-from cupscale.page.session import GPU, PRIVATE, SILENT, Session, Updates, Values, complain
+from cupscale.page.jobs import Look, Steps, Updates
+from cupscale.page.session import PRIVATE, RUN, SILENT, Session, Values
 from cupscale.planning import output_size
 from cupscale.settings import Settings
 from cupscale.upscalers import NAMES, available
@@ -39,6 +41,16 @@ def titles() -> list[str]:
     return list(variants(Settings.build()))
 
 
+class _Asked(NamedTuple):
+    """What a comparison is of. chosen: settings by title, None for the plain enlargement. stem: of downloads."""
+
+    picture: images.Picture
+    settings: Settings
+    output: tuple[int, int]
+    chosen: dict[str, Settings | None]
+    stem: str
+
+
 class CompareTab:
     """Its components, made inside its `gr.Tab`, and what they do."""
 
@@ -58,8 +70,11 @@ class CompareTab:
         )
         with gr.Row():
             self.compare = gr.Button("Compare", variant="primary", scale=3, elem_id="compare-run")
-            self.cancel = gr.Button("Cancel", scale=1, min_width=90, elem_id="compare-cancel")
+            self.cancel = gr.Button(
+                "Cancel", interactive=False, scale=1, min_width=90, elem_id="compare-cancel"
+            )
         self.status = gr.HTML(run.status_html(""), elem_id="compare-status")
+        self.token = gr.Textbox(visible="hidden", elem_id="compare-name")  # of the run that this tab shows
         self.grid = viewer.Grid(elem_id="grid")
         kept = session.limits.kept_seconds
         self.shots = gr.State([], time_to_live=kept, delete_callback=_forget)
@@ -67,35 +82,40 @@ class CompareTab:
     def wire(self) -> None:
         """Connect the tab."""
         session = self._session
-        started = queue.admitted(self.compare.click, session.limits)(
+        queue.admitted(self.compare.click, session.limits)(
             self.start,
             session.inputs | {self.wanted, self.shots, session.laid},
-            [self.status, self.grid, self.shots],
-            show_progress="minimal",
-            show_progress_on=[self.status],
+            [self.status, self.grid, self.shots, self.compare, self.cancel, self.token],
+            show_progress="hidden",
             trigger_mode="once",
-            **GPU,
+            **RUN,
             **PRIVATE,
         )
-        self.cancel.click(self.stopped, None, self.status, cancels=[started], **SILENT)
+        self.cancel.click(session.jobs.stop, self.token, None, **SILENT)
 
-    def stopped(self) -> str:
-        """Cancel."""
-        return run.status_html("Cancelled. What is done stays.")
-
-    @queue.attended
-    def start(self, values: Values) -> Generator[Updates, None, None]:
+    def start(self, values: Values) -> Steps:
         """One run after the other; each shows as it ends."""
-        _forget(values[self.shots])
+        session = self._session
         try:
-            yield from self._runs(values)
+            asked = self._asked(values)
         except CupscaleError as error:
-            complain(error)
-            yield {self.status: run.plan_html(str(error), wrong=True)}
+            yield self._failed(str(error))
             return
-        yield {self.status: run.status_html("Done.")}
+        look = Look(
+            token=self.token,
+            waiting=lambda line: {self.status: run.status_html(line)},
+            opening=lambda: {self.status: run.status_html("starting", 0.0), **self._buttons(True)},
+            stopped=lambda began: {
+                self.status: run.status_html("Cancelled. What is done stays."),
+                **self._buttons(False),
+            },
+            failed=self._failed,
+        )
+        runs = [one for one in asked.chosen.values() if one is not None]
+        seconds = sum(engine.expected_seconds(engine.planned(asked.picture.size, one), one) for one in runs)
+        yield from session.jobs.run(self._guarded(asked, values), look, seconds)
 
-    def _runs(self, values: Values) -> Generator[Updates, None, None]:
+    def _asked(self, values: Values) -> _Asked:
         session = self._session
         picture, settings, plan = session.plan(values)
         chosen = {title: s for title, s in variants(settings).items() if title in values[self.wanted]}
@@ -103,19 +123,39 @@ class CompareTab:
             raise CupscaleError("no variant is chosen: tick at least one")
         runs = [s for s in chosen.values() if s is not None]
         bounds.check_run(picture.size, runs or [settings], session.limits)
-        stem = source.name(values[session.image])
+        return _Asked(picture, settings, plan.output, chosen, source.name(values[session.image]))
+
+    def _guarded(self, asked: _Asked, values: Values) -> Steps:
+        _forget(values[self.shots])
+        try:
+            yield from self._runs(asked)
+        except CupscaleError as error:
+            yield self._failed(str(error))
+        else:
+            yield {self.status: run.status_html("Done."), **self._buttons(False)}
+
+    def _buttons(self, going: bool) -> Updates:
+        return {self.compare: gr.update(interactive=not going), self.cancel: gr.update(interactive=going)}
+
+    def _failed(self, line: str) -> Updates:
+        stamp = time.time_ns()
+        return {self.status: run.plan_html(line, wrong=True, stamp=stamp), **self._buttons(False)}
+
+    def _runs(self, asked: _Asked) -> Steps:
+        picture, settings, chosen = asked.picture, asked.settings, asked.chosen
+        runs = [s for s in chosen.values() if s is not None]
         seconds = sum(engine.planned(picture.size, s).seconds or 0 for s in runs)
-        note = f"{len(chosen)} variants at {plan.output[0]} × {plan.output[1]}, seed {settings.seed}"
+        note = f"{len(chosen)} variants at {asked.output[0]} × {asked.output[1]}, seed {settings.seed}"
         line = note + (f", about {run.clock(seconds)}" if seconds else "")
         yield {self.status: run.status_html(line, 0.0), self.shots: []}
         shots: list[run.Shot] = []
         cells: list[tuple[str, str | Path, str]] = []
         for title, variant in chosen.items():
             if variant is None:
-                shot, line = _plain(picture, settings, stem), "Lanczos, no network"
+                shot, line = _plain(picture, settings, asked.stem), "Lanczos, no network"
             else:
                 done = len(shots) / len(chosen)
-                shot = yield from self._run(picture, variant, stem, title, (done, len(chosen)))
+                shot = yield from self._run(picture, variant, asked.stem, title, (done, len(chosen)))
                 line = shot.note.rpartition(", ")[2]
             shots.append(shot)
             cells.append((title, shot.png, line))

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from cupscale.errors import CupscaleError
 from cupscale.page import engine
 from cupscale.page.limits import Limits
 from cupscale.settings import CHOICES, Caption, Settings
@@ -83,6 +84,17 @@ def _range(name: str) -> tuple[float, float]:
     return _LOWEST.get(name, low), high
 
 
+class Count(gr.Number):
+    """A number whose range is ours to refuse: gradio's own refusal is shown nowhere."""
+
+    def get_block_name(self) -> str:
+        return "number"
+
+    @staticmethod
+    def raise_if_out_of_bounds(num: float, minimum: float | None, maximum: float | None) -> None:
+        pass
+
+
 class Controls:
     """The components, by the setting's name. Build them inside `gr.Blocks`, in the order of the calls."""
 
@@ -91,6 +103,7 @@ class Controls:
         self.first = Settings.build(engine.defaults(self.model))
         self.limits = limits
         self.by_name: dict[str, gr.components.Component] = {}
+        self._ranges: dict[str, tuple[int, int]] = {}
 
     def __getitem__(self, name: str) -> Any:
         return self.by_name[name]
@@ -118,7 +131,8 @@ class Controls:
         )
 
     def number(self, name: str, low: int, high: int) -> None:
-        self.by_name[name] = gr.Number(
+        self._ranges[name] = (low, high)
+        self.by_name[name] = Count(
             getattr(self.first, name),
             label=LABELS[name],
             info=EFFECTS.get(name),
@@ -169,6 +183,11 @@ class Controls:
         """The settings from a handler's values. Raises CupscaleError naming the field, its range and the value."""
         fields = {name: values[component] for name, component in self.by_name.items()}
         fields = {name: value for name, value in fields.items() if value is not None}
+        for name, (low, high) in self._ranges.items():
+            if name in fields and not low <= fields[name] <= high:
+                raise CupscaleError(
+                    f"{LABELS[name]} goes from {low} to {high}, and {fields[name]} is outside"
+                )
         if randomize:
             fields["seed"] = random.randrange(2**32)
         engine.check_model(str(fields.get("model", "")))

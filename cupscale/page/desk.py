@@ -1,4 +1,7 @@
-"""Who has runs waiting and running, and whether anyone still listens to them. Nothing of gradio but the current event's id."""
+"""The one queue of the page: whose turn it is, who waits how long, and whether anyone still listens.
+
+Nothing of gradio but the current event's id.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 import gradio as gr
 
@@ -28,7 +33,10 @@ class Ticket:
         unheard: When the last listener went, None while there is one.
         left: It had a listener.
         began: When it began to run, None while it waits.
-        expected: Seconds, where its plan is known.
+        expected: Seconds from its beginning to its end, where its plan is known.
+        number: In the order of arrival.
+        ready: It would run now.
+        lasting: It goes on without the event that asked for it, so that another may listen to it.
     """
 
     visitor: str
@@ -38,6 +46,27 @@ class Ticket:
     left: bool = False
     began: float | None = None
     expected: float | None = None
+    number: int = 0
+    ready: bool = False
+    lasting: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run that waits stands. ahead: runs before it. seconds: until its turn; None where a run before it is of
+    unknown length."""
+
+    ahead: int
+    seconds: float | None
+
+    @property
+    def line(self) -> str:
+        """For a person."""
+        if not self.ahead:
+            return "next in the queue: it starts in a moment"
+        runs = "1 run" if self.ahead == 1 else f"{self.ahead} runs"
+        line = f"waiting in the queue, {runs} before this one"
+        return line if self.seconds is None else f"{line}, about {duration(max(1.0, self.seconds))} to wait"
 
 
 @dataclass(frozen=True)
@@ -49,16 +78,24 @@ class Refusal:
     after: float
 
 
+class Dropped(Exception):
+    """A run that waited was given up, by its visitor or because nobody listened."""
+
+
 @dataclass
 class Desk:
-    """The runs of one page. Every method may be called from any thread."""
+    """The runs of one page, of which one runs at a time. Every method may be called from any thread."""
 
     limits: Limits
     _tickets: dict[str, Ticket] = field(default_factory=dict)
     _dropped: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
+    _over: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
     _heard: Counter[str] = field(default_factory=Counter)
     _took: dict[str, deque[float]] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _numbers: count[int] = field(default_factory=count)
+    _lock: threading.Condition = field(
+        default_factory=threading.Condition
+    )  # notified where a turn may have come
 
     def refusal(self, visitor: str) -> Refusal | None:
         """Why this visitor's next run may not wait now; None where it may."""
@@ -66,7 +103,7 @@ class Desk:
             self._purge()
             waiting = sum(ticket.began is None for ticket in self._tickets.values())
             held = sum(ticket.visitor == visitor for ticket in self._tickets.values())
-            work = self._work()
+            work = self._work(self._tickets.values())
         if waiting >= self.limits.queue:
             line = f"The queue is full: {waiting} run{'s are' if waiting != 1 else ' is'} waiting"
             status = 503
@@ -87,7 +124,7 @@ class Desk:
                 return refusal
             place = uuid.uuid4().hex
             unheard = None if session and self._heard[session] else time.monotonic()
-            self._tickets[place] = Ticket(visitor, kind, session or "", unheard)
+            self._tickets[place] = Ticket(visitor, kind, session or "", unheard, number=next(self._numbers))
         return place
 
     def name(self, place: str, event: str | None) -> None:
@@ -96,11 +133,14 @@ class Desk:
             ticket = self._tickets.pop(place, None)
             if ticket is not None and event is not None:
                 ticket.session = ticket.session or event
-                if (
-                    early := self._tickets.get(event)
-                ) is not None:  # its turn came before the client had its name
-                    ticket.began, ticket.expected = early.began, early.expected
-                self._tickets[event] = ticket
+                early = self._tickets.get(event)  # its turn came before the client had its name
+                if early is not None:
+                    ticket.began, ticket.expected, ticket.ready = early.began, early.expected, early.ready
+                    if early.lasting:
+                        ticket.lasting, ticket.session, ticket.unheard = True, event, early.unheard
+                if event not in self._over:
+                    self._tickets[event] = ticket
+            self._lock.notify_all()
 
     def session(self, event: str) -> str:
         """The session that hears of an event."""
@@ -126,21 +166,58 @@ class Desk:
                 if ticket.session == session:
                     ticket.unheard, ticket.left = time.monotonic(), True
 
-    def begin(self, event: str) -> bool:
-        """A run's turn has come. False where it was given up meanwhile."""
+    def last(self, event: str) -> None:
+        """A run goes on by itself from now on, whatever becomes of the event that asked for it. Those who follow it
+        listen to the run: its session is the event itself."""
+        with self._lock:
+            ticket = self._ticket(event)
+            ticket.lasting, ticket.session = True, event
+            ticket.unheard = None if self._heard[event] else time.monotonic()
+
+    def begin(self, event: str, wait: float = 0.0) -> bool:
+        """Take one's turn, when it comes: nobody runs, and of those who would run now no one came earlier.
+
+        Args:
+            event: The run.
+            wait: Seconds at most.
+
+        Returns:
+            Whether it has come.
+
+        Raises:
+            Dropped: The run was given up meanwhile.
+        """
+        until = time.monotonic() + wait
+        with self._lock:
+            while True:
+                self._purge()
+                if event in self._dropped:
+                    raise Dropped
+                ticket = self._ticket(event)
+                ticket.ready = True
+                if self._is_next(ticket):
+                    ticket.began = time.monotonic()
+                    return True
+                left = until - time.monotonic()
+                if left <= 0:
+                    return False
+                self._lock.wait(left)
+
+    def place(self, event: str) -> Place | None:
+        """Where a run stands; None where it does not wait."""
         with self._lock:
             self._purge()
-            if event in self._dropped:
-                return False
-            ticket = self._tickets.setdefault(event, Ticket("", "", "", None))
-            ticket.began = time.monotonic()
-            return True
+            ticket = self._tickets.get(event)
+            if ticket is None or ticket.began is not None:
+                return None
+            before = [one for one in self._tickets.values() if one.number < ticket.number or one.began]
+            return Place(len(before), self._work(before))
 
     def expect(self, event: str, seconds: float) -> None:
-        """How long a run that has begun will take from now."""
+        """How long a run will take from now; where it waits, from its beginning."""
         with self._lock:
-            if (ticket := self._tickets.get(event)) is not None and ticket.began is not None:
-                ticket.expected = time.monotonic() - ticket.began + seconds
+            if (ticket := self._tickets.get(event)) is not None:
+                ticket.expected = seconds + (time.monotonic() - ticket.began if ticket.began else 0.0)
 
     def unheard(self, event: str) -> bool:
         """Whether nobody has listened to a run for too long."""
@@ -152,9 +229,17 @@ class Desk:
         """A run ended, or will not begin. whole: it went to its end, so that its time tells of others."""
         with self._lock:
             ticket = self._tickets.pop(event, None)
+            self._over.append(event)
             if ticket is not None and ticket.began is not None and whole:
                 took = self._took.setdefault(ticket.kind, deque(maxlen=20))
                 took.append(time.monotonic() - ticket.began)
+            self._lock.notify_all()
+
+    def answered(self, event: str) -> None:
+        """The event that asked for a run is over, and so is the run, if it does not last."""
+        with self._lock:
+            if event in self._tickets and not self._tickets[event].lasting:
+                self.end(event)
 
     def cancel(self, event: str) -> None:
         """A visitor gave a run up; one that runs ends by itself."""
@@ -162,15 +247,32 @@ class Desk:
             if event in self._tickets and self._tickets[event].began is None:
                 self._drop(event)
 
+    def stopping(self, event: str) -> None:
+        """A run ends within one call of the network: it is no visitor's any more, and nothing of it is left to wait for."""
+        self.cancel(event)
+        with self._lock:
+            if (ticket := self._tickets.get(event)) is not None and ticket.began is not None:
+                ticket.visitor, ticket.expected = "", time.monotonic() - ticket.began
+
+    def _ticket(self, event: str) -> Ticket:
+        if event not in self._tickets:  # its turn came before its name
+            self._tickets[event] = Ticket("", "", "", None, number=next(self._numbers))
+        return self._tickets[event]
+
+    def _is_next(self, ticket: Ticket) -> bool:
+        others = [one for one in self._tickets.values() if one is not ticket]
+        return not any(one.began or (one.ready and one.number < ticket.number) for one in others)
+
     def _too_long(self, ticket: Ticket) -> bool:
         allowed: float = self.limits.unheard_seconds
-        if ticket.left and ticket.began is None:
+        if ticket.left and ticket.began is None and not ticket.lasting:
             allowed = min(allowed, _LEFT_SECONDS)
         return ticket.unheard is not None and time.monotonic() - ticket.unheard > allowed
 
     def _drop(self, event: str) -> None:
         del self._tickets[event]
         self._dropped.append(event)
+        self._lock.notify_all()
 
     def _purge(self) -> None:
         for event, ticket in list(self._tickets.items()):
@@ -181,10 +283,10 @@ class Desk:
         took = self._took.get(kind) or [t for times in self._took.values() for t in times]
         return sum(took) / len(took) if took else None
 
-    def _work(self) -> float | None:
-        """Seconds until all that waits and runs is done; None where a part of it is not known."""
+    def _work(self, tickets: Iterable[Ticket]) -> float | None:
+        """Seconds until runs are done, one after the other; None where a part of it is not known."""
         total = 0.0
-        for ticket in self._tickets.values():
+        for ticket in tickets:
             takes = ticket.expected if ticket.expected is not None else self._typical(ticket.kind)
             if takes is None:
                 return None

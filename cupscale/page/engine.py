@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import gradio as gr
 import spaces
 
 from cupscale import machine, models
@@ -24,16 +26,19 @@ from cupscale.errors import CupscaleError
 from cupscale.events import Event
 from cupscale.images import Picture
 from cupscale.offload import WAYS
+from cupscale.page import writers
+from cupscale.page.limits import lent_gpu
 from cupscale.pipeline import CUpscalePipeline, plan_run
 from cupscale.planning import Geometry, Plan
 from cupscale.settings import Settings
 from cupscale.upscalers import Cache
 
-ZERO = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")  # as `spaces` reads it
+ZERO = lent_gpu()
 _LONGEST_GPU_SECONDS = 300
 # A sample of SDXL at 128 x 128 cells on half an H200, an estimate from its 6.8 TFLOP; and what a run takes besides.
 _SAMPLE_SECONDS = 0.045
 _FIXED_SECONDS = 8.0
+_CALL_SECONDS = 1.5  # of a captioner, where none was measured
 _KEPT_SECONDS = 3600  # what base upscalers made of a visitor's picture
 one_run = threading.Lock()
 _loading = threading.Lock()
@@ -131,17 +136,31 @@ def geometry(name: str) -> Geometry:
     return known.geometry if known else pipeline(name).backbone.geometry
 
 
-def planned(image: tuple[int, int] | Picture | None, settings: Settings) -> Plan:
-    """The plan of a run of this page, for an image, for one of a size, or (None) for one that is drawn from words."""
+def planned(
+    image: tuple[int, int] | Picture | None, settings: Settings, writer: str = writers.NOBODY
+) -> Plan:
+    """The plan of a run of this page.
+
+    Args:
+        image: The input, or its size; None where it is drawn from words.
+        settings: Of the run.
+        writer: Who writes captions that are not given, by name.
+
+    Raises:
+        CupscaleError: The image, the output or a name is outside of what this page does.
+    """
     known = settings.model in models.KNOWN
     speed_name = settings.model if known else pipeline(settings.model).model
     device = "cuda" if ZERO else machine.best_device()
-    return plan_run(image, settings, geometry(settings.model), speed_name, device)
+    captioning = writers.captioning(writer, settings.model)
+    return plan_run(image, settings, geometry(settings.model), speed_name, device, captioning)
 
 
-def gpu_seconds(size: tuple[int, int] | None, settings: Settings) -> int:
-    """The duration to declare to ZeroGPU, which counts against a visitor's quota."""
-    plan = planned(size, settings)
+def gpu_seconds(
+    image: tuple[int, int] | Picture | None, settings: Settings, writer: str = writers.NOBODY
+) -> int:
+    """The duration to declare to ZeroGPU, which counts against a visitor's quota: of the captions and the picture."""
+    plan = planned(image, settings, writer)
     return int(min(_LONGEST_GPU_SECONDS, max(15, 1.1 * expected_seconds(plan, settings) + _FIXED_SECONDS)))
 
 
@@ -149,15 +168,16 @@ def expected_seconds(plan: Plan, settings: Settings) -> float:
     """How long a run takes: as measured, else a guess on the high side."""
     if plan.seconds is not None:
         return plan.seconds
+    captions = plan.caption_calls * _CALL_SECONDS
     cells = plan.window.h * plan.window.w
     megapixels = plan.output[0] * plan.output[1] / 1e6
     if (
         ZERO or machine.best_device() != "cpu"
     ):  # a sample of 128 x 128 cells of SDXL, and all else by the megapixel
-        return plan.samples * _SAMPLE_SECONDS * cells / 128**2 + megapixels * 0.6
+        return captions + plan.samples * _SAMPLE_SECONDS * cells / 128**2 + megapixels * 0.6
     # The bundled model on two cores, and others in proportion to their weights.
     size = max(1.0, geometry(settings.model).weights / 40e6)
-    return plan.samples * 0.32 * size * cells / 15360 + megapixels * 60
+    return captions + plan.samples * 0.32 * size * cells / 15360 + megapixels * 60
 
 
 def longest_seconds() -> float:
@@ -165,40 +185,59 @@ def longest_seconds() -> float:
     return (_LONGEST_GPU_SECONDS - _FIXED_SECONDS) / 1.1 if ZERO else 0.0
 
 
-def _duration(picture: Picture | None, settings: Settings) -> int:
-    return gpu_seconds(picture.size if picture else None, settings)
-
-
-@spaces.GPU(duration=_duration)
-def _events(picture: Picture | None, settings: Settings) -> Generator[Event | Refused, None, None]:
+@spaces.GPU(duration=gpu_seconds)
+def _events(
+    picture: Picture | None, settings: Settings, writer: str
+) -> Generator[Event | Refused, None, None]:
     try:
-        with one_run, contextlib.closing(pipeline(settings.model).stream(picture, settings=settings)) as run:
-            yield from run
+        captioning = writers.captioning(writer, settings.model)
+        with one_run:
+            events = pipeline(settings.model).stream(picture, settings, captioning=captioning)
+            with contextlib.closing(events):
+                yield from events
     except CupscaleError as error:
         yield Refused(str(error))
 
 
-def stream(picture: Picture | None, settings: Settings) -> Generator[Event, None, None]:
-    """The events of a run; without a picture it is drawn from words.
+def stream(
+    picture: Picture | None, settings: Settings, writer: str = writers.NOBODY
+) -> Generator[Event, None, None]:
+    """The events of a run; without a picture it is drawn from words. `writer` writes captions that are not given.
 
     Closing it stops the run within one network call.
 
     Raises:
-        CupscaleError: The run is refused, or fails.
+        CupscaleError: The run is refused or fails, or there is no GPU for it.
     """
     check_model(settings.model)
-    with contextlib.closing(_events(picture, settings)) as events:
+    with _in_words(), contextlib.closing(_events(picture, settings, writer)) as events:
         for event in events:
             if isinstance(event, Refused):
                 raise CupscaleError(event.message)
             yield event
 
 
-def quota_line(size: tuple[int, int], settings: Settings) -> str:
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """What ZeroGPU ends a run with (no quota left, no GPU free, a task cut off) as the one error that a page shows."""
+    try:
+        yield
+    except gr.Error as error:
+        said = re.sub(r"<[^>]*>", "", str(error.message)).strip().rstrip(".")
+        raise CupscaleError(
+            f"{error.title}: {said}; try again later, choose a smaller scale, or run it on a machine of your own"
+        ) from error
+    except RuntimeError as error:
+        if not ZERO:
+            raise
+        raise CupscaleError(f"there is no GPU for this run ({error}): try again in a minute") from error
+
+
+def quota_line(image: tuple[int, int] | Picture, settings: Settings, writer: str = writers.NOBODY) -> str:
     """What a run takes of a visitor's daily GPU time; empty where that is not counted."""
     if not ZERO:
         return ""
-    seconds = gpu_seconds(size, settings)
+    seconds = gpu_seconds(image, settings, writer)
     return f"{seconds} s of GPU quota" + (
         " (a visitor has 120 s a day, a free account 300)" if seconds > 60 else ""
     )

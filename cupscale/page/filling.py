@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from cupscale import images, models
 from cupscale.errors import CupscaleError
-from cupscale.page import engine, examples, links, references, run
+from cupscale.page import engine, examples, links, references, run, visit
 from cupscale.page.controls import EFFECTS, LABELS
-from cupscale.page.session import SILENT, TOASTING, Session, Updates, complain, new_book
-from cupscale.page.viewer import BeforeAfter
+from cupscale.page.jobs import Updates
+from cupscale.page.session import SILENT, TOASTING, Session, complain, new_book
 from cupscale.settings import Settings
+
+if TYPE_CHECKING:
+    from cupscale.page.upscale import UpscaleTab
 
 
 class Filling:
@@ -57,18 +61,18 @@ class Filling:
         }
 
     def from_file(self, path: str | None) -> Any:
-        """The settings inside a result."""
+        """The settings inside a result, of any size: nothing is decoded."""
         if not path:
             return gr.skip()
         try:
-            data = references.content(path)
-            fields = images.read_settings(data)
+            with references.opened(path) as file:
+                fields, size = images.read_head(file)
             if not fields:
                 raise CupscaleError(
                     "there are no settings of ours in this picture: only files that were downloaded here or written by the "
                     "command hold them, and other programs remove them when they save"
                 )
-            updates = self.fill(fields, images.read(data).size)
+            updates = self.fill(fields, size)
         except CupscaleError as error:
             complain(error)
             return gr.skip()
@@ -122,54 +126,57 @@ class Filling:
 
 
 class Examples:
-    """Examples and links, which may name one."""
+    """Examples, links, which may name one, and the visit that a reload goes on with.
 
-    def __init__(
-        self,
-        session: Session,
-        filling: Filling,
-        viewer: BeforeAfter,
-        status: gr.HTML,
-        inside: gr.Button,
-        downloads: gr.Row,
-    ) -> None:
+    Args:
+        session: What the tabs share.
+        filling: Puts settings on the page.
+        tab: Whose result an example's is shown in.
+    """
+
+    def __init__(self, session: Session, filling: Filling, tab: UpscaleTab) -> None:
         self._session = session
         self._filling = filling
-        self._viewer = viewer
-        self._status = status
-        self._inside = inside
-        self._downloads = downloads
+        self._tab = tab
 
     def wire(self, gallery: gr.Gallery | None, demo: gr.Blocks) -> None:
         """A click in the gallery, and the page's own address."""
-        session = self._session
-        outputs = [
-            *self._filling.outputs,
-            session.image,
-            session.example,
-            self._viewer,
-            self._status,
-            self._inside,
-        ]
-        outputs.append(self._downloads)
+        session, tab = self._session, self._tab
+        outputs = [*self._filling.outputs, session.image, session.example]
+        outputs += [tab.viewer, tab.status, tab.inside, tab.downloads]
         if gallery is not None:
-            session.follow(gallery.select(self.chosen, None, outputs, **TOASTING))
-        session.follow(demo.load(self.opened, None, outputs, **TOASTING))
+            session.follow(gallery.select(self.chosen, tab.token, outputs, **TOASTING))
+        session.follow(demo.load(self.opened, tab.visit, outputs, js=visit.READ, **TOASTING))
 
-    def chosen(self, event: gr.SelectData) -> Updates:
-        """An example of the gallery, with its result."""
+    def chosen(self, event: gr.SelectData, token: str) -> Updates:
+        """An example of the gallery, with its result; a run that goes on stays in sight."""
+        session, tab = self._session, self._tab
         example = examples.every()[int(event.index)]
-        return {
+        updates = {
             **self._filling.fill(example.settings),
             **self._input(example),
-            self._viewer: example.pair(),
-            self._status: run.status_html(""),
-            self._inside: gr.update(visible=False),
-            self._downloads: gr.update(visible=False),
+            tab.inside: gr.update(visible=False),
         }
+        job = session.jobs.named(token)
+        if job and not job.over:
+            gr.Info(
+                "The run goes on. The example's image and settings are there for the next one; click it again "
+                "after this run to see its result.",
+                duration=8,
+            )
+            return updates
+        shown: Updates = {
+            tab.viewer: example.pair(),
+            tab.status: run.status_html(""),
+            tab.downloads: gr.update(visible=False),
+        }
+        return updates | shown
 
-    def opened(self, request: gr.Request) -> Any:
-        """A link: its settings and its example."""
+    def opened(self, request: gr.Request, kept: str) -> Any:
+        """A link: its settings and its example. After a reload the visit goes on instead."""
+        if kept:
+            with contextlib.suppress(CupscaleError):
+                return self._resumed(visit.unpacked(kept))
         good, name, wrong = links.from_query(dict(request.query_params))
         for line in wrong:
             complain(CupscaleError(line), "Part of the link was left out")
@@ -182,7 +189,22 @@ class Examples:
         if example:
             updates |= self._input(example)
             if all(example.settings.get(key, value) == value for key, value in good.items()):
-                updates[self._viewer] = example.pair()
+                updates[self._tab.viewer] = example.pair()
+        return updates
+
+    def _resumed(self, found: visit.Visit) -> Updates:
+        updates = self._filling.fill(found.fields, found.size)
+        updates[self._session.randomize] = found.randomize
+        example = examples.named(found.example)
+        if example:
+            return updates | self._input(example)
+        if found.image:
+            updates[self._session.image] = found.image
+        if found.gone:
+            complain(
+                CupscaleError("your settings are back; the image is no longer on the server: give it again"),
+                "The page was started again",
+            )
         return updates
 
     def _input(self, example: examples.Example) -> Updates:

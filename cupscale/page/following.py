@@ -8,12 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from cupscale.captions import match
+from cupscale.captions import match, scaled
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, cutoff, engine, examples, links, regions, run, share, source
-from cupscale.page.session import SILENT, TOASTING, Session, Step, Updates, Values, complain
-from cupscale.planning import Plan
+from cupscale.page import bounds, cutoff, engine, examples, links, regions, run, share, source, visit
+from cupscale.page.jobs import Updates
+from cupscale.page.session import SILENT, TOASTING, Session, Step, Values, complain
+from cupscale.planning import Plan, output_size
 from cupscale.settings import Settings, default_cutoff
 
 
@@ -27,6 +28,7 @@ class Following:
         kept: The picture of what the cutoff keeps.
         kept_line: Its caption.
         followed: The cutoff that was set for the scale.
+        kept_visit: What the browser keeps for a reload.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Following:
         kept: gr.Image,
         kept_line: gr.Markdown,
         followed: gr.State,
+        kept_visit: gr.Textbox,
     ) -> None:
         self._session = session
         self._plan_line = plan_line
@@ -44,16 +47,28 @@ class Following:
         self._kept = kept
         self._kept_line = kept_line
         self._followed = followed
+        self._kept_visit = kept_visit
 
     def wire(self, drawing: Step) -> None:
         """Let all of it follow every control, the image and the table. drawing: of the Regions tab, the last step."""
         session, controls = self._session, self._session.controls
         known = session.inputs | {session.book, session.laid}
         outputs = [self._plan_line, self._links, self._kept, self._kept_line, session.laid, session.table]
+        outputs.append(self._kept_visit)
         planning: Step = {"inputs": known, "outputs": outputs, **SILENT}
         session.chain = [{"fn": self.refresh, **planning}, drawing]
-        moved = [component.change for component in (*controls.all, session.image, session.table)]
+        moved = [
+            component.change
+            for component in (
+                *controls.all,
+                session.randomize,
+                session.captioner,
+                session.image,
+                session.table,
+            )
+        ]
         gr.on(moved, self.refresh, trigger_mode="always_last", **planning).then(**drawing)
+        self._kept_visit.change(None, self._kept_visit, None, js=visit.KEEP)
         session.table.input(self.remember, known, [session.book], **TOASTING)
         controls["scale"].change(
             self.cutoff_of_scale,
@@ -68,13 +83,19 @@ class Following:
         session = self._session
         try:
             settings = session.controls.settings(values)
-            if not values[session.image]:
-                return self._without_image(values, settings)
-            picture = session.picture(values)
-            plan = bounds.allowed_plan(picture, settings, session.limits)
         except CupscaleError as error:
             return {self._plan_line: run.plan_html(str(error), wrong=True)}
-        line = run.plan_line(plan, settings) + bounds.line(session.limits)
+        if not values[session.image]:
+            return self._without_image(values, settings)
+        try:
+            picture = session.picture(values)
+            asked = self._asked(values, settings)
+            plan = bounds.allowed_plan(picture, asked, session.limits, session.writer(values))
+        except CupscaleError as error:
+            line = run.plan_html(str(error), wrong=True)
+            return {self._plan_line: line, **self._shared(values, settings, None)}
+        quota = engine.quota_line(picture, asked, session.writer(values))
+        line = run.plan_line(plan, quota) + bounds.line(session.limits)
         laid, rows, note = self._lay(values, plan)
         with contextlib.suppress(
             CupscaleError
@@ -83,9 +104,22 @@ class Following:
         return {
             self._plan_line: run.plan_html(line + note),
             **laid,
-            **self._shared(values, settings, picture),
+            **self._shared(values, settings, picture, plan.output),
             **self._low_frequencies(picture, settings),
         }
+
+    def _asked(self, values: Values, settings: Settings) -> Settings:
+        """With the captions that are there: where there are some, nobody writes."""
+        session = self._session
+        with contextlib.suppress(
+            CupscaleError
+        ):  # too long a caption is refused at the run and on the Regions tab
+            typed = session.captions(values[session.table], values[session.book])
+            laid = values[session.laid]
+            if typed and laid and laid["image"] == values[session.image]:
+                output = output_size(session.picture(values).size, settings.scale)
+                return settings.replace(captions=scaled(typed, laid["output"], output))
+        return settings
 
     def _without_image(self, values: Values, settings: Settings) -> Updates:
         return {
@@ -122,17 +156,25 @@ class Following:
                 note = "; the regions changed, and each took the caption of the one that covers most of it"
         return {session.laid: laid, session.table: rows}, rows, note
 
-    def _shared(self, values: Values, settings: Settings, picture: Picture | None) -> Updates:
+    def _shared(
+        self,
+        values: Values,
+        settings: Settings,
+        picture: Picture | None,
+        output: tuple[int, int] | None = None,
+    ) -> Updates:
         session = self._session
+        name, image, drawn = values[session.example], values[session.image], bool(values[session.randomize])
+        kept = visit.packed(settings, output, image, name, drawn)
         file: str | None = "photo.png"
-        example = examples.named(values[session.example])
+        example = examples.named(name)
         if example:
             file = example.place
         elif picture and (size := links.redrawn_size(_inside(picture), settings)):
             settings, file = settings.replace(size=size), None
         elif picture:
-            file = source.file_name(values[session.image])
-        return {self._links: share.texts(settings, values[session.example], file, session.limits)}
+            file = source.file_name(image)
+        return {self._links: share.texts(settings, name, file, session.limits), self._kept_visit: kept}
 
     def _low_frequencies(self, picture: Picture, settings: Settings) -> Updates:
         geometry = engine.geometry(settings.model)

@@ -38,6 +38,11 @@ class Limits:
         """Of a request that is no upload: an image within it, as a data URL has it, and what else belongs to a run."""
         return self.upload_bytes * 4 // 3 + 4 * 2**20
 
+    @property
+    def file_bytes(self) -> int:
+        """Of a file that is uploaded: an image, or a result of this page, which gives its settings back."""
+        return max(self.upload_bytes, self.output_px * 4 + 2**20)
+
     def check_output(self, plan: Plan) -> None:
         """Raises CupscaleError where the output has more pixels than the page makes."""
         width, height = plan.output
@@ -68,6 +73,11 @@ OPEN = Limits(max_seconds=3600, share=4)
 def on_space() -> bool:
     """Whether this is a Hugging Face Space."""
     return bool(os.environ.get("SPACE_ID"))
+
+
+def lent_gpu() -> bool:
+    """Whether a GPU comes and goes here (ZeroGPU), as the package `spaces` reads it."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def in_reach() -> bool:

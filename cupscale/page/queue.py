@@ -1,8 +1,8 @@
 """The runs that wait for the one machine: how many may, of whom, and what a person reads who comes too late.
 
 gradio's own limit counts every event, so that with a full queue a page could not even read its link; and it says "busy"
-and no more. Here only runs count, and a click asks first. What programs send is seen on its way through HTTP, so that
-nothing inside gradio's queue is touched.
+and no more. Here only runs count, a click asks first, and the order is the desk's. What programs send is seen on its way
+through HTTP, so that nothing inside gradio's queue is touched.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cupscale.bounded import check_shape
 from cupscale.errors import CupscaleError
 from cupscale.page import desk as desk_module
-from cupscale.page.desk import Desk, Refusal
+from cupscale.page.desk import Desk, Dropped, Refusal
 from cupscale.page.limits import on_space
-from cupscale.page.session import GPU, TOASTING, refusal
+from cupscale.page.session import GPU, RUN, TOASTING, refusal
 from cupscale.page.visitor import visitor
 
 _SHORT = 2**18  # characters that are looked through in milliseconds
@@ -63,8 +63,11 @@ def attended(run: Callable[..., Generator[Any, None, None]]) -> Callable[..., Ge
         desk, event = found
         whole = False
         try:
-            if not desk.begin(event):
-                raise refusal(_unheard(desk))
+            try:
+                while not desk.begin(event, wait=1.0):
+                    pass
+            except Dropped:
+                raise refusal(_unheard(desk)) from None
             for answer in (steps := run(*given, **named)):
                 if desk.unheard(event):
                     steps.close()
@@ -162,7 +165,7 @@ class Watch:
             found = [fn] if fn is not None else []
         else:
             found = [fn for fn in self._demo.fns.values() if fn.api_name == name]
-        runs = [fn for fn in found if fn.concurrency_id == GPU["concurrency_id"]]
+        runs = [fn for fn in found if fn.concurrency_id in (GPU["concurrency_id"], RUN["concurrency_id"])]
         return str(runs[0].api_name) if runs else None
 
     async def _listen(self, event: str | None, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,9 +175,9 @@ class Watch:
         async def watch(message: Message) -> None:
             body = message.get("body", b"")
             if event and body.startswith((b"event: complete", b"event: error")):
-                self._desk.end(event)
+                self._desk.answered(event)
             elif not event and (completed := _COMPLETED.match(body[:200])):
-                self._desk.end(completed[1].decode())
+                self._desk.answered(completed[1].decode())
             await send(message)
 
         self._desk.listen(session)

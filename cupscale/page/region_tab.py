@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import captions, queue, regions, run
+from cupscale.page import captions, queue, regions, run, writers
+from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.session import (
-    GPU,
     PRIVATE,
+    RUN,
     SILENT,
     TOASTING,
     Session,
     Step,
-    Updates,
     Values,
     complain,
     new_book,
 )
+from cupscale.planning import Plan
+from cupscale.settings import Settings
 
 # What the page itself puts into the caption box comes as null: the box has no focus then.
 _IF_TYPED = "(text, ...rest) => [document.activeElement?.closest('#caption') ? text : null, ...rest]"
@@ -78,12 +81,12 @@ class RegionsTab:
 
     def _build_captioner(self) -> None:
         with gr.Row():
-            kinds = captions.kinds()
-            self.captioner = gr.Dropdown(
-                kinds, value=kinds[0], label="Captioner", scale=2, elem_id="captioner"
-            )
+            self._session.captioner.render()
             self.write = gr.Button("Write the captions", variant="primary", scale=2, elem_id="write")
-            self.stop_writing = gr.Button("Cancel", scale=1, min_width=80, elem_id="stop-writing")
+            self.stop_writing = gr.Button(
+                "Cancel", interactive=False, scale=1, min_width=80, elem_id="stop-writing"
+            )
+        self.token = gr.Textbox(visible="hidden", elem_id="writing-name")  # of the run that this tab shows
         self.writing = gr.HTML("", elem_id="writing")
         with gr.Row():
             self.save = gr.Button("Save captions", size="sm", elem_id="save")
@@ -146,15 +149,23 @@ class RegionsTab:
         session = self._session
         started = queue.admitted(self.write.click, session.limits)(
             self.written,
-            session.inputs | {session.laid, session.book, self.captioner},
-            [self.writing, session.book, session.laid, session.drawn],
-            show_progress="minimal",
-            show_progress_on=[self.writing],
-            **GPU,
+            session.inputs | {session.laid, session.book},
+            [
+                self.writing,
+                session.book,
+                session.laid,
+                session.drawn,
+                self.write,
+                self.stop_writing,
+                self.token,
+            ],
+            show_progress="hidden",
+            trigger_mode="once",
+            **RUN,
             **PRIVATE,
         )
         session.follow(started)
-        self.stop_writing.click(lambda: "", None, self.writing, cancels=[started], **SILENT)
+        self.stop_writing.click(session.jobs.stop, self.token, None, **SILENT)
 
     # Handlers
 
@@ -236,13 +247,28 @@ class RegionsTab:
         book = new_book([caption.model_dump() for caption in found], laid["output"])
         return {session.book: book, session.laid: None, session.drawn: None}
 
-    @queue.attended
-    def written(self, values: Values) -> Generator[Updates, None, None]:
+    def written(self, values: Values) -> Steps:
         """Let the captioner write. A failed one leaves the prompt to serve, with a warning."""
         session = self._session
         try:
             picture, settings, plan = session.plan(values)
-            steps = captions.write(values[self.captioner], picture, plan, settings, session.limits)
+            name = writers.named(session.writer(values), settings.model)
+            steps = captions.write(name, picture, plan, settings, session.limits)
+        except CupscaleError as error:
+            yield self._failed(str(error))
+            return
+        look = Look(
+            token=self.token,
+            waiting=lambda line: {self.writing: run.status_html(line)},
+            opening=lambda: {self.writing: run.status_html("starting", 0.0), **self._buttons(True)},
+            stopped=lambda began: {self.writing: run.status_html("Cancelled."), **self._buttons(False)},
+            failed=self._failed,
+        )
+        yield from session.jobs.run(self._writing(steps, settings, plan), look)
+
+    def _writing(self, steps: Generator[captions.Step, None, None], settings: Settings, plan: Plan) -> Steps:
+        session = self._session
+        try:
             with contextlib.closing(steps):
                 for step in steps:
                     updates: Updates = {self.writing: step.html}
@@ -258,5 +284,13 @@ class RegionsTab:
                             )
                     yield updates
         except CupscaleError as error:
-            complain(error)
-            yield {self.writing: ""}
+            yield self._failed(str(error))
+        else:
+            yield self._buttons(False)
+
+    def _buttons(self, going: bool) -> Updates:
+        return {self.write: gr.update(interactive=not going), self.stop_writing: gr.update(interactive=going)}
+
+    def _failed(self, line: str) -> Updates:
+        stamp = time.time_ns()
+        return {self.writing: run.plan_html(line, wrong=True, stamp=stamp), **self._buttons(False)}

@@ -14,16 +14,19 @@ from typing import Any
 from PIL import Image
 
 from cupscale import images
+from cupscale.captioners import Captioned, CaptionProgress
+from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Finished, Planned, Preview, Progress, Result
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
-from cupscale.page import bounds, desk, engine, scratch
+from cupscale.page import bounds, desk, engine, scratch, writers
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, duration
-from cupscale.settings import Settings
+from cupscale.settings import Caption, Settings
 
 _STAGES = {
     "draw": "drawing",
+    "caption": "writing captions",
     "enlarge": "enlarging",
     "encode": "encoding",
     "denoise": "painting",
@@ -31,6 +34,7 @@ _STAGES = {
     "correct": "correcting",
 }
 _SHARES = {
+    "caption": (0.0, 0.0),
     "enlarge": (0.0, 0.1),
     "encode": (0.1, 0.12),
     "denoise": (0.12, 0.96),
@@ -56,13 +60,14 @@ class Shot:
 
 @dataclass(frozen=True)
 class Sight:
-    """What to show now. fraction: 0..1 of the run."""
+    """What to show now. fraction: 0..1 of the run. captions: those that a captioner wrote for it so far."""
 
     status: str
     fraction: float
     preview: Image.Image | None = None
     size: tuple[int, int] = (0, 0)
     notice: str | None = None
+    captions: tuple[Caption, ...] = ()
     shot: Shot | None = None
 
 
@@ -81,18 +86,19 @@ def status_html(text: str, fraction: float | None = None) -> str:
     return f'<div class="cu-status" role="status" aria-live="polite">{bar}<span>{escape(text)}</span></div>'
 
 
-def plan_html(text: str, wrong: bool = False) -> str:
-    """The plan line, or why there is none; its text is escaped."""
-    role = 'role="alert" data-wrong="true"' if wrong else 'role="status"'
+def plan_html(text: str, wrong: bool = False, stamp: int = 0) -> str:
+    """The plan line, or why there is none; its text is escaped. stamp: makes a line that was there before a new one, which
+    is shown and read out again."""
+    role = f'role="alert" data-wrong="true" data-stamp="{stamp}"' if wrong else 'role="status"'
     return f'<p class="cu-plan" {role}>{escape(text)}</p>'
 
 
-def plan_line(plan: Plan, settings: Settings) -> str:
-    """Sizes, regions, evaluations, memory, time and quota, for a person."""
+def plan_line(plan: Plan, quota: str) -> str:
+    """Sizes, regions, who writes captions, evaluations, memory, time and quota, for a person."""
     line = plan.line().replace(" -> ", " → ").replace(" x ", " × ")
     if plan.seconds is None:
         line += ", time not yet known for this model here"
-    if quota := engine.quota_line(plan.input, settings):
+    if quota:
         line += f", {quota}"
     return line
 
@@ -101,8 +107,9 @@ def _line(event: Progress) -> str:
     parts = [_STAGES.get(event.stage, event.stage)]
     if event.stage in ("draw", "denoise"):
         parts.append(f"step {event.step} of {event.steps}")
-    if event.stage == "denoise":
-        parts.append(f"region {event.regions} of {event.total}")
+    if event.stage in ("denoise", "caption"):
+        unit = "region" if event.stage == "denoise" else "call"
+        parts.append(f"{unit} {event.regions} of {event.total}")
     elif event.fraction and event.stage != "draw":
         parts.append(f"{event.fraction:.0%}")
     if event.left is not None:
@@ -119,7 +126,7 @@ def _whole(event: Progress, plan: Plan) -> float:
 
 
 def watch(
-    picture: Picture | None, settings: Settings, limits: Limits, stem: str
+    picture: Picture | None, settings: Settings, limits: Limits, stem: str, writer: str = writers.NOBODY
 ) -> Generator[Sight, None, None]:
     """Run, and say what to show. The last sight has the shot. Closing it stops the run within one network call.
 
@@ -128,11 +135,12 @@ def watch(
         settings: Of the run.
         limits: Of the page.
         stem: Of the names of downloads.
+        writer: Who writes captions that are not given, by name.
 
     Raises:
         CupscaleError: The run is refused, or fails.
     """
-    plan = bounds.allowed_plan(picture.size if picture else None, settings, limits)
+    plan = bounds.allowed_plan(picture, settings, limits, writer)
     desk.expect(engine.expected_seconds(plan, settings))
     deadline = bounds.Deadline(limits)
     yield Sight("waiting for the model", 0.0)
@@ -140,7 +148,8 @@ def watch(
     line = ""
     size = (0, 0)
     result: Result | None = None
-    with contextlib.closing(engine.stream(picture, settings)) as events:
+    captions: dict[int, Caption] = {}
+    with contextlib.closing(engine.stream(picture, settings, writer)) as events:
         for event in events:
             deadline.check()
             if isinstance(event, Planned):
@@ -153,11 +162,20 @@ def watch(
             elif isinstance(event, Preview):
                 yield Sight(line, fraction, preview=event.image, size=size)
             elif isinstance(event, Progress):
+                if event.left is not None and event.stage == "denoise":
+                    desk.expect(event.left)
                 now = time.monotonic()
                 line, fraction = _line(event), _whole(event, plan)
                 if now - shown >= _EVERY_SECONDS or event.stage != "denoise":
                     shown = now
                     yield Sight(line, fraction)
+            elif isinstance(event, CaptionProgress) and event.caption and not event.is_prompt:
+                one = {"caption": event.caption[:2000], "source": plan.captioner}
+                captions |= {k: Caption(box=plan.boxes[k], **one) for k in event.regions}
+                yield Sight(line, fraction, captions=tuple(captions.values()))
+            elif isinstance(event, Captioned):
+                written = tuple(caption for caption in event.captions if caption.caption)
+                yield Sight(line, fraction, captions=written)
             elif isinstance(event, Finished):
                 result = event.result
     assert result is not None and picture is not None
@@ -192,11 +210,14 @@ def encode(shot: Shot, suffix: str) -> str:
     on_white = shot.transparent and suffix == "jpg"
     path = Path(shot.folder) / f"{shot.stem}{'-on-white' * on_white}.{suffix}"
     if not path.exists():
-        with Image.open(shot.png) as image:
+        with images.open_own(shot.png) as image:
             shown = (
                 Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) if on_white else image
             )
-            images.write(shown, path, shot.settings.to_json())
+            try:
+                images.write(shown, path, shot.settings.to_json())
+            except CupscaleError as error:
+                raise CupscaleError(str(error).replace(repr(str(path)), "this picture")) from None
     return str(path)
 
 

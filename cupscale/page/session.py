@@ -12,8 +12,9 @@ import gradio as gr
 from cupscale.captions import scaled
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, regions, source
+from cupscale.page import bounds, regions, source, writers
 from cupscale.page.controls import Controls
+from cupscale.page.jobs import Jobs
 from cupscale.page.limits import Limits
 from cupscale.planning import Plan, output_size
 from cupscale.settings import Caption, Settings
@@ -22,10 +23,13 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 SILENT: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 # gradio shows a toast for queued events only
 TOASTING: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-GPU: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "gpu"}
+GPU: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "gpu"}  # of programs: gradio lets them wait
+RUN: dict[str, Any] = {
+    "concurrency_limit": None,
+    "concurrency_id": "run",
+}  # of the page: the desk does, and says where
 
 Values = Mapping[Any, Any]  # of components, by component
-Updates = dict[Any, Any]  # likewise
 Step = dict[str, Any]  # arguments of gradio's `.then`
 
 
@@ -46,12 +50,15 @@ class Session:
         example: The name of the example that is the input, or None.
         image: The input image; the Upscale tab places it.
         randomize: Whether every run draws a seed; likewise.
+        captioner: Who writes captions that are not given; the Regions tab places it.
         table: The captions; the Regions tab places it.
+        jobs: The runs that go on.
         chain: What follows a change of the settings or the image: the plan, then the drawing of the regions.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.jobs = Jobs(limits.kept_seconds)
         self.controls = Controls(limits)
         self.book = self._state(new_book())
         self.laid = self._state(None)
@@ -71,6 +78,15 @@ class Session:
         )
         self.randomize = gr.Checkbox(
             False, label="A new seed for every run", elem_id="randomize", render=False
+        )
+        self.captioner = gr.Dropdown(
+            writers.choices(),
+            value=writers.AUTO,
+            label="Captioner",
+            info="Who writes the captions that you leave empty. 'auto': a multimodal model, where this machine has one.",
+            elem_id="captioner",
+            scale=2,
+            render=False,
         )
         self.table = gr.Dataframe(
             headers=regions.HEADERS,
@@ -102,7 +118,8 @@ class Session:
     @property
     def inputs(self) -> set[Any]:
         """What every handler that needs the settings takes."""
-        return {self.image, self.randomize, self.table, self.book, self.example, *self.controls.all}
+        own = {self.image, self.randomize, self.captioner, self.table, self.book, self.example}
+        return own | set(self.controls.all)
 
     def picture(self, values: Values) -> Picture:
         """The input image. Raises CupscaleError."""
@@ -128,6 +145,10 @@ class Session:
         settings = self.settings(values)
         picture = self.picture(values)
         return picture, settings, bounds.allowed_plan(picture, settings, self.limits)
+
+    def writer(self, values: Values) -> str:
+        """Who writes captions that are not given, by name."""
+        return str(values[self.captioner] or writers.AUTO)
 
     @staticmethod
     def written(book: Mapping[str, Any], plan: Plan) -> tuple[Caption, ...]:

@@ -50,6 +50,8 @@ def css() -> str:
 # Rules for the frame of the page: gradio puts its own prefix before those of `css`.
 _FRAME = """
 .gradio-container { max-width: 1280px !important; min-width: 0 !important; width: 100% !important; margin: 0 auto; }
+.cu-lost { position: fixed; inset: auto 12px 12px; z-index: 1000; margin: 0 auto; max-width: 640px; padding: 10px 16px;
+  border-radius: 8px; background: #7c2d12; color: #fff; font-size: 0.92rem; text-align: center; }
 @media (max-width: 640px) {
   .gradio-container > .main { padding: 8px !important; width: 100% !important; box-sizing: border-box; min-width: 0; }
   .gradio-container .row:has(> .column) { flex-direction: column; flex-wrap: nowrap; }
@@ -59,5 +61,9 @@ _FRAME = """
 
 
 def head() -> str:
-    """The script that several components share, and the frame's rules."""
-    return f"<style>{_FRAME}</style><script>{(STATIC / 'store.js').read_text('utf-8')}</script>"
+    """The scripts that belong to no component, and the frame's rules."""
+    scripts = "".join(
+        f"<script>{(STATIC / f'{name}.js').read_text('utf-8')}</script>"
+        for name in ("store", "connection", "access")
+    )
+    return f"<style>{_FRAME}</style>{scripts}"

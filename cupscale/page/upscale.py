@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +11,22 @@ from PIL import Image
 
 from cupscale import images, models
 from cupscale.errors import CupscaleError
-from cupscale.page import engine, examples, history, queue, run, scratch, share, source, viewer
+from cupscale.page import engine, examples, history, run, scratch, share, source, viewer
 from cupscale.page.filling import Examples, Filling
 from cupscale.page.following import Following
+from cupscale.page.jobs import Updates
+from cupscale.page.painting import SHAPES, Painting
 from cupscale.page.session import (
-    GPU,
     PRIVATE,
     SILENT,
     TOASTING,
     Session,
     Step,
-    Updates,
-    Values,
-    complain,
     new_book,
     refusal,
 )
-from cupscale.planning import nearest_size
 
-SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16}  # of a picture from words
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
-# A run leaves a mark in its tab that its end takes away. One that is still there when the page opens tells of a run that was
-# lost with the connection, the server or the page itself.
-_MARK_RUN = "() => { sessionStorage.setItem('cupscale-run', '1') }"
-_UNMARK_RUN = "() => { sessionStorage.removeItem('cupscale-run') }"
-_TELL_LOST = """(status) => {
-  if (!sessionStorage.getItem('cupscale-run')) return {__type__: 'update'}
-  sessionStorage.removeItem('cupscale-run')
-  return LOST
-}"""
 _CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#other a, a#other, #other')?.click(), 150)"
 
 
@@ -57,6 +42,9 @@ class UpscaleTab:
             with gr.Column(scale=7, min_width=320):
                 self._build_result()
         kept = session.limits.kept_seconds
+        self.token = gr.Textbox(visible="hidden", elem_id="run-name")  # of the run that this tab shows
+        self.wrote = gr.Textbox(visible="hidden", elem_id="wrote")  # captions of a run, as they arrive
+        self.visit = gr.Textbox(visible="hidden", elem_id="visit")  # that the browser kept
         self.shot = gr.State(None, time_to_live=kept, delete_callback=run.forget)
         self.followed = gr.State(session.controls.first.cutoff, time_to_live=kept)
 
@@ -173,7 +161,8 @@ class UpscaleTab:
             past: The history, whose entries give their settings back.
         """
         session = self._session
-        following = Following(session, self.plan_line, self.links, self.kept, self.kept_line, self.followed)
+        parts = self.plan_line, self.links, self.kept, self.kept_line, self.followed, self.visit
+        following = Following(session, *parts)
         following.wire(drawing)
         filling = Filling(session, self.followed)
         filling.wire_presets(self.quick, self.paper, self.reset)
@@ -181,51 +170,16 @@ class UpscaleTab:
         session.follow(self.dropped.upload(filling.from_file, self.dropped, restored, **TOASTING))
         session.follow(self.inside.click(filling.from_file, session.image, restored, **TOASTING))
         session.follow(past.select(filling.from_history, None, restored, **TOASTING))
-        shown = Examples(session, filling, self.viewer, self.status, self.inside, self.downloads)
+        shown = Examples(session, filling, self)
         self._wire_image()
         shown.wire(self.gallery, demo)
-        self._wire_run()
-        lost = run.plan_html(
-            "The last run was lost: the page or its server went away. Upscale runs it again.", wrong=True
-        )
-        demo.load(None, self.status, self.status, js=_TELL_LOST.replace("LOST", json.dumps(lost)), **SILENT)
+        Painting(session, self).wire(demo)
         self._wire_formats()
 
     def _wire_image(self) -> None:
         session = self._session
         outputs = [session.image, session.example, self.inside, session.book, session.laid]
         session.follow(session.image.input(self.arrived, [session.image, session.laid], outputs, **SILENT))
-
-    def _wire_run(self) -> None:
-        """The two buttons that run something, and the one that stops it."""
-        session = self._session
-        controls = [self.viewer, self.status, self.run, self.draw, self.cancel]
-        outputs = [*controls, session.controls["seed"], self.shot, self.downloads]
-        started = self._run_at(
-            self.run, self.start, {self.shot, session.laid}, [*outputs, self.png, self.jpeg]
-        )
-        self.run.click(None, js=_MARK_RUN)
-        started.success(None, js=_UNMARK_RUN)
-        self.cancel.click(None, js=_UNMARK_RUN)
-        laid = [session.image, session.example, session.book, session.laid, self.inside]
-        drawn = self._run_at(self.draw, self.drawn, {self.shot, self.shape}, [*outputs, *laid])
-        session.follow(drawn)
-        self.cancel.click(self.stopped, None, controls, cancels=[started, drawn], **SILENT)
-
-    def _run_at(
-        self, button: gr.Button, handler: Callable[..., Any], more: set[Any], outputs: list[Any]
-    ) -> Any:
-        """A click that runs something. more: inputs beside the settings."""
-        return queue.admitted(button.click, self._session.limits)(
-            handler,
-            self._session.inputs | more,
-            outputs,
-            show_progress="minimal",
-            show_progress_on=[self.status],
-            trigger_mode="once",
-            **GPU,
-            **PRIVATE,
-        )
 
     def _wire_formats(self) -> None:
         for button, suffix in ((self.webp, "webp"), (self.jpeg, "jpg")):
@@ -252,116 +206,11 @@ class UpscaleTab:
             plain = opened.format in _SHOWN_BY_BROWSERS
         if not plain:
             shown = scratch.new_folder() / source.shown_name(path)
-            updates[session.image] = str(images.write(images.finish(picture.rgb, picture.alpha), shown))
+            image = images.finish(picture.rgb, picture.alpha)
+            updates[session.image] = str(images.write(image, shown, picture.settings_text))
         if picture.settings_text:
             updates[self.inside] = gr.update(visible=True)
         return updates
-
-    @queue.attended
-    def start(self, values: Values) -> Generator[Updates, None, None]:
-        """The run, from the button to the result."""
-        yield from self._guarded(self._watched(values), values)
-
-    @queue.attended
-    def drawn(self, values: Values) -> Generator[Updates, None, None]:
-        """A picture from the prompt, which becomes the input; another seed draws another."""
-        yield from self._guarded(self._drawing(values), values)
-
-    def _guarded(
-        self, steps: Generator[Updates, None, None], values: Values
-    ) -> Generator[Updates, None, None]:
-        """The updates of a run, whose buttons come back after every end."""
-        run.forget(values[self.shot])
-        yield {
-            self.cancel: gr.update(interactive=True),
-            self.run: gr.update(interactive=False),
-            self.draw: gr.update(interactive=False),
-            self.shot: None,
-            self.downloads: gr.update(visible=False),
-            self.status: run.status_html("starting", 0.0),
-        }
-        try:
-            yield from steps
-        except CupscaleError as error:
-            yield self._failed(str(error))
-        except MemoryError:
-            yield self._failed(
-                "out of memory, one region at a time: choose a smaller scale, or a machine with more of it"
-            )
-
-    def _watched(self, values: Values) -> Generator[Updates, None, None]:
-        session = self._session
-        settings = session.settings(values, draw_seed=True)
-        picture = source.read(values[session.image], session.limits)
-        fraction = 0.0
-        sights = run.watch(picture, settings, session.limits, source.name(values[session.image]))
-        with contextlib.closing(sights):
-            for sight in sights:
-                fraction = max(fraction, sight.fraction)
-                if sight.notice:
-                    complain(CupscaleError(sight.notice), "Note")
-                if sight.shot:
-                    yield self._finished(sight.shot)
-                    continue
-                updates = {
-                    self.status: run.status_html(sight.status, fraction),
-                    session.controls["seed"]: settings.seed,
-                }
-                if sight.preview is not None:
-                    updates[self.viewer] = viewer.preview(sight.preview, "Preview of the result", sight.size)
-                yield updates
-
-    def _drawing(self, values: Values) -> Generator[Updates, None, None]:
-        session = self._session
-        settings = session.controls.settings(values, randomize=bool(values[session.randomize]))
-        width, height = nearest_size(SHAPES[values[self.shape]], engine.geometry(settings.model))
-        settings = settings.replace(scale=1.0, size=f"{width}x{height}", captions=())
-        with contextlib.closing(run.watch(None, settings, session.limits, "words")) as sights:
-            for sight in sights:
-                if sight.shot is None:
-                    yield {self.status: run.status_html(sight.status, sight.fraction)}
-                    continue
-                yield {
-                    **self._idle(),
-                    session.image: sight.shot.png,
-                    session.example: None,
-                    session.book: new_book(),
-                    session.laid: None,
-                    session.controls["seed"]: settings.seed,
-                    self.inside: gr.update(visible=False),
-                    self.viewer: viewer.empty(),
-                    self.status: run.status_html("Drawn. Upscale enlarges it; another seed draws another."),
-                }
-
-    def _idle(self) -> Updates:
-        return {
-            self.cancel: gr.update(interactive=False),
-            self.run: gr.update(interactive=True),
-            self.draw: gr.update(interactive=True),
-        }
-
-    def _finished(self, shot: run.Shot) -> Updates:
-        return {
-            self.viewer: viewer.pair(shot.before, shot.png, shot.size, shot.note, history.entry(shot)),
-            self.status: run.status_html("Done."),
-            self.shot: shot,
-            self.png: shot.png,
-            self.jpeg: gr.update(value="JPEG on white" if shot.transparent else "JPEG"),
-            self.downloads: gr.update(visible=True),
-            **self._idle(),
-        }
-
-    def _failed(self, line: str) -> Updates:
-        complain(CupscaleError(line))
-        return {**self._idle(), self.status: run.plan_html(line, wrong=True)}
-
-    def stopped(self) -> Updates:
-        """Cancel."""
-        return {
-            self.status: run.status_html("Cancelled. Nothing was kept."),
-            self.viewer: viewer.empty(),
-            **self._idle(),
-        }
 
     def _encoder(self, suffix: str) -> Callable[[Any], Any]:
         """A handler that gives the result in another format, encoded when someone wants it."""

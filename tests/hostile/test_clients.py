@@ -17,7 +17,7 @@ from page_server import FAST_SETTINGS, photo, serve
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.page import bounds, desk as desk_module, engine, limits as limits_module, run
-from cupscale.page.desk import Desk, Refusal
+from cupscale.page.desk import Desk, Dropped, Refusal
 from cupscale.page.limits import Limits
 from cupscale.page.visitor import visitor
 from cupscale.settings import Settings
@@ -205,7 +205,8 @@ def test_a_run_that_nobody_waits_for_frees_its_place(clock):
     desk.leave("session")
     clock[0] += 11
     assert desk.refusal("a") is None
-    assert not desk.begin("e1")  # its turn comes all the same
+    with pytest.raises(Dropped):  # its turn comes all the same
+        desk.begin("e1")
 
 
 def test_a_turn_that_comes_before_the_name_is_the_same_run(clock):
@@ -217,6 +218,72 @@ def test_a_turn_that_comes_before_the_name_is_the_same_run(clock):
     clock[0] += 61
     assert desk.unheard("e1")
     desk.end("e1")
+    assert desk.refusal("a") is None
+
+
+def test_one_runs_at_a_time_in_the_order_of_arrival(clock):
+    desk = Desk(Limits(unheard_seconds=10**6))
+    for event in ("e1", "e2", "e3"):
+        enter(desk, "a", event)
+    assert desk.begin("e2")  # nobody runs, and e1 is not there yet to begin
+    assert not desk.begin("e3") and not desk.begin("e1")
+    desk.end("e2")
+    assert not desk.begin("e3")  # e1 came earlier, and is there
+    assert desk.begin("e1")
+    desk.cancel("e3")
+    with pytest.raises(Dropped):
+        desk.begin("e3")
+
+
+def test_a_place_says_how_many_and_how_long(clock):
+    desk = Desk(Limits(unheard_seconds=10**6))
+    for event in ("e1", "e2", "e3"):
+        enter(desk, "a", event)
+    assert desk.begin("e1") and desk.place("e1") is None
+    assert (desk.place("e3").ahead, desk.place("e3").seconds) == (2, None)  # nobody knows
+    desk.expect("e1", 50.0)
+    desk.expect("e2", 30.0)  # of a run that waits: from its beginning
+    clock[0] += 20
+    assert (desk.place("e2").ahead, desk.place("e2").seconds) == (1, 30.0)
+    assert (desk.place("e3").ahead, desk.place("e3").seconds) == (2, 60.0)
+    assert desk.place("e3").line == "waiting in the queue, 2 runs before this one, about 1 min to wait"
+    desk.expect("e1", 10.0)  # as the run goes it knows better
+    clock[0] += 4
+    assert desk.place("e3").seconds == 36.0
+    desk.stopping("e1")
+    assert desk.place("e2").seconds == 0 and desk.place("e2").line.endswith("about 1 s to wait")
+    desk.end("e1")
+    assert desk.place("e2").line.startswith("next")
+
+
+def test_a_run_that_lasts_is_heard_by_whoever_follows_it(clock):
+    """Not by the session that asked for it; and its event may end before it."""
+    desk = Desk(Limits(share=1, unheard_seconds=60))
+    desk.listen("session")
+    enter(desk, "a", "e1", "session")
+    desk.last("e1")
+    assert desk.begin("e1")
+    desk.answered("e1")
+    assert isinstance(desk.enter("a", "upscale", None), Refusal)  # it goes on
+    desk.listen("e1")
+    clock[0] += 1000
+    assert not desk.unheard("e1")
+    desk.leave("e1")
+    clock[0] += 59
+    assert not desk.unheard("e1")
+    clock[0] += 2
+    assert desk.unheard("e1")
+    desk.stopping("e1")  # and counts for nobody any more
+    assert desk.refusal("a") is None
+
+
+def test_a_run_that_ended_before_it_had_its_name_is_over(clock):
+    desk = Desk(Limits(share=1))
+    place = desk.enter("a", "upscale", "session")
+    desk.last("e1")
+    assert desk.begin("e1")
+    desk.end("e1", whole=True)
+    desk.name(place, "e1")
     assert desk.refusal("a") is None
 
 

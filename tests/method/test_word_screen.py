@@ -8,7 +8,7 @@ import torch
 from cupscale.method.attention import Box, GlobalAttention
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Size
-from cupscale.method.words import WordScreen
+from cupscale.method.word_screen import WordScreen
 
 CELLS = Size(4, 8)
 # Begin, "red" (1), "castle" (2, 3), end: 5 tokens.

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser_hands import WAIT, download, expect, give, open_part, upscale, visit
 from gradio_client import Client, handle_file
 from page_server import FAST, FAST_SETTINGS, ROOT, photo, serve
 from PIL import Image
@@ -25,107 +25,6 @@ from PIL import Image
 from cupscale import images
 from cupscale.page import links
 from cupscale.settings import Settings
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
-WAIT = int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60")) * 1000
-
-try:
-    from playwright.sync_api import expect, sync_playwright
-except ImportError:
-    sync_playwright = None  # type: ignore[assignment]
-
-if CHROMIUM is None or sync_playwright is None:
-    missing = (
-        "no chromium: apt-get install chromium"
-        if sync_playwright
-        else "no playwright: pip install playwright"
-    )
-    if os.environ.get("CUPSCALE_REQUIRE_BROWSER"):
-        raise RuntimeError(missing)
-    pytest.skip(missing, allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("page")
-
-
-@pytest.fixture(scope="module")
-def url(folder):
-    with serve(folder, CUPSCALE_CAPTIONERS="away=http://127.0.0.1:9/v1") as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(WAIT)
-    expect.set_options(timeout=WAIT)
-    tab = context.new_page()
-    tab.problems = []
-    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
-    yield tab
-    assert tab.problems == []
-    context.close()
-
-
-@pytest.fixture
-def small(tmp_path):
-    return photo(tmp_path / "small.png")
-
-
-def visit(page, url, query=FAST):
-    page.goto(f"{url}?{query}")
-    page.locator("#run").wait_for()
-    seed = dict(urllib.parse.parse_qsl(query))["seed"]
-    expect(page.locator("#set-seed input")).to_have_value(seed)  # the link was read
-
-
-def give(page, path, size="64"):
-    """Upload, and wait for the plan."""
-    page.locator("#image input[type=file]").set_input_files(str(path))
-    expect(page.locator("#plan")).to_contain_text(
-        re.compile(rf"{size}|limit|not an image|truncated", re.IGNORECASE)
-    )
-
-
-def upscale(page):
-    page.locator("#run").click()
-    expect(page.locator("#status")).to_contain_text("Done.")
-    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
-
-
-def download(page, what):
-    with page.expect_download() as waiting:
-        page.locator(what).click()
-    return waiting.value
-
-
-def open_part(page, name):
-    """An accordion, opened."""
-    head = page.locator(f"#{name} button.label-wrap").first
-    if "open" not in (head.get_attribute("class") or "").split():
-        head.click()
 
 
 def test_upload_run_progress_slider_lens_downloads(page, url, small, tmp_path):
@@ -192,22 +91,6 @@ def test_location_data_is_gone_and_orientation_applied(page, url, tmp_path):
         assert image.size == (96, 128)
         assert 0x8825 not in image.getexif() and 0x010F not in image.getexif()
     assert b"SecretCamera" not in file.read_bytes()
-
-
-def test_cancel_frees_the_queue(page, url, tmp_path):
-    visit(page, url, "seed=3&steps=50&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
-    give(page, photo(tmp_path / "wide.png", (200, 150)), "200")
-    page.locator("#run").click()
-    expect(page.locator("#status")).to_contain_text("step 1 of")
-    expect(page.locator("#cancel")).to_be_enabled()
-    page.locator("#cancel").click()
-    expect(page.locator("#status")).to_contain_text("Cancelled")
-    expect(page.locator("#run")).to_be_enabled()
-    began = time.monotonic()
-    visit(page, url)
-    give(page, photo(tmp_path / "next.png", seed=1))
-    upscale(page)
-    assert time.monotonic() - began < 30
 
 
 def test_the_plan_follows_the_controls(page, url, small):
@@ -430,7 +313,9 @@ def test_bad_images_are_refused_and_nothing_typed_is_lost(page, url, tmp_path, n
     expect(plan).to_contain_text(words)
     assert "/tmp" not in plan.inner_text()
     page.locator("#run").click()
-    expect(page.locator(".toast-wrap")).to_contain_text(words)
+    expect(plan).not_to_have_attribute("data-stamp", "0")  # said again, where it stood
+    expect(plan).to_contain_text(words)
+    expect(page.get_by_text(plan.inner_text())).to_have_count(1)
     expect(page.locator("#run")).to_be_enabled()
     expect(page.locator("#set-prompt textarea")).to_have_value("keep me")
     open_part(page, "advanced")
@@ -440,7 +325,7 @@ def test_bad_images_are_refused_and_nothing_typed_is_lost(page, url, tmp_path, n
 def test_no_image_and_too_large_an_output_are_refused(page, url, tmp_path):
     visit(page, url)
     page.locator("#run").click()
-    expect(page.locator(".toast-wrap")).to_contain_text("upload, paste or drop")
+    expect(page.locator("#plan [data-wrong]")).to_contain_text("upload, paste or drop")
     visit(page, url, FAST + "&scale=16")
     give(page, photo(tmp_path / "long.png", (1100, 20)), "1100")
     expect(page.locator("#plan [data-wrong]")).to_contain_text("16384")
@@ -732,32 +617,11 @@ def test_a_full_queue_says_how_much_waits_and_keeps_all(page, tmp_path):
             job.cancel()
 
 
-def test_a_run_that_was_lost_says_so_after_a_reload_and_one_that_ended_does_not(page, url, small):
-    """The mark of a run stays in its tab until its end: a killed server or a reload leaves it there."""
-    visit(page, url, "seed=3&steps=50&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
-    give(page, small)
-    page.locator("#run").click()
-    expect(page.locator("#status progress")).to_be_visible()
-    expect(page.locator("#cancel")).to_be_enabled()
-    page.reload()
-    expect(page.locator("#status")).to_contain_text("The last run was lost")
-    page.reload()
-    expect(page.locator("#run")).to_be_visible()
-    expect(page.locator("#status")).not_to_contain_text("lost")
-    visit(page, url, FAST)
-    give(page, small)
-    upscale(page)
-    page.reload()
-    expect(page.locator("#run")).to_be_visible()
-    page.wait_for_function("() => !sessionStorage.getItem('cupscale-run')")
-    expect(page.locator("#status")).not_to_contain_text("lost")
-
-
 def test_a_picture_is_drawn_from_the_prompt_and_becomes_the_input(page, url):
     """Another seed draws another; what was drawn is enlarged like any image."""
     visit(page, url, f"{FAST}&scale=2")
     page.locator("#draw").click()
-    expect(page.locator("#status")).to_contain_text("neither an image nor a prompt")
+    expect(page.locator("#plan [data-wrong]")).to_contain_text("neither an image nor a prompt")
     page.locator("#set-prompt textarea").fill("a lighthouse in a storm")
     page.locator("#draw").click()
     expect(page.locator("#status")).to_contain_text("Drawn.")

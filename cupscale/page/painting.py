@@ -1,0 +1,257 @@
+"""The runs of the Upscale tab: a click, the queue, what is shown meanwhile, the end; and a run that was found again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from cupscale.bounded import parse_object
+from cupscale.errors import CupscaleError
+from cupscale.images import Picture
+from cupscale.page import bounds, engine, history, queue, regions, run, source, viewer
+from cupscale.page.jobs import Look, Steps, Updates
+from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, new_book
+from cupscale.planning import Plan, nearest_size
+from cupscale.settings import Caption, Settings
+
+if TYPE_CHECKING:
+    from cupscale.page.upscale import UpscaleTab
+
+SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16}  # of a picture from words
+_LOST = "The last run was lost: the page or its server went away. Upscale runs it again."
+# The browser's tab keeps the name of its run, so that a reload finds it.
+_KEEP_NAME = "(name) => { name ? sessionStorage.setItem('cupscale-run', name) : sessionStorage.removeItem('cupscale-run') }"
+_KEPT_NAME = "() => [sessionStorage.getItem('cupscale-run') || '']"
+# On a phone the result lies below the controls.
+_LOOK_THERE = """() => {
+  if (matchMedia('(max-width: 640px)').matches) document.querySelector('#result')?.scrollIntoView({behavior: 'smooth'})
+}"""
+
+
+class Painting:
+    """What the buttons Upscale, Draw and Cancel do.
+
+    Args:
+        session: What the tabs share.
+        tab: Whose buttons they are.
+    """
+
+    def __init__(self, session: Session, tab: UpscaleTab) -> None:
+        self._session = session
+        self._tab = tab
+        self._look = Look(
+            token=tab.token,
+            waiting=lambda line: {tab.status: run.status_html(line)},
+            opening=self._opening,
+            stopped=self._stopped,
+            failed=self._failed,
+        )
+
+    def wire(self, demo: gr.Blocks) -> None:
+        """Connect the buttons, and the opening of the page."""
+        session, tab = self._session, self._tab
+        shown = [tab.viewer, tab.status, tab.plan_line, tab.run, tab.draw, tab.cancel, tab.token, tab.wrote]
+        outputs = [*shown, session.controls["seed"], tab.shot, tab.downloads, tab.png, tab.jpeg]
+        outputs += [session.image, session.example, session.book, session.laid, session.drawn, tab.inside]
+        given = session.inputs | {tab.shot, session.laid, tab.shape}
+        for button, handler in ((tab.run, self.start), (tab.draw, self.drawn)):
+            click = queue.admitted(button.click, session.limits)
+            session.follow(
+                click(handler, given, outputs, show_progress="hidden", trigger_mode="once", **RUN, **PRIVATE)
+            )
+            button.click(None, js=_LOOK_THERE)
+        tab.cancel.click(session.jobs.stop, tab.token, None, **SILENT)
+        known = session.inputs | {session.laid, tab.wrote}
+        session.follow(
+            tab.wrote.change(
+                self.taken_over,
+                known,
+                [session.book, session.laid],
+                trigger_mode="always_last",
+                **SILENT,
+            )
+        )
+        tab.token.change(None, tab.token, None, js=_KEEP_NAME)
+        session.follow(demo.load(self.returned, tab.token, outputs, js=_KEPT_NAME, **TOASTING))
+
+    # Handlers
+
+    def start(self, values: Values) -> Generator[Updates, None, None]:
+        """The run, from the button to the result. What cannot be done is said before it waits for anything."""
+        session = self._session
+        try:
+            settings = session.settings(values, draw_seed=True)
+            picture = session.picture(values)
+            plan = bounds.allowed_plan(picture, settings, session.limits, session.writer(values))
+        except CupscaleError as error:
+            yield self._refused(error)
+            return
+        wrote: list[Caption] = []
+        look = replace(self._look, stopped=lambda began: self._stopped(began, wrote))
+        steps = self._guarded(self._painted(values, picture, settings, plan, wrote), values)
+        yield from session.jobs.run(steps, look, engine.expected_seconds(plan, settings))
+
+    def drawn(self, values: Values) -> Generator[Updates, None, None]:
+        """A picture from the prompt, which becomes the input; another seed draws another."""
+        try:
+            settings, plan = self._to_draw(values)
+        except CupscaleError as error:
+            yield self._refused(error)
+            return
+        steps = self._guarded(self._drawing(settings), values)
+        yield from self._session.jobs.run(steps, self._look, engine.expected_seconds(plan, settings))
+
+    def returned(self, token: str) -> Steps:
+        """The run of this tab after a reload: where it is now, or its result, or that it was lost."""
+        name, _, over = (token or "").partition(" ")
+        job = self._session.jobs.named(name)
+        shot = job.shown(self._tab.shot) if job else None
+        if job and not (isinstance(shot, run.Shot) and not Path(shot.png).is_file()):
+            yield from job.follow()
+        elif name and not over:
+            yield {self._tab.status: run.plan_html(_LOST, wrong=True), self._tab.token: ""}
+        else:
+            yield {
+                self._tab.token: gr.skip()
+            }  # gradio takes a generator that gives nothing for empty components
+
+    def taken_over(self, values: Values) -> Updates:
+        """Captions that a run's captioner wrote go where a person reads and edits them; what was typed meanwhile stays."""
+        session = self._session
+        with contextlib.suppress(CupscaleError):
+            given = parse_object(values[self._tab.wrote] or "{}", "the captions")
+            output = session.plan(values)[2].output
+            if given and (given["image"], given["size"]) == (values[session.image], list(output)):
+                wrote = [Caption(**one) for one in given["captions"]]
+                there = session.captions(values[session.table], values[session.book])
+                kept = [one.model_dump() for one in regions.kept_typed(there, wrote)]
+                return {session.book: new_book(kept, output), session.laid: None}
+        return {session.book: gr.skip()}
+
+    # What is shown
+
+    def _guarded(self, steps: Steps, values: Values) -> Steps:
+        """The updates of a run that has begun: the result before it goes, and a failure is a line."""
+        tab = self._tab
+        run.forget(values[tab.shot])
+        yield {tab.shot: None, tab.downloads: gr.update(visible=False)}
+        try:
+            yield from steps
+        except CupscaleError as error:
+            yield self._failed(str(error))
+        except MemoryError:
+            yield self._failed(
+                "out of memory, one region at a time: choose a smaller scale, or a machine with more of it"
+            )
+
+    def _painted(
+        self, values: Values, picture: Picture, settings: Settings, plan: Plan, wrote: list[Caption]
+    ) -> Steps:
+        """wrote: takes the captions that were written for the run."""
+        session, tab = self._session, self._tab
+        fraction = 0.0
+        stem, writer = source.name(values[session.image]), session.writer(values)
+        sights = run.watch(picture, settings, session.limits, stem, writer)
+        with contextlib.closing(sights):
+            for sight in sights:
+                fraction = max(fraction, sight.fraction)
+                if sight.notice:
+                    complain(CupscaleError(sight.notice), "Note")
+                if sight.shot:
+                    yield self._finished(sight.shot)
+                    continue
+                updates = {
+                    tab.status: run.status_html(sight.status, fraction),
+                    session.controls["seed"]: settings.seed,
+                }
+                if sight.captions:
+                    wrote[:] = sight.captions
+                    updates[tab.wrote] = _packed(sight.captions, plan, values[session.image])
+                if sight.preview is not None:
+                    updates[tab.viewer] = viewer.preview(sight.preview, "Preview of the result", sight.size)
+                yield updates
+
+    def _to_draw(self, values: Values) -> tuple[Settings, Plan]:
+        session = self._session
+        settings = session.controls.settings(values, randomize=bool(values[session.randomize]))
+        width, height = nearest_size(SHAPES[values[self._tab.shape]], engine.geometry(settings.model))
+        settings = settings.replace(scale=1.0, size=f"{width}x{height}", captions=())
+        return settings, bounds.allowed_plan(None, settings, session.limits)
+
+    def _drawing(self, settings: Settings) -> Steps:
+        session, tab = self._session, self._tab
+        with contextlib.closing(run.watch(None, settings, session.limits, "words")) as sights:
+            for sight in sights:
+                if sight.shot is None:
+                    yield {tab.status: run.status_html(sight.status, sight.fraction)}
+                    continue
+                yield {
+                    **self._idle(),
+                    session.image: sight.shot.png,
+                    session.example: None,
+                    session.book: new_book(),
+                    session.laid: None,
+                    session.controls["seed"]: settings.seed,
+                    tab.inside: gr.update(visible=False),
+                    tab.viewer: viewer.empty(),
+                    tab.status: run.status_html("Drawn. Upscale enlarges it; another seed draws another."),
+                }
+
+    def _opening(self) -> Updates:
+        tab = self._tab
+        return {
+            tab.cancel: gr.update(interactive=True),
+            tab.run: gr.update(interactive=False),
+            tab.draw: gr.update(interactive=False),
+            tab.status: run.status_html("starting", 0.0),
+        }
+
+    def _idle(self) -> Updates:
+        tab = self._tab
+        return {
+            tab.cancel: gr.update(interactive=False),
+            tab.run: gr.update(interactive=True),
+            tab.draw: gr.update(interactive=True),
+        }
+
+    def _finished(self, shot: run.Shot) -> Updates:
+        tab = self._tab
+        return {
+            tab.viewer: viewer.pair(shot.before, shot.png, shot.size, shot.note, history.entry(shot)),
+            tab.status: run.status_html("Done."),
+            tab.shot: shot,
+            tab.png: shot.png,
+            tab.jpeg: gr.update(value="JPEG on white" if shot.transparent else "JPEG"),
+            tab.downloads: gr.update(visible=True),
+            **self._idle(),
+        }
+
+    def _refused(self, error: CupscaleError) -> Updates:
+        """Where the plan stands, just above the button."""
+        tab = self._tab
+        line = run.plan_html(str(error), wrong=True, stamp=time.time_ns())
+        return {tab.plan_line: line, tab.status: run.status_html("")}
+
+    def _failed(self, line: str) -> Updates:
+        return {**self._idle(), self._tab.status: run.plan_html(line, wrong=True)}
+
+    def _stopped(self, began: bool, wrote: Sequence[Caption] = ()) -> Updates:
+        tab = self._tab
+        kept = {} if not began else {tab.viewer: viewer.empty()}
+        line = "Cancelled. Nothing was kept." if began else "Cancelled, before it began."
+        if wrote:
+            line = "Stopped. The captions so far are on the Regions tab: edit them, and Upscale goes on with them."
+        return {**kept, tab.status: run.status_html(line), **self._idle()}
+
+
+def _packed(captions: Sequence[Caption], plan: Plan, image: Any) -> str:
+    """Captions for `Painting.taken_over`, with what they belong to."""
+    kept = [caption.model_dump() for caption in captions]
+    return json.dumps({"image": image, "size": plan.output, "captions": kept})

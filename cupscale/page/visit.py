@@ -1,0 +1,84 @@
+"""What a browser's tab keeps of a visit, so that a reload, or a server that starts again, does not lose what was set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cupscale.bounded import parse_object
+from cupscale.errors import CupscaleError
+from cupscale.page import references
+from cupscale.settings import Settings
+
+# A reload and the way back have the visit; a link that is opened does not.
+READ = """() => [performance.getEntriesByType('navigation')[0]?.type !== 'navigate'
+  && sessionStorage.getItem('cupscale-visit') || '']"""
+
+KEEP = """(visit) => {
+  try { sessionStorage.setItem('cupscale-visit', visit) } catch { /* full, or off: a reload starts anew */ }
+}"""
+
+
+class Visit(NamedTuple):
+    """fields: settings, checked. size: of the output that their captions are for. image: the upload on this server, None
+    where it is gone. gone: there was one. example: its name."""
+
+    fields: dict[str, Any]
+    size: Sequence[int] | None
+    image: str | None
+    gone: bool
+    example: str | None
+    randomize: bool
+
+
+def packed(
+    settings: Settings,
+    size: Sequence[int] | None,
+    image: str | None,
+    example: str | None,
+    randomize: bool,
+) -> str:
+    """For the browser to keep."""
+    fields = settings.model_dump(mode="json")
+    kept = {
+        "settings": fields,
+        "size": size,
+        "image": image,
+        "example": example,
+        "randomize": randomize,
+    }
+    return json.dumps(kept, ensure_ascii=False)
+
+
+def unpacked(text: str) -> Visit:
+    """What the browser kept.
+
+    Raises:
+        CupscaleError: It is none of ours, or damaged.
+    """
+    kept = parse_object(text, "the visit")
+    fields = kept.get("settings")
+    size = kept.get("size")
+    if not isinstance(fields, Mapping) or not (size is None or _is_size(size)):
+        raise CupscaleError("the visit: damaged")
+    image = kept.get("image")
+    found = None
+    if isinstance(image, str):
+        try:
+            found = references.check(image)
+        except CupscaleError:
+            found = None
+    example = kept.get("example")
+    return Visit(
+        fields=Settings.build(fields).model_dump(),
+        size=size,
+        image=found,
+        gone=bool(image) and not found,
+        example=example if isinstance(example, str) else None,
+        randomize=bool(kept.get("randomize")),
+    )
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)

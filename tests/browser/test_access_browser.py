@@ -1,0 +1,80 @@
+"""axe-core on every tab: nothing beyond what an empty gradio page has."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browser_hands import WAIT, expect, give, open_part, upscale, visit
+from page_server import free_port
+
+TABS = ("Upscale", "Regions", "Compare", "History")
+
+
+@pytest.fixture(scope="module")
+def empty():
+    """The address of a gradio page with a heading and nothing else."""
+    import gradio as gr
+
+    with gr.Blocks() as demo:
+        gr.Markdown("# empty")
+    port = free_port()
+    demo.launch(server_port=port, prevent_thread_lock=True, quiet=True)
+    yield f"http://127.0.0.1:{port}/"
+    demo.close()
+
+
+def found(page):
+    """(rule, where) of what axe-core finds."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    rules = Axe().run(page).response["violations"]
+    return {(rule["id"], " ".join(map(str, node["target"]))) for rule in rules for node in rule["nodes"]}
+
+
+def looked_through(page):
+    """Of each tab."""
+    everything = {}
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+        if tab == "Regions":
+            expect(page.locator("#captions")).to_contain_text("0, 0")
+        everything[tab] = found(page)
+    page.get_by_role("tab", name="Upscale").click()
+    return everything
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_of_ours(chromium, url, empty, small, scheme):
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(WAIT)
+    expect.set_options(timeout=WAIT)
+    page = context.new_page()
+    page.goto(empty)
+    page.get_by_role("heading", name="empty").wait_for()
+    page.get_by_role("button", name="Settings").wait_for()
+    usual = found(page)
+    assert usual  # gradio's own footer
+    visit(page, url)
+    give(page, small)
+    for tab, wrong in looked_through(page).items():
+        assert wrong <= usual, (tab, "closed")
+    for part in ("advanced", "share"):
+        open_part(page, part)
+    page.locator("#set-seed input").fill("-5")
+    page.locator("#set-seed input").press("Enter")
+    expect(page.locator("#plan [data-wrong]")).to_be_visible()
+    assert found(page) <= usual  # a refusal in sight
+    page.locator("#set-seed input").fill("3")
+    page.locator("#set-seed input").press("Enter")
+    upscale(page)
+    for tab, wrong in looked_through(page).items():
+        assert wrong <= usual, (tab, "open, with a result")
+    context.close()
+
+
+def test_axe_would_see_a_text_that_cannot_be_read(page, url):
+    visit(page, url)
+    before = found(page)
+    page.evaluate("document.querySelector('.cu-plan').style.color = '#ddd'")
+    new = found(page) - before
+    assert {rule for rule, _ in new} == {"color-contrast"}

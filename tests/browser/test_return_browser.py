@@ -1,0 +1,153 @@
+"""A reload, a lost server, a click elsewhere: the run and what was set come back."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from browser_hands import expect, give, open_part, upscale, visit
+from page_server import FAST, free_port, photo, start
+
+LONG = "seed=3&steps=1000&strength=1&guidance=4&overlap=0.5&upscaler=lanczos"
+
+
+def kept(page, text):
+    """Wait until the browser keeps it."""
+    page.wait_for_function("(text) => sessionStorage.getItem('cupscale-visit')?.includes(text)", arg=text)
+
+
+def test_a_reload_comes_back_to_the_run_and_its_settings(page, url, small):
+    """In the queue of its own place, to its end, and to its result when it is over."""
+    visit(page, url, "seed=3&steps=60&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
+    give(page, small)
+    page.locator("#set-prompt textarea").fill("a hill")
+    kept(page, "a hill")
+    page.locator("#run").click()
+    expect(page.locator("#status")).to_contain_text("painting")
+    page.reload()
+    expect(page.locator("#status")).to_contain_text(re.compile(r"step \d+ of 54|Done"))
+    expect(page.locator("#set-prompt textarea")).to_have_value("a hill")
+    expect(page.locator("#set-seed input")).to_have_value("3")
+    expect(page.locator("#image img")).to_be_visible()
+    expect(page.locator("#status")).to_contain_text("Done.")
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+    expect(page.locator("#png")).to_be_visible()
+    page.reload()
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+    expect(page.locator("#result .cu-note")).to_contain_text("seed 3")
+
+
+def test_a_reload_can_cancel(page, url, small):
+    visit(page, url, LONG)
+    give(page, small)
+    page.locator("#run").click()
+    expect(page.locator("#status")).to_contain_text("painting")
+    page.reload()
+    expect(page.locator("#status")).to_contain_text("step")
+    expect(page.locator("#run")).to_be_disabled()
+    page.locator("#cancel").click()
+    expect(page.locator("#status")).to_contain_text("Cancelled")
+    visit(page, url, FAST)
+    give(page, small)
+    upscale(page)
+
+
+def test_a_link_that_is_opened_is_not_the_visit_before(page, url, small):
+    visit(page, url, FAST + "&prompt=before")
+    give(page, small)
+    visit(page, url, FAST.replace("seed=3", "seed=8") + "&prompt=after")
+    expect(page.locator("#set-prompt textarea")).to_have_value("after")
+    expect(page.locator("#plan")).to_contain_text("Choose an image")
+
+
+def test_captions_come_back(page, url, small):
+    visit(page, url)
+    give(page, small)
+    page.get_by_role("tab", name="Regions").click()
+    page.locator("#caption textarea").click()
+    page.keyboard.insert_text("a red boat")
+    expect(page.locator("#captions")).to_contain_text("a red boat")
+    kept(page, "a red boat")
+    page.reload()
+    expect(page.get_by_role("tab", name="Regions")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#captions")).to_contain_text("a red boat")
+
+
+def test_the_address_carries_the_tab(page, url):
+    visit(page, url)
+    page.get_by_role("tab", name="Compare").click()
+    expect(page).to_have_url(re.compile(r"seed=3.*&tab=compare"))
+    page.goto(page.url)
+    expect(page.get_by_role("tab", name="Compare")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#compare-run")).to_be_visible()
+    page.get_by_role("tab", name="Upscale").click()
+    expect(page).not_to_have_url(re.compile("tab="))
+
+
+def test_a_seed_outside_its_range_is_told_the_range(page, url, small):
+    visit(page, url)
+    give(page, small)
+    page.locator("#set-seed input").fill("-5")
+    page.locator("#set-seed input").press("Enter")
+    expect(page.locator("#plan [data-wrong]")).to_contain_text(
+        "Seed goes from 0 to 4294967295, and -5 is outside"
+    )
+    page.locator("#run").click()
+    expect(page.locator("#plan [data-wrong]")).not_to_have_attribute("data-stamp", "0")
+    expect(page.get_by_text("and -5 is outside")).to_have_count(1)  # once, and nowhere else
+    expect(page.locator("#run")).to_be_enabled()
+
+
+def test_an_example_does_not_hide_a_run(page, url, small):
+    visit(page, url, LONG)
+    give(page, small)
+    page.locator("#run").click()
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "preview")
+    page.locator("#examples button img").first.click()
+    expect(page.locator(".toast-wrap")).to_contain_text("The run goes on")
+    kept(page, "raccoon")
+    expect(page.locator("#status")).to_contain_text("painting")
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "preview")
+    expect(page.locator("#cancel")).to_be_enabled()
+    page.locator("#cancel").click()
+    expect(page.locator("#status")).to_contain_text("Cancelled")
+
+
+def test_an_open_tab_comes_back_after_the_server_died(page, tmp_path):
+    """It says so meanwhile; then what was set is there, and what is lost is told."""
+    port = str(free_port())
+    with start(tmp_path, GRADIO_SERVER_PORT=port) as (url, process):
+        visit(page, url, LONG)
+        give(page, photo(tmp_path / "small.png"))
+        page.locator("#set-prompt textarea").fill("kept")
+        page.locator("#run").click()
+        expect(page.locator("#status")).to_contain_text("painting")
+        kept(page, "kept")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        expect(page.locator(".cu-lost")).to_contain_text("The server does not answer")
+    with start(tmp_path, GRADIO_SERVER_PORT=port):
+        expect(page.locator("#status")).to_contain_text("The last run was lost")
+        expect(page.locator("#set-prompt textarea")).to_have_value("kept")
+        expect(page.locator(".toast-wrap")).to_contain_text("give it again")
+        expect(page.locator(".cu-lost")).to_have_count(0)
+        give(page, photo(tmp_path / "small.png"))
+        open_part(page, "advanced")
+        page.locator("#set-steps input").fill("4")
+        page.locator("#set-steps input").press("Enter")
+        upscale(page)
+
+
+def test_an_idle_tab_comes_back_too(page, tmp_path):
+    port = str(free_port())
+    with start(tmp_path, GRADIO_SERVER_PORT=port) as (url, process):
+        visit(page, url)
+        page.locator("#set-prompt textarea").fill("kept")
+        kept(page, "kept")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        expect(page.locator(".cu-lost")).to_be_visible()
+    with start(tmp_path, GRADIO_SERVER_PORT=port):
+        expect(page.locator(".cu-lost")).to_have_count(0)
+        expect(page.locator("#set-prompt textarea")).to_have_value("kept")
+        give(page, photo(tmp_path / "small.png"))
