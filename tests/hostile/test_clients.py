@@ -438,7 +438,7 @@ def test_a_body_above_the_limit_is_refused_unread(tmp_path, file_of):
 def test_a_call_that_does_not_fit_has_a_status(tmp_path, file_of):
     """Names that are missing or unknown, and events that are not there."""
     with serve(tmp_path) as url:
-        status, line, _ = refused(lambda: request(f"{url}gradio_api/call/v2/plan", {}))
+        status, line, _ = refused(lambda: request(f"{url}gradio_api/call/v2/caption", {}))
         assert status == 422 and "image" in line
         status, line, _ = refused(
             lambda: request(f"{url}gradio_api/call/v2/upscale", {"image": None, "x": 1})
