@@ -3,6 +3,7 @@ they outlast its restarts."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cupscale.page.run import Shot
@@ -17,5 +18,10 @@ class History(Scripted):
 
 
 def entry(shot: Shot) -> dict[str, str]:
-    """What the browser keeps of a result, next to the file."""
-    return {"name": f"{shot.stem}.png", "note": shot.note, "settings": shot.settings.to_json()}
+    """What the browser keeps of a result, next to the file. key: so that it keeps it once."""
+    return {
+        "key": Path(shot.folder).name,
+        "name": f"{shot.stem}.png",
+        "note": shot.note,
+        "settings": shot.settings.to_json(),
+    }

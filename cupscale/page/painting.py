@@ -26,12 +26,20 @@ if TYPE_CHECKING:
 
 SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16}  # of a picture from words
 _LOST = "The last run was lost: the page or its server went away. Upscale runs it again."
-# The browser's tab keeps the name of its run, so that a reload finds it.
-_KEEP_NAME = "(name) => { name ? sessionStorage.setItem('cupscale-run', name) : sessionStorage.removeItem('cupscale-run') }"
-_KEPT_NAME = "() => [sessionStorage.getItem('cupscale-run') || '']"
-# On a phone the result lies below the controls.
-_LOOK_THERE = """() => {
-  if (matchMedia('(max-width: 640px)').matches) document.querySelector('#result')?.scrollIntoView({behavior: 'smooth'})
+# The browser's tab keeps the name of its run, so that a reload finds it. On a phone the result lies below the controls, and
+# is looked at when a run begins.
+_KEEP_NAME = """(name) => {
+  const before = sessionStorage.getItem('cupscale-run')
+  name ? sessionStorage.setItem('cupscale-run', name) : sessionStorage.removeItem('cupscale-run')
+  if (name && !name.endsWith(' over') && name !== before && matchMedia('(max-width: 640px)').matches) {
+    document.querySelector('#result')?.scrollIntoView({behavior: 'smooth'})
+  }
+}"""
+# A run that is over comes back after a reload only, and not with the next link.
+_KEPT_NAME = """() => {
+  const name = sessionStorage.getItem('cupscale-run') || ''
+  const linked = performance.getEntriesByType('navigation')[0]?.type === 'navigate'
+  return [linked && name.endsWith(' over') ? '' : name]
 }"""
 
 
@@ -63,10 +71,8 @@ class Painting:
         given = session.inputs | {tab.shot, session.laid, tab.shape}
         for button, handler in ((tab.run, self.start), (tab.draw, self.drawn)):
             click = queue.admitted(button.click, session.limits)
-            session.follow(
-                click(handler, given, outputs, show_progress="hidden", trigger_mode="once", **RUN, **PRIVATE)
-            )
-            button.click(None, js=_LOOK_THERE)
+            # The plan follows the image and the controls; after this it would follow over a refusal.
+            click(handler, given, outputs, show_progress="hidden", trigger_mode="once", **RUN, **PRIVATE)
         tab.cancel.click(session.jobs.stop, tab.token, None, **SILENT)
         known = session.inputs | {session.laid, tab.wrote}
         session.follow(
@@ -79,7 +85,7 @@ class Painting:
             )
         )
         tab.token.change(None, tab.token, None, js=_KEEP_NAME)
-        session.follow(demo.load(self.returned, tab.token, outputs, js=_KEPT_NAME, **TOASTING))
+        demo.load(self.returned, tab.token, outputs, js=_KEPT_NAME, **TOASTING)
 
     # Handlers
 

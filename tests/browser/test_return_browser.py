@@ -35,6 +35,11 @@ def test_a_reload_comes_back_to_the_run_and_its_settings(page, url, small):
     page.reload()
     expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
     expect(page.locator("#result .cu-note")).to_contain_text("seed 3")
+    page.get_by_role("tab", name="History").click()
+    expect(page.locator("#history li")).to_have_count(1)
+    page.goto(url)  # and not with another link
+    expect(page.locator("#plan")).to_contain_text("Choose an image")
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "empty")
 
 
 def test_a_reload_can_cancel(page, url, small):

@@ -78,6 +78,9 @@ element.addEventListener("click", (event) => {
 watch("value", () => {
   show();
   const value = props.value || {};
-  if (value.keep) cupscaleStore.add({ ...value.keep, url: value.after.url });
+  if (value.keep && sessionStorage.getItem("cupscale-kept") !== value.keep.key) {
+    sessionStorage.setItem("cupscale-kept", value.keep.key); // a reload shows it again, and keeps it once
+    cupscaleStore.add({ ...value.keep, url: value.after.url });
+  }
 });
 show();
