@@ -228,9 +228,7 @@ def planted(monkeypatch):
 
 
 def test_noise_left_on_the_cpu_in_the_sampler_is_caught(on, card, planted, monkeypatch):
-    wrong = planted(
-        sampler, "draw_noise(overview.shape, seed, 1).to(device)", "draw_noise(overview.shape, seed, 1)"
-    )
+    wrong = planted(sampler, "self._noise = noise.to(latent.device)", "self._noise = noise")
     pipe = on("sdxl")
     monkeypatch.setattr(pipeline_module, "denoise", wrong.denoise)
     with pytest.raises(MixedDevices):
