@@ -183,7 +183,7 @@ def test_a_remembered_speed_is_that_of_a_window_whatever_was_drawn(monkeypatch):
     monkeypatch.setattr("cupscale.machine.remember_speed", lambda name, device, speed: found.update(speed))
     settings = Settings.build(scale=2, steps=10, strength=0.5, guidance=3, overlap=0.5)
     plan = make_plan((96, 48), settings, Geometry(native=64, cell=8, align=8), drawn=True)
-    pipeline = SimpleNamespace(model="some", backbone=SimpleNamespace(device=torch.device("cpu")))
+    pipeline = SimpleNamespace(model="some", tiles=None, backbone=SimpleNamespace(device=torch.device("cpu")))
     run = _Run(pipeline, None, settings, plan, cupscale.captioners.Captioning())
     run._network_seconds = 2.0 * (20 * 72 / 64 + plan.samples - 20)
     run._remember_speed(3.0)
