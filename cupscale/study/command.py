@@ -24,8 +24,8 @@ _CSV = click.option("--csv", "file", type=click.Path(path_type=Path), required=T
 def study() -> None:
     """Let people compare results blindly, and rank the methods by their votes.
 
-    DIR has a subfolder for each row (method), with images of the same names, and perhaps one named "input" with what they were
-    made from: `OUT/images` of `cupscale reproduce`, or any such folder. The votes are kept in DIR/votes.sqlite.
+    DIR is the folder of a `cupscale reproduce`, or any folder with a subfolder for each row (method), with images of the same
+    names, and perhaps one named "input" with what they were made from. The votes are kept in DIR/votes.sqlite.
     """
 
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from cupscale import images
 from cupscale.errors import CupscaleError
 
-INPUT = "input"  # the subfolder of the originals, which is no row
+INPUT = "input"  # the subfolder of what the results were made from, which is no row
+RUN = "run.json"  # in a folder of `cupscale reproduce`: results/ROW/NAME-seedN.png, inputs/NAME.png
 MAX_ROWS = 32
 MAX_IMAGES = 500
 NAME_CHARS = 100
@@ -96,7 +97,8 @@ def open_study(folder: Path, *, only: Collection[str] = ()) -> Study:
     """Read a folder of rows. Headers of the images are read, not their pixels.
 
     Args:
-        folder: With a subfolder for each row, and perhaps one named "input" with the originals.
+        folder: With a subfolder for each row, and perhaps one named "input" with what they were made from; or a folder of
+            `cupscale reproduce`.
         only: Rows to compare; empty for all.
 
     Raises:
@@ -105,8 +107,7 @@ def open_study(folder: Path, *, only: Collection[str] = ()) -> Study:
     if not folder.is_dir():
         raise CupscaleError(f"no folder '{folder}': give one with a subfolder of images for each row")
     left_out: list[str] = []
-    found = {row: _images(path, left_out) for row, path in _subfolders(folder, left_out).items()}
-    inputs = found.pop(INPUT, {})
+    found, inputs = _reproduced(folder, left_out) if (folder / RUN).is_file() else _rows(folder, left_out)
     rows = sorted(row for row, files in found.items() if files)
     if unknown := sorted(set(only) - set(rows)):
         raise CupscaleError(f"no row '{unknown[0]}' with images in '{folder}': there are {_listed(rows)}")
@@ -177,6 +178,22 @@ def counted(asked: Iterable[Asked]) -> Counter[Unit]:
 def is_name(text: str) -> bool:
     """Whether a text may name a row or an image: short, printable, no blank at its ends."""
     return 0 < len(text) <= NAME_CHARS and text.isprintable() and text == text.strip()
+
+
+def _rows(folder: Path, left_out: list[str]) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
+    """The images of each row, and the inputs."""
+    found = {row: _images(path, left_out) for row, path in _subfolders(folder, left_out).items()}
+    return found, found.pop(INPUT, {})
+
+
+def _reproduced(folder: Path, left_out: list[str]) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
+    """The same, of a folder of `cupscale reproduce`. Images of one input with several seeds have it in common."""
+    parts = _subfolders(folder, left_out)
+    found, _ = _rows(parts["results"], left_out) if "results" in parts else ({}, {})
+    inputs = _images(parts["inputs"], left_out) if "inputs" in parts else {}
+    names = {image: image.rpartition("-seed")[0] for files in found.values() for image in files}
+    known = {image: inputs.get(image) or inputs.get(source) for image, source in names.items()}
+    return found, {image: file for image, file in known.items() if file is not None}
 
 
 def _listed(names: Sequence[str]) -> str:

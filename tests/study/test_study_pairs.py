@@ -26,6 +26,23 @@ def test_a_folder_of_rows(tmp_path):
     assert open_study(tmp_path / "out", only=["lanczos", "+ gsp"]).rows == ("+ gsp", "lanczos")
 
 
+def test_the_folder_of_a_reproduce(tmp_path):
+    """Rows are in results/, a result is named by its input and seed, and records lie beside."""
+    rows = make_folder(tmp_path / "made", ("boat-seed0", "boat-seed1", "fox-seed0"))
+    folder = tmp_path / "run"
+    shutil.copytree(rows, folder / "results", ignore=shutil.ignore_patterns("input"))
+    (folder / "inputs").mkdir()
+    Image.new("RGB", (24, 16)).save(folder / "inputs" / "boat.png")
+    Image.new("RGB", (24, 16)).save(folder / "inputs" / "fox-seed0.png")  # drawn: one for each seed
+    for name in ("run.json", "results/lanczos/boat-seed0.json"):
+        (folder / name).write_text("{}")
+    study = open_study(folder)
+    assert study.rows == ("+ gsp", "demofusion", "lanczos") and study.left_out == []
+    assert list(study.files) == ["boat-seed0", "boat-seed1", "fox-seed0"]
+    boat, fox = folder / "inputs" / "boat.png", folder / "inputs" / "fox-seed0.png"
+    assert study.inputs == {"boat-seed0": boat, "boat-seed1": boat, "fox-seed0": fox}
+
+
 def test_what_does_not_fit_is_left_out_and_named(tmp_path):
     folder = make_folder(tmp_path / "out", ("boat", "fox", "lake", "pier", "well"))
     Image.new("RGB", (48, 33)).save(folder / "lanczos" / "fox.png")
