@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import gradio as gr
-from gradio_client.utils import encode_file_path, is_file_obj_with_meta
 
 from cupscale.settings import Settings
 
@@ -137,6 +137,7 @@ def mend(server: Any) -> None:
 
 def _addressed(output: Any, root_url: str) -> Any:
     """A file by the address at which the caller reached this server; its path is nobody's business."""
-    if not is_file_obj_with_meta(output):
+    meta = output.get("meta") if isinstance(output, dict) else None
+    if not isinstance(meta, dict) or meta.get("_type") != "gradio.FileData":
         return output
-    return {"url": f"{root_url.rstrip('/')}/gradio_api/file={encode_file_path(output['path'])}"}
+    return {"url": f"{root_url.rstrip('/')}/gradio_api/file={quote(output['path'])}"}
