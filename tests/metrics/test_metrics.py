@@ -141,6 +141,19 @@ class TestPatches:
         for row in rows:
             assert (windows - row).abs().sum(1).min() == 0
 
+    def test_patches_are_taken_everywhere(self) -> None:
+        """A level of 9 x 10 px has 3 x 4 of them."""
+        rows = patches(picture(9, 10), 600, torch.Generator().manual_seed(0))
+        assert len(torch.unique(rows, dim=0)) == 12
+
+    def test_patch_distance_from_nothing(self) -> None:
+        """From black: the mean size of the projections of the finest level's patches, pixels spanning 0..2, times 1000."""
+        one = picture(30, 41)
+        rows = 2 * patches(one, 1024, torch.Generator().manual_seed(0), level=0).double()
+        along = torch.randn(147, 512, generator=torch.Generator().manual_seed(0)).double()
+        expected = 1000 * float((rows @ (along / along.norm(dim=0))).sort(dim=0).values.abs().mean())
+        assert patch_distance([one], [np.zeros_like(one)]) == pytest.approx(expected, rel=1e-5)
+
     def test_wasserstein_of_a_shift(self) -> None:
         # In one dimension a shift by d is d; along a random direction in D dimensions, d times its cosine.
         rows = torch.randn(500, 1)
