@@ -53,6 +53,17 @@ def test_grey_levels_decide_and_flat_places_have_no_edge():
     assert not edges(torch.zeros(1, 3, 8, 9)).any()
 
 
+def test_an_edge_that_few_pixels_pass_is_whole_and_a_faint_picture_has_edges():
+    """A line of 0.01 in 40 x 40 pixels, and one pixel of 1.0, whose own edges are among the hundredth that count as whole."""
+    plane = torch.zeros(40, 40)
+    plane[:, 20:] = 0.01
+    plane[5, 5] = 1.0
+    found = edges(grey(plane))[0, 0]
+    assert found.max() == 1 and found[5, 4] == 1  # of a gradient of 2
+    assert found[30, 19].item() == pytest.approx(0.04 / edges_length(plane), abs=1e-5)
+    assert edges(grey(plane.clamp(max=0.01)))[0, 0, 30, 19] == 1
+
+
 def test_noise_is_as_strong_as_the_edge():
     latent, noise = torch.randn(2, 1, 2, 3, 5, generator=torch.Generator().manual_seed(2))
     edge_map = torch.linspace(0, 1, 15).reshape(1, 1, 3, 5)
