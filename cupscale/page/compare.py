@@ -16,16 +16,12 @@ from cupscale.page import bounds, engine, queue, run, scratch, source, viewer
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.session import PRIVATE, RUN, SILENT, Session, Values
 from cupscale.planning import output_size
+from cupscale.reproduce.rows import read_rows
 from cupscale.settings import Settings
 from cupscale.upscalers import NAMES, available
 
-# The ablation's rows, as settings over the page's own. A weight at 0 leaves its prior out.
-ABLATION: dict[str, dict[str, Any]] = {
-    "no prior": {"structure": 0.0, "attention": 0.0, "detail": 0.0},
-    "+ structure (GSP)": {"attention": 0.0, "detail": 0.0},
-    "+ attention (RAP)": {"detail": 0.0},
-    "+ captions (RSP)": {},
-}
+# The ablation's rows of `cupscale reproduce`, as settings over the page's own.
+ABLATION = {row.title: dict(row.settings) for row in read_rows().values() if row.group == "ablation"}
 PLAIN = "plain enlargement"
 
 

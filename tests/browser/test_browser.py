@@ -270,7 +270,7 @@ def test_compare_shows_the_variants_under_one_zoom(page, url, small):
     visit(page, url)
     give(page, small)
     page.get_by_role("tab", name="Compare").click()
-    page.get_by_label("+ captions (RSP)").uncheck()
+    page.get_by_label("+ RSP (C-Upscale)").uncheck()
     page.locator("#compare-run").click()
     expect(page.locator("#compare-status")).to_contain_text("Done.")
     pictures = page.locator("#grid img")
