@@ -43,7 +43,7 @@
     timer = setTimeout(look, missed ? SOON : EVERY);
   }
 
-  addEventListener("load", look);
+  look();
   addEventListener("online", look);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
 })();
