@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import cupscale
 from benchmarks import memory, real_size_sdxl, real_size_transformer
@@ -30,6 +32,7 @@ from cupscale import machine, models, offload
 from cupscale.errors import CupscaleError
 from cupscale.method.memory import empty_cache
 from cupscale.pipeline import CUpscalePipeline
+from cupscale.planning import device_bytes
 
 GIB = 2**30
 SCALE = 4
@@ -63,19 +66,30 @@ class Case:
     shown: dict[str, str] = field(default_factory=dict)
 
 
-def random_sd15(dtype: torch.dtype) -> Any:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+def words() -> CLIPTokenizer:
+    """The bundled model's: what is read does not matter here."""
+    return CLIPTokenizer.from_pretrained(models.BUNDLED / "tokenizer")
 
+
+def random_sd15(dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    network = UNet2DConditionModel(**memory.UNET_SD15).to(dtype)
-    vae = AutoencoderKL(**real_size_sdxl.VAE).to(dtype)
-    text = real_size_sdxl.build(cupscale.load("tiny", device="cpu").tokenizer)
-    parts = {"text_encoder": text.text_encoder.to(dtype), "tokenizer": text.tokenizer}
-    return memory.tiny_as("StableDiffusionPipeline", unet=network, vae=vae, **parts)
+    tokenizer = words()
+    marks = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(**real_size_sdxl.VAE),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**real_size_sdxl.TEXT, **marks)),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**memory.UNET_SD15),
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return pipe.to(dtype)
 
 
 def random_sdxl(dtype: torch.dtype) -> Any:
-    return real_size_sdxl.build(cupscale.load("tiny", device="cpu").tokenizer).to(dtype)
+    return real_size_sdxl.build(words()).to(dtype)
 
 
 def random_sd3(dtype: torch.dtype) -> Any:
@@ -131,7 +145,7 @@ def measured(case: Case, run: CUpscalePipeline, device: str, steps: int | None) 
         "precision": str(run.backbone.network.dtype).removeprefix("torch."),
         "regions": str(len(plan.regions)),
         "evaluations": str(plan.evaluations),
-        "planned": f"{(plan.bytes - run.backbone.geometry.weights + weights) / GIB:.1f}",
+        "planned": f"{(device_bytes(plan, run.backbone.geometry) + weights) / GIB:.1f}",
     }
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

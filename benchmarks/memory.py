@@ -33,7 +33,7 @@ from benchmarks import real_size_sdxl, real_size_transformer
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.backbones.denoiser import Text
 from cupscale.method.regions import Region, Size
-from cupscale.planning import make_plan
+from cupscale.planning import device_bytes, make_plan
 
 GIB = 2**30
 # (way, side of the picture, side of a tile, precision). The VAEs of SD 1.5, SDXL and SD3 differ in their channels only.
@@ -214,7 +214,7 @@ def planned(backbone: Backbone, side_px: int) -> int:
     """What the plan takes above the weights, for a square result."""
     settings = cupscale.Settings.build(scale=4)
     plan = make_plan((side_px // 4, side_px // 4), settings, backbone.geometry)
-    return plan.bytes - backbone.geometry.weights
+    return device_bytes(plan, backbone.geometry)
 
 
 def main() -> None:

@@ -18,11 +18,11 @@ from cupscale.installation import ASSETS, damaged, reinstall_command
 from cupscale.machine import best_device
 from cupscale.method.memory import is_out_of_memory
 from cupscale.offload import Offload
-from cupscale.planning import Geometry, make_plan
+from cupscale.planning import Geometry, device_bytes, make_plan
 from cupscale.settings import PRESETS, Settings
 
 BUNDLED = ASSETS / "tiny"
-KL_TILE = 1434  # bytes of a pixel of a tile in the autoencoders of all families here, in half precision
+KL_TILE = 1561  # bytes of a pixel of a tile in the autoencoders of all families here, in half precision
 SDXL_DEFAULTS: dict[str, Any] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 # Of distilled models.
 FEW_STEPS: dict[str, Any] = {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
@@ -298,10 +298,10 @@ def _read(source: str, known: Known | None, precision: torch.dtype) -> Any:
 
 
 def _work_bytes(pipe: Any) -> int:
-    """What a 4096 px result takes beside the weights: as planned, and ours: a quarter and 0.5 GB for what no plan sees."""
+    """What a 4096 px result takes beside the weights: as planned and, ours, a quarter and 0.5 GB for what no plan sees."""
     geometry = adapt(pipe).geometry
     plan = make_plan((1024, 1024), Settings.build(scale=4), geometry)
-    return int(1.25 * (plan.bytes - geometry.weights)) + 2**29
+    return int(1.25 * device_bytes(plan, geometry)) + 2**29
 
 
 def _placed(pipe: Any, offload: Offload | Literal["auto"], device: str, model: str) -> Any:

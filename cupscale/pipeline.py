@@ -44,7 +44,15 @@ from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
 from cupscale.method.regions import Size
 from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
-from cupscale.planning import LEAST_TILE_PX, Geometry, Plan, drawn_size, fitting_scale, make_plan
+from cupscale.planning import (
+    LEAST_TILE_PX,
+    Geometry,
+    Plan,
+    device_bytes,
+    drawn_size,
+    fitting_scale,
+    make_plan,
+)
 from cupscale.preview import PreviewMap
 from cupscale.settings import CHOICES, Settings
 from cupscale.upscalers.choose import settle
@@ -537,7 +545,7 @@ class _Run:
         backbone, plan = self.pipeline.backbone, self.plan
         empty_cache()
         device, pipe = str(backbone.device), self.pipeline.pipe
-        remedy = offload.fitting_way(pipe, device, plan.bytes - backbone.geometry.weights)
+        remedy = offload.fitting_way(pipe, device, device_bytes(plan, backbone.geometry))
         if not remedy and self._stage in ("encode", "decode", "correct"):
             scale = fitting_scale(plan.input, self.settings, backbone.geometry, offload.room(pipe, device))
             remedy = f"choose a scale of at most {scale:g}" if scale else ""

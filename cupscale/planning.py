@@ -14,6 +14,9 @@ from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
 TILE_PX = 1024  # side of a VAE's tile
 LEAST_TILE_PX = 256
+# Bytes of a pixel of the canvas: on the device, in and out of the autoencoder, and in main memory, where the result is made.
+DEVICE_PX_BYTES = 18
+HOST_PX_BYTES = 26
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,17 @@ def make_plan(
     return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
 
 
+def device_bytes(plan: Plan, geometry: Geometry) -> int:
+    """What a run takes on an accelerator besides the model's weights.
+
+    Args:
+        plan: Of the run.
+        geometry: Of the model.
+    """
+    pixels = plan.canvas.h * plan.canvas.w * geometry.cell**2
+    return plan.bytes - geometry.weights - pixels * HOST_PX_BYTES
+
+
 def fitting_scale(size: tuple[int, int], settings: Settings, geometry: Geometry, room: int) -> float | None:
     """The largest scale below the run's, in halves, whose plan fits; None where there is none.
 
@@ -323,7 +337,9 @@ def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:
     latents = pixels // geometry.cell**2 * geometry.channels * 4
     activations = window_px.h * window_px.w // geometry.cell**2 * 320 * 4 * 40
     tile = min(pixels, TILE_PX**2) * geometry.tile
-    return geometry.weights + 12 * latents + pixels * (3 * 4 * 3 + 4 * 2) + max(activations, tile)
+    return (
+        geometry.weights + 12 * latents + pixels * (DEVICE_PX_BYTES + HOST_PX_BYTES) + max(activations, tile)
+    )
 
 
 def aligned(side: int, align: int) -> int:

@@ -1,8 +1,10 @@
 """The plan: its time, by hand. (Sizes, regions, evaluations and presets: test_pipeline.py, test_presets.py.)"""
 
+from dataclasses import replace
+
 import pytest
 
-from cupscale.planning import Geometry, duration, make_plan
+from cupscale.planning import Geometry, device_bytes, duration, make_plan
 from cupscale.settings import Settings
 
 GEOMETRY = Geometry(native=64, cell=8, align=8)
@@ -37,3 +39,18 @@ def test_duration_in_words():
         "2 min",
         "1 h 1 min",
     ]
+
+
+def test_what_a_device_holds_leaves_out_what_waits_in_main_memory():
+    """SDXL to 4096 px: a tile of 1024 px at 1434 bytes a pixel, 18 bytes for each of the canvas, and 12 copies of the latents."""
+    geometry = Geometry(native=1024, cell=8, align=32, channels=4, weights=10**9, tile=1434)
+    plan = make_plan((1024, 768), Settings.build(scale=4), geometry)
+    pixels = 4096 * 3072
+    device = 1024**2 * 1434 + 18 * pixels + 12 * (pixels // 64) * 4 * 4
+    assert device_bytes(plan, geometry) == device
+    assert plan.bytes == 10**9 + device + 26 * pixels
+    # A network whose window takes more than the tile.
+    small = replace(geometry, tile=100)
+    assert device_bytes(make_plan((1024, 768), Settings.build(scale=4), small), small) == (
+        device - 1024**2 * 1434 + 128 * 128 * 320 * 160
+    )

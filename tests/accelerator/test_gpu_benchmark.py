@@ -6,6 +6,7 @@ from card import Card
 
 from benchmarks import gpu
 from cupscale import models
+from cupscale.backbones import adapt
 
 
 @pytest.fixture
@@ -57,3 +58,11 @@ def test_the_models_without_a_choice_are_those_with_a_network_of_their_own():
     assert {"sdxl", "sd15", "sd3", "z-image", "pixart-sigma"} <= set(chosen)
     assert not any(models.KNOWN[name].lora for name in chosen) and "tiny" not in chosen
     assert set(gpu.sources(gpu.parser().parse_args(["--random"]))) == {"sd15", "sdxl", "sd3"}
+
+
+def test_random_weights_have_the_real_size():
+    """On the meta device, where they take nothing. The others' builders are those of the benchmarks on a CPU."""
+    with torch.device("meta"):
+        pipe = gpu.RANDOM["sd15"](torch.float16)
+    geometry = adapt(pipe).geometry
+    assert geometry.native == 512 and geometry.weights == pytest.approx(2.1e9, rel=0.05)
