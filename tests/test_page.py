@@ -17,7 +17,7 @@ from PIL import Image
 from cupscale import images, models
 from cupscale.errors import CupscaleError
 from cupscale.events import Progress
-from cupscale.page import bounds, captions, engine, links, regions, run, scratch, source
+from cupscale.page import bounds, captions, engine, links, regions, run, scratch, source, writers
 from cupscale.page.limits import Limits
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.settings import Caption, Settings
@@ -88,7 +88,7 @@ def test_zero_gpu_loads_the_captioner_when_the_page_starts(monkeypatch):
         def load(self):
             loads.append(self)
 
-    monkeypatch.setattr(captions, "_opened", lambda name: Loading())
+    monkeypatch.setattr(writers, "_opened", lambda source: Loading())
     captions.preload()
     assert loads == []
     monkeypatch.setattr(engine, "ZERO", True)
