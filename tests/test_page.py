@@ -17,7 +17,18 @@ from PIL import Image
 from cupscale import images, models
 from cupscale.errors import CupscaleError
 from cupscale.events import Progress
-from cupscale.page import bounds, captions, engine, links, regions, run, scratch, source
+from cupscale.page import (
+    bounds,
+    captions,
+    engine,
+    links,
+    painting as painting_module,
+    regions,
+    run,
+    scratch,
+    source,
+    writers,
+)
 from cupscale.page.limits import Limits
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.settings import Caption, Settings
@@ -88,7 +99,7 @@ def test_zero_gpu_loads_the_captioner_when_the_page_starts(monkeypatch):
         def load(self):
             loads.append(self)
 
-    monkeypatch.setattr(captions.writers, "opened", lambda name: Loading())
+    monkeypatch.setattr(writers, "_opened", lambda source: Loading())
     captions.preload()
     assert loads == []
     monkeypatch.setattr(engine, "ZERO", True)
@@ -202,3 +213,25 @@ def test_what_a_page_makes_may_come_back(monkeypatch):
     for limits in (Limits(), Limits(upload_bytes=20 * 2**20, input_px=2**24, output_px=2**25)):
         assert limits.file_bytes >= limits.output_px * 4
     assert Limits(output_px=2**10).file_bytes == Limits().upload_bytes
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (CupscaleError("no GPU for this run: try again"), "no GPU for this run"),
+        (MemoryError(), "out of memory"),
+        (KeyError("a fault"), "a fault of this program"),
+    ],
+)
+def test_a_run_that_ends_however_gives_its_line(error, said, caplog):
+    """And with it the buttons: the updates of a failure are the last ones, not an error of the server."""
+
+    def steps():
+        yield {"status": "begun"}
+        raise error
+
+    tab = SimpleNamespace(shot="shot", downloads="downloads")
+    painting = SimpleNamespace(_tab=tab, _failed=lambda message: {"failed": message})
+    updates = list(painting_module.Painting._guarded(painting, steps(), {"shot": None}))
+    assert updates[1] == {"status": "begun"} and said in updates[-1]["failed"]
+    assert ("a run failed" in caplog.text) == isinstance(error, KeyError)

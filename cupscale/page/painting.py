@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -155,6 +156,11 @@ class Painting:
         except MemoryError:
             yield self._failed(
                 "out of memory, one region at a time: choose a smaller scale, or a machine with more of it"
+            )
+        except Exception:  # what nobody foresaw: the buttons come back, and the log has the rest
+            logging.getLogger(__name__).exception("a run failed")
+            yield self._failed(
+                "the run failed through a fault of this program, which its log names: try again"
             )
 
     def _painted(
