@@ -471,13 +471,12 @@ def _captioning(
     device: str | None, flags: dict[str, Any], model: str, preset: str | None = None
 ) -> Captioning:
     """From the captioner's flags."""
-    from cupscale.captioners import Captioning, automatic, open_captioner
+    from cupscale.captioners import open_captioning
 
-    name = flags["captioner"]
-    if name == "auto":
-        name = automatic(model, device=device, preset=preset)
-    captioner = open_captioner(name, device=device, seconds=flags["captioner_seconds"])
-    return Captioning(captioner, flags["share"], flags["prepend_prompt"], flags["fresh"])
+    captioning = open_captioning(
+        flags["captioner"], model=model, device=device, preset=preset, seconds=flags["captioner_seconds"]
+    )
+    return replace(captioning, share=flags["share"], prepend=flags["prepend_prompt"], fresh=flags["fresh"])
 
 
 def _captioner(captioning: Captioning) -> Captioner:

@@ -8,10 +8,12 @@ from PIL import Image
 
 import cupscale
 from cupscale import captioners, machine
-from cupscale.captioners import automatic, open_captioner
+from cupscale.captioners import Captioning, automatic, open_captioner
+from cupscale.captioners.base import CaptionerError
 from cupscale.captioners.server import Server
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
+from cupscale.method.sampler import Notice
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +91,49 @@ def test_a_python_call_asks_it_too_and_one_word_leaves_it_out(load, monkeypatch)
     written = [{"box": [0, 0, 80, 48], "caption": "my own words", "source": "user"}]
     kept = cupscale.upscale(load("sdxl"), image, captions=written, **fields)
     assert [one.caption for one in kept.captions] == ["my own words"]
+
+
+class Unreachable:
+    """A captioner that cannot be loaded."""
+
+    name = identity = "far/away"
+    device, bytes = "cpu", 0
+
+    def load(self):
+        raise CaptionerError("cannot load captioner 'far/away': no network")
+
+    def ask(self, requests):
+        self.load()
+        yield
+
+    def release(self):
+        pass
+
+
+def test_the_next_best_writes_where_the_captioner_cannot_be_loaded(load):
+    """It says so once, and the result records who wrote."""
+    image = Image.radial_gradient("L").convert("RGB").resize((40, 24))
+    fields = {"scale": 2, "steps": 2, "strength": 0.5, "guidance": 1, "upscaler": "lanczos"}
+    captioning = Captioning(Unreachable(), instead=open_captioner("appearance"))
+    events = list(cupscale.stream(load("sdxl"), image, captioner=captioning, **fields))
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert said[0] == "cannot load captioner 'far/away': no network; appearance writes instead"
+    assert sum("far/away" in message for message in said) == 1
+    result = events[-1].result
+    assert result.captions and {one.source.split(",")[0] for one in result.captions} == {"appearance"}
+    assert result.settings.prompt  # which was empty, and is written too
+    alone = list(cupscale.stream(load("sdxl"), image, captioner=Captioning(Unreachable()), **fields))
+    assert alone[-1].result.captions == ()
+
+
+def test_auto_knows_who_writes_instead(accelerator):
+    held = captioners.open_captioning("auto", model="sdxl")
+    assert held.captioner.name == "Qwen/Qwen3-VL-2B-Instruct" and held.instead.name == "tagger"
+    assert (
+        captioners.open_captioning("auto", model="sdxl", device="cpu").instead is None
+    )  # it is the tagger already
+    assert captioners.open_captioning("auto", model="tiny").instead is None
+    assert captioners.open_captioning("qwen", model="sdxl").instead is None  # nobody else was asked for
 
 
 def test_auto_is_no_captioner_by_itself():

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from cupscale.captioners.base import Answer, Captioner, CaptionerError, Captioning, NoCaptioner, Request
 from cupscale.captioners.cache import Cache
-from cupscale.captioners.choose import KNOWN, automatic, open_captioner, open_captioning
+from cupscale.captioners.choose import KNOWN, automatic, next_best, open_captioner, open_captioning
 from cupscale.captioners.sharing import SHARE, group
 from cupscale.captioners.stage import Captioned, CaptionProgress, caption_calls, caption_regions
 
@@ -35,6 +35,7 @@ __all__ = [
     "caption_calls",
     "caption_regions",
     "group",
+    "next_best",
     "open_captioner",
     "open_captioning",
 ]

@@ -90,6 +90,7 @@ class Captioning:
         prepend: Put the prompt before every caption, given ones too.
         fresh: Do not use answers that are known from before.
         style: Ask for words of style too.
+        instead: Who writes where the captioner gives no answer at all, because it cannot be loaded or reached.
     """
 
     captioner: Captioner | None = None
@@ -97,6 +98,7 @@ class Captioning:
     prepend: bool = False
     fresh: bool = False
     style: bool = False
+    instead: Captioner | None = None
 
 
 class NoCaptioner:

@@ -114,6 +114,7 @@ def open_captioning(
     model: str = "",
     device: str | None = None,
     preset: str | None = None,
+    seconds: float | None = None,
 ) -> Captioning:
     """How a run gets its captions, from whatever a caller gives for a captioner: see `open_captioner`.
 
@@ -122,10 +123,20 @@ def open_captioning(
         model: The diffusion model's name.
         device: torch's name of its kind.
         preset: Of the run.
+        seconds: That one region may take.
 
     Raises:
         CupscaleError: A name that is no captioner's.
     """
-    if captioner == "auto":
-        captioner = automatic(model, device=device, preset=preset)
-    return captioner if isinstance(captioner, Captioning) else Captioning(open_captioner(captioner))
+    if isinstance(captioner, Captioning):
+        return captioner
+    if captioner != "auto":
+        return Captioning(open_captioner(captioner, device=device, seconds=seconds))
+    name = automatic(model, device=device, preset=preset)
+    chosen = open_captioner(name, device=device, seconds=seconds)
+    return Captioning(chosen, instead=next_best(name))
+
+
+def next_best(name: str) -> Captioner | None:
+    """Who writes where the captioner that "auto" took cannot: the tagger, where it is installed; None for nobody."""
+    return open_captioner("tagger") if name not in ("none", "tagger") and installed("tagger") else None

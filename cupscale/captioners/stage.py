@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
@@ -109,7 +109,8 @@ def caption_regions(
 ) -> Generator[CaptionProgress | Notice | Captioned, None, None]:
     """Caption every region of a plan; `Captioned` is the last event. Closing the generator stops the captioner.
 
-    A region without a usable answer takes the prompt, and a Notice says which and why.
+    A region without a usable answer takes the prompt, and a Notice says which and why. Where there is no answer at all,
+    `captioning.instead` is asked, and a Notice says so.
 
     Args:
         captioning: Who writes, and how.
@@ -132,6 +133,14 @@ def caption_regions(
     yield from _recalled(calls, cache, captioning.fresh)
     if calls.waiting:
         yield from _asked(calls, cache, room)
+    if calls.failures and not calls.texts and captioning.instead is not None:
+        reason = next(iter(calls.failures.values()))
+        yield Notice(f"{reason}; {captioning.instead.name} writes instead")
+        second = replace(captioning, captioner=captioning.instead, instead=None)
+        yield from caption_regions(
+            second, image, plan, prompt=prompt, regions=regions, budget=budget, cache=cache, room=room
+        )
+        return
     written = yield from _prompt(calls, prompt, budget)
     captions = _captions(calls, plan.boxes if regions else ())
     yield from _misses(calls)

@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 
 from cupscale import machine
-from cupscale.captioners import Captioner, Captioning, automatic, open_captioner
+from cupscale.captioners import Captioner, Captioning, automatic, next_best, open_captioner
 from cupscale.errors import CupscaleError
 from cupscale.installation import installed
 from cupscale.page.limits import lent_gpu, on_space
@@ -84,5 +84,6 @@ def captioning(name: str, model: str) -> Captioning:
         CupscaleError: A captioner that is not on the list.
     """
     if name == AUTO:
-        return Captioning(_opened(automatic(model, device="cuda" if lent_gpu() else None)))
+        chosen = automatic(model, device="cuda" if lent_gpu() else None)
+        return Captioning(_opened(chosen), instead=next_best(chosen))
     return Captioning(None if name == NOBODY else opened(name))
