@@ -215,22 +215,6 @@ def test_z_images_regions_see_their_latents_and_captions_get_nothing_added(folde
         assert own[layer].shape[1] > tokens and not own[layer][:, tokens:].any()
 
 
-def test_a_whole_run_of_z_image(folders):
-    pipeline = CUpscalePipeline(loaded(folders, "zimage", "union"))
-    fields = {
-        "scale": 2,
-        "prompt": "a fox",
-        "steps": 4,
-        "strength": 0.5,
-        "upscaler": "lanczos",
-        "fidelity": 0,
-    }
-    without = np.asarray(pipeline.upscale(photo(), **fields).image).astype(int)
-    controlled = np.asarray(pipeline.upscale(photo(), **fields, control=0.8).image).astype(int)
-    assert np.abs(controlled - without).max() > 2
-    assert (np.asarray(pipeline.upscale(photo(), **fields).image) == without).all()
-
-
 @pytest.mark.parametrize("kind", ["tile", "union"])
 def test_each_region_sees_its_own_piece(folders, kind):
     """In the canvas and in the overview, without the captions, and both halves of guidance alike."""
@@ -264,8 +248,9 @@ def test_each_region_sees_its_own_piece(folders, kind):
         assert parts["control_type_idx"] == [6]
 
 
-def test_a_run_with_control_is_another_one_and_leaves_nothing_behind(folders):
-    pipeline = CUpscalePipeline(loaded(folders, "sdxl", "union"))
+@pytest.mark.parametrize("name", ["sdxl", "zimage"])
+def test_a_run_with_control_is_another_one_and_leaves_nothing_behind(folders, name):
+    pipeline = CUpscalePipeline(loaded(folders, name, "union"))
     fields = {
         "scale": 2,
         "prompt": "a fox",
@@ -279,7 +264,7 @@ def test_a_run_with_control_is_another_one_and_leaves_nothing_behind(folders):
     assert np.abs(np.asarray(controlled.image).astype(int) - without).max() > 2
     assert controlled.settings.control == 0.8
     assert (np.asarray(pipeline.upscale(photo(), **fields).image) == without).all()
-    plain = CUpscalePipeline(cupscale.load(str(folders / "sdxl"), device="cpu"))
+    plain = CUpscalePipeline(cupscale.load(str(folders / name), device="cpu"))
     assert (np.asarray(plain.upscale(photo(), **fields).image) == without).all()
 
 
