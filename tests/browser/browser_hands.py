@@ -1,32 +1,14 @@
-"""What a person does on the page, in Chromium. Without a browser the tests that import this are skipped."""
+"""What a person does on the page."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import urllib.parse
 
-import pytest
+from chromium import WAIT, expect
 from page_server import FAST
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WAIT = int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60")) * 1000
-
-try:
-    from playwright.sync_api import expect, sync_playwright
-except ImportError:
-    sync_playwright = None  # type: ignore[assignment]
-
-if CHROMIUM is None or sync_playwright is None:
-    missing = (
-        "no chromium: apt-get install chromium"
-        if sync_playwright
-        else "no playwright: pip install playwright"
-    )
-    if os.environ.get("CUPSCALE_REQUIRE_BROWSER"):
-        raise RuntimeError(missing)
-    pytest.skip(missing, allow_module_level=True)
+__all__ = ["WAIT", "expect"]
 
 
 def visit(page, url, query=FAST):

@@ -1,22 +1,9 @@
-"""A browser, a page to visit, and a tab whose errors fail the test. Where there is no browser `browser_hands` skips."""
+"""A browser, a page to visit, and a tab whose errors fail the test. Where there is no browser `chromium` skips."""
 
 from __future__ import annotations
 
 import pytest
 from page_server import photo, serve
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +19,15 @@ def url(folder):
 
 @pytest.fixture(scope="module")
 def chromium():
-    from browser_hands import CHROMIUM, sync_playwright
+    from chromium import launched
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(chromium):
-    from browser_hands import WAIT, expect
+    from chromium import WAIT, expect
 
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     context.set_default_timeout(WAIT)

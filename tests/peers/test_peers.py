@@ -12,8 +12,9 @@ from PIL import Image, ImageFilter
 import cupscale
 from cupscale import images, peers
 from cupscale.backbones import adapt
-from cupscale.backbones.maps import MapKeeper, fused, kept
+from cupscale.backbones.maps import MapKeeper, kept
 from cupscale.errors import CupscaleError
+from cupscale.method.attention import fused
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import generator
 from cupscale.method.structure import GlobalStructure

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from chromium import launched
 from PIL import Image
-from test_browser import CHROMIUM, FLAGS
 
 from cupscale.metrics import METRICS
 from cupscale.reproduce.folder import Folder, digest
@@ -44,19 +44,13 @@ def report(tmp_path):
 
 
 def test_all_crops_have_one_zoom(report):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            tab = browser.new_context(offline=True, viewport={"width": 1200, "height": 900}).new_page()
-            faults: list[str] = []
-            tab.on("pageerror", lambda error: faults.append(str(error)))
-            tab.goto(report.as_uri())
-            check(tab)
-            assert faults == []
-        finally:
-            browser.close()
+    with launched() as browser:
+        tab = browser.new_context(offline=True, viewport={"width": 1200, "height": 900}).new_page()
+        faults: list[str] = []
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.goto(report.as_uri())
+        check(tab)
+        assert faults == []
 
 
 def check(tab) -> None:

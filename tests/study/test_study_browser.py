@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,25 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import WAIT, expect, launched
 from PIL import Image
 from simulated import COLOURS, make_folder, row_of
 
 from cupscale.study.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-WAIT = int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60")) * 1000
-
-try:
-    from playwright.sync_api import expect, sync_playwright
-except ImportError:
-    sync_playwright = None  # type: ignore[assignment]
-
-if CHROMIUM is None or sync_playwright is None:
-    if os.environ.get("CUPSCALE_REQUIRE_BROWSER"):
-        raise RuntimeError("no chromium or no playwright: apt-get install chromium, pip install playwright")
-    pytest.skip("no chromium or no playwright", allow_module_level=True)
 
 
 @contextlib.contextmanager
@@ -81,10 +68,8 @@ def url(folder):
 
 @pytest.fixture(scope="module")
 def chromium():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
