@@ -325,9 +325,8 @@ def upscale(
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order. With several
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
-    from cupscale import models
     from cupscale.batch import run_jobs
-    from cupscale.files import find_images, plan_jobs
+    from cupscale.files import plan_jobs
     from cupscale.processes import own_share, wait_for_all
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
@@ -339,14 +338,7 @@ def upscale(
     if usual.control == 0:
         hardware = replace(hardware, controlnet=None)
     captioning = _captioning(hardware.device, writer, usual.model, preset)
-    sources: list[Path | None] = [*find_images(images, recursive=files["recursive"])]
-    if not sources:
-        models.check_words(
-            usual.model, usual.prompt, "name an image, or give --prompt with words to draw from"
-        )
-        sources = [None]
-    if captions_path and len(sources) > 1:
-        raise CupscaleError("--captions belongs to one image, and several are given: give one at a time")
+    sources = _sources(images, files["recursive"], usual, captions_path)
     settings = _settings_of(target, usual, captions_path)
     if plan_only:
         _print_plans(sources, usual, settings, captioning, hardware, as_json)
@@ -465,6 +457,22 @@ main.add_command(study)
 def _take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     """Some of the flags, which are taken out of `flags`."""
     return {name: flags.pop(name) for name in names if name in flags}
+
+
+def _sources(
+    images: tuple[Path, ...], recursive: bool, usual: Settings, captions_path: Path | None
+) -> list[Path | None]:
+    """The files to enlarge, or None for a picture that is drawn from the prompt first."""
+    from cupscale import models
+    from cupscale.files import find_images
+
+    sources = find_images(images, recursive=recursive)
+    if captions_path and len(sources) > 1:
+        raise CupscaleError("--captions belongs to one image, and several are given: give one at a time")
+    if sources:
+        return [*sources]
+    models.check_words(usual.model, usual.prompt, "name an image, or give --prompt with words to draw from")
+    return [None]
 
 
 def _captioning(

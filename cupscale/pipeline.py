@@ -419,11 +419,7 @@ class _Run:
         yield self._progress("encode")
         backbone, settings, plan = self.pipeline.backbone, self.settings, self.plan
 
-        def encode(image: Image.Image, size: Size) -> Generator[Event, None, Tensor]:
-            pixels = padded(image, size, backbone.geometry.cell)
-            return self._tiled(lambda tiles: backbone.encode(pixels, tiles))
-
-        z = yield from encode(base, plan.canvas)
+        z = yield from self._encoded(base, plan.canvas)
         if not torch.isfinite(z).all():
             raise CupscaleError(
                 f"the VAE of {self.pipeline.model} gives NaN or infinity in {_dtype_name(self.pipeline.pipe.vae)}: "
@@ -431,7 +427,7 @@ class _Run:
             )
         structure = None
         if settings.structure > 0:
-            reference = z if base is plain else (yield from encode(plain, plan.canvas))
+            reference = z if base is plain else (yield from self._encoded(plain, plan.canvas))
             structure = GlobalStructure(
                 reference,
                 settings.cutoff,
@@ -444,17 +440,8 @@ class _Run:
             )
         overview = None
         if settings.passes_overview:
-            overview = yield from encode(overview_image(plain, plan), plan.overview)
-        enlarged: dict[Size, Tensor] = {}
-        if settings.control > 0:
-            small = overview_image(base, plan)
-            if backbone.control_sees_latents:
-                seen = yield from encode(small, plan.overview)
-                enlarged = {plan.overview: seen[0], plan.canvas: z[0]}
-            else:
-                cell = backbone.geometry.cell
-                sizes = {plan.overview: small, plan.canvas: base}
-                enlarged = {size: to_bytes(padded(image, size, cell)[0]) for size, image in sizes.items()}
+            overview = yield from self._encoded(overview_image(plain, plan), plan.overview)
+        enlarged = yield from self._enlarged(base, z)
         if settings.edge_noise > 0:
             noise = draw_noise(z.shape, settings.seed, 4).to(z.device)
             on_edges = self._per_cell(edges(images.to_tensor(self.picture.rgb))).to(z.device)
@@ -462,6 +449,25 @@ class _Run:
         side = self.pipeline.preview_px
         preview = PreviewMap(z, base, side, plan) if side else None
         return _Latents(z, structure, overview, preview, enlarged)
+
+    def _encoded(self, image: Image.Image, size: Size) -> Generator[Event, None, Tensor]:
+        """Latents (1, C, h, w) of an image that is padded to `size` in cells."""
+        backbone = self.pipeline.backbone
+        pixels = padded(image, size, backbone.geometry.cell)
+        return self._tiled(lambda tiles: backbone.encode(pixels, tiles))
+
+    def _enlarged(self, base: Image.Image, z: Tensor) -> Generator[Event, None, dict[Size, Tensor]]:
+        """What a ControlNet looks at, in the sizes of canvas and overview; nothing where there is none. z: of `base`."""
+        if self.settings.control == 0:
+            return {}
+        backbone, plan = self.pipeline.backbone, self.plan
+        small = overview_image(base, plan)
+        if backbone.control_sees_latents:
+            seen = yield from self._encoded(small, plan.overview)
+            return {plan.overview: seen[0], plan.canvas: z[0]}
+        sizes = {plan.overview: small, plan.canvas: base}
+        cell = backbone.geometry.cell
+        return {size: to_bytes(padded(image, size, cell)[0]) for size, image in sizes.items()}
 
     def _denoise(
         self, latents: _Latents, read: Settings, texts: tuple[str | None, ...]

@@ -126,9 +126,8 @@ def denoise(
             makes an accelerator wait.
     """
     canvas = Size(*latent.shape[-2:])
-    noise = draw_noise(latent.shape, seed).to(latent.device)
     if sample is None:
-        sample = schedule.noised(latent, noise, 0)
+        sample = schedule.noised(latent, draw_noise(latent.shape, seed).to(latent.device), 0)
     whole = None if overview is None else _Overview(overview, draw_noise(overview.shape, seed, 1))
     jitter = generator(seed, 3)
     steps = len(schedule.timesteps)
@@ -137,12 +136,11 @@ def denoise(
             whole.capture(denoiser, schedule, i, structure)
         w = 0.0 if structure is None else structure.weight(i, steps)
         if structure is not None and structure.space == "z_t" and w > 0:
-            sample = structure.apply(sample, w, schedule.noised(structure.reference, noise, i))
+            sample = structure.apply(sample, w, _noised_reference(structure, schedule, seed, i))
         regions = plan_regions(canvas, window, overlap, jitter)
         model_input = schedule.model_input(sample, i)
         output, batch = yield from _predict(denoiser, model_input, t, regions, batch, (i, steps))
-        if i == 0 and not torch.isfinite(output).all():
-            raise FloatingPointError("the network's output is not finite")
+        _check_first(output, i)
         if low_guidance is not None:
             output = low_guidance.apply(output)
         x0 = schedule.to_x0(output, sample, i)
@@ -151,6 +149,17 @@ def denoise(
             output = schedule.from_x0(x0, sample, i)
         sample = schedule.step(output, sample, i)
         yield StepDone(i, steps, x0, sample)
+
+
+def _noised_reference(structure: GlobalStructure, schedule: Schedule, seed: int, i: int) -> Tensor:
+    """z^L_t at step i: the reference under the canvas' own noise, drawn again, since few runs ask for it."""
+    reference = structure.reference
+    return schedule.noised(reference, draw_noise(reference.shape, seed).to(reference.device), i)
+
+
+def _check_first(output: Tensor, i: int) -> None:
+    if i == 0 and not torch.isfinite(output).all():
+        raise FloatingPointError("the network's output is not finite")
 
 
 class _Overview:

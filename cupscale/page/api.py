@@ -41,6 +41,16 @@ def mcp_installed() -> bool:
     return find_spec("mcp") is not None
 
 
+def _report(shot: run.Shot, size: tuple[int, int] | None) -> dict[str, Any]:
+    """What came with a result. size: of the input, None where it was drawn from words."""
+    return {
+        "status": "done",
+        "settings": shot.settings.model_dump(mode="json"),
+        "plan": engine.planned(size, shot.settings).to_dict(),
+        "note": shot.note,
+    }
+
+
 class Endpoints:
     """/upscale, /plan, /caption, /read_settings, /models."""
 
@@ -117,14 +127,7 @@ class Endpoints:
                         continue
                     shot = sight.shot
                     path = shot.png if format == "png" else run.encode(shot, format)
-                    plan = engine.planned(picture.size if picture else None, shot.settings)
-                    report = {
-                        "status": "done",
-                        "settings": shot.settings.model_dump(mode="json"),
-                        "plan": plan.to_dict(),
-                        "note": shot.note,
-                    }
-                    yield path, report
+                    yield path, _report(shot, picture.size if picture else None)
         except CupscaleError as error:
             raise refusal(error) from None
 
