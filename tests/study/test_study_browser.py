@@ -207,6 +207,26 @@ def test_no_answer_is_taken_before_the_pair_is_there(chromium, url, folder):
     assert [one.answer for one in Store(folder).votes()] == ["second"]
 
 
+def test_who_starts_before_the_first_pair_is_there_is_one_voter(chromium, url, folder):
+    context = chromium.new_context()
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    held = []
+    page.route("**/questions", lambda route: held.append(route))
+    with page.expect_request("**/questions"):
+        page.goto(url)
+    page.locator("#go").click()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 0))")  # the click has been heard
+    assert len(held) == 1
+    held[0].continue_()
+    ready(page)
+    page.keyboard.press("1")
+    progress(page, 2)
+    context.close()
+    with Store(folder)._reading() as db:
+        assert db.execute("SELECT count(*) FROM voters").fetchone() == (1,)
+
+
 def test_a_question_that_is_gone_gives_way_to_another(visit, folder):
     page = visit()
     Store(folder).take_back(lambda asked: True)

@@ -301,15 +301,17 @@ function rest(title, message, more) {
   one("#go").focus();
 }
 
-one("#go").addEventListener("click", () => {
+// The first pair loads while the card is read. Whoever starts before it is there waits for the same answer: a second
+// request without a cookie yet would make a second voter, and the first one's questions would no longer be this browser's.
+const first = post("questions", {});
+first.then((next) => {
+  state = next;
+  next.questions.slice(0, 1).forEach(load);
+}, () => {});
+
+one("#go").addEventListener("click", async () => {
+  await first.catch(() => {}); // where it failed, the start asks again
   goesOnFrom = state.answered;
   if (state.questions.length) take(state);
   else ask();
 });
-
-// The first pair loads while the card is read. Where that fails, the start asks again.
-post("questions", {}).then((next) => {
-  if (state.questions.length) return;
-  state = next;
-  next.questions.slice(0, 1).forEach(load);
-}, () => {});
