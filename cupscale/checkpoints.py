@@ -233,12 +233,11 @@ def _load_lora(pipe: Any, lora: Lora, name: str) -> None:
     before = _adapters(pipe)
     try:
         pipe.load_lora_weights(folder, weight_name=file, adapter_name=name, use_safetensors=True)
-    except (SafetensorError, OSError) as error:
-        raise CupscaleError(
-            f"cannot load LoRA '{lora.source}': {_first_line(error)}; check the name and the file"
-        ) from error
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise _other_family(pipe, lora) from error
+    except faults() as error:
+        said = reason(error, "check the name and the file")
+        raise CupscaleError(f"cannot load LoRA '{lora.source}': {said}") from error
     if _adapters(pipe) == before:
         raise _other_family(pipe, lora)
 
@@ -280,6 +279,18 @@ def _reads_text(name: str) -> bool:
     )
 
 
+def connection_errors() -> tuple[type[Exception], ...]:
+    """What a connection to the hub fails with, of whichever library its client stands on (httpx, later httpx2)."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return tuple(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
+
+
+def faults() -> tuple[type[Exception], ...]:
+    """What a loader fails with."""
+    return (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, *connection_errors())
+
+
 def reason(error: Exception, whole: str) -> str:
     """What a loader said, in one line, with the remedy.
 
@@ -294,6 +305,12 @@ def reason(error: Exception, whole: str) -> str:
         return (
             f"{said}; if its licence must be accepted: do so on its page on the hub, then run `hf auth login` with a token "
             "that may read it"
+        )
+    if isinstance(error, connection_errors()) and not isinstance(
+        error, OSError
+    ):  # the hub's own errors are OSErrors
+        return (
+            f"the download broke off ({said}); what has come is kept, and the same command goes on from there"
         )
     if "no file named" in said or "Could not find the necessary" in said:
         return f"{said}; only .safetensors weights are read here, since pickles can run any code"

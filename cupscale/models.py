@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 
 from cupscale import checkpoints, offload as offloading
 from cupscale.backbones import adapt, family_defaults
@@ -274,7 +273,7 @@ def load(
         pipe.cupscale_loras = tuple(lora.text for lora in chosen)
     except CupscaleError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+    except checkpoints.faults() as error:
         raise CupscaleError(f"cannot load model '{model}': {_reason(error, source)}") from error
     return _placed(pipe, offload, device, model)
 

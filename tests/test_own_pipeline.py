@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models import attention_processor as processors
+from diffusers.models.attention_dispatch import attention_backend
 from PIL import Image
 
 import cupscale
@@ -64,6 +65,23 @@ def xformers(network, monkeypatch):
     network.set_attn_processor(
         processors.XFormersJointAttnProcessor() if joint else processors.XFormersAttnProcessor()
     )
+
+
+def test_attention_to_words_goes_through_the_users_backend(load, monkeypatch):
+    """Diffusers' own processors of a U-Net do not ask; ours do, unless there are scores to add."""
+    asked, usual = [], torch.nn.attention.sdpa_kernel
+
+    def noted(kind):
+        asked.append(kind)
+        return usual(kind)
+
+    monkeypatch.setattr(torch.nn.attention, "sdpa_kernel", noted)
+    pipe = load("sdxl")
+    plain = picture(pipe)
+    assert asked == []
+    with attention_backend("_native_math"):
+        assert np.abs(picture(pipe) - plain).max() <= 1
+    assert set(asked) == {torch.nn.attention.SDPBackend.MATH}
 
 
 def sliced(network, monkeypatch):

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch.nn.functional as F
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import (
     Attention,
     AttnProcessor,
@@ -138,6 +139,17 @@ def heads(attn: Any, x: Tensor) -> Tensor:
     return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt d + added) V, (B, heads, n, d): by the user's backend of attention where nothing is added.
+
+    Flash and Sage take no scores to add, so torch's own computes those.
+    """
+    if added is not None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=added)
+    out = dispatch_attention_fn(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return out.transpose(1, 2)
+
+
 def mean_maps(query: Tensor, key: Tensor, added: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt d + added), the mean of its heads: (B, heads, n, d), (B, heads, m, d) -> (B, n, m) float32."""
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
@@ -184,8 +196,7 @@ class ComposedCross(CrossAttention):
                 added = screened if added is None else added + screened
             key, value = heads(attn, attn.to_k(read)), heads(attn, attn.to_v(read))
             composer.look(self._layer, lambda: mean_maps(query[rows], key, added))
-            out = F.scaled_dot_product_attention(query[rows], key, value, attn_mask=added)
-            return out.transpose(1, 2).flatten(2)
+            return attended(query[rows], key, value, added).transpose(1, 2).flatten(2)
 
         def regional() -> Tensor:
             return attend(slice(-len(composer.boxes), None), slice(words, None))

@@ -15,6 +15,7 @@ from torch import Tensor
 from cupscale.backbones.attention import (
     USUAL_CROSS,
     CrossAttention,
+    attended,
     exchanged,
     heads,
     is_cross,
@@ -77,7 +78,7 @@ class _Kept(CrossAttention):
         keeper = self._keeper
         key, value = (heads(attn, to(text)) for to in (attn.to_k, attn.to_v))
         added = None if mask is None else mask[:, None]
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
+        out = attended(query, key, value, added)
         if keeper.keep:
             keeper.maps[self._layer] = mean_maps(query, key, added)
         if keeper.shared is not None:
