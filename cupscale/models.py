@@ -296,16 +296,20 @@ def _read(source: str, known: Known | None, precision: torch.dtype) -> Any:
     return pipe
 
 
-def _work_bytes(pipe: Any) -> int:
-    """What a 4096 px result takes beside the weights: as planned and, ours, a quarter and 0.5 GB for what no plan sees."""
-    geometry = adapt(pipe).geometry
-    plan = make_plan((1024, 1024), Settings.build(scale=4), geometry)
+def work_bytes(geometry: Geometry, side_px: int = 4096) -> int:
+    """What a square result takes beside the weights: as planned and, ours, a quarter and 0.5 GB for what no plan sees.
+
+    Args:
+        geometry: Of the model.
+        side_px: Of the result.
+    """
+    plan = make_plan((side_px // 4, side_px // 4), Settings.build(scale=4), geometry)
     return int(1.25 * device_bytes(plan, geometry)) + 2**29
 
 
 def _placed(pipe: Any, offload: Offload | Literal["auto"], device: str, model: str) -> Any:
     """The pipeline where it runs."""
-    way = offloading.choose(pipe, device, _work_bytes(pipe)) if offload == "auto" else offload
+    way = offloading.choose(pipe, device, work_bytes(adapt(pipe).geometry)) if offload == "auto" else offload
     try:
         return offloading.put(pipe, way, device)
     except RuntimeError as error:

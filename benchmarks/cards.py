@@ -1,0 +1,124 @@
+"""What a card of 8 to 24 GB holds: the way of offloading that `--offload auto` takes, worked out without a card.
+
+    python -m benchmarks.cards
+
+Networks of real size stand on torch's meta device, in half precision. A card's free memory is its size less 1 GiB, ours, for
+CUDA itself and the screen. What a run takes beside the weights is counted as `auto` counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    ZImageTransformer2DModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+)
+
+from benchmarks.memory import UNET_SD15
+from benchmarks.real_size_sdxl import TEXT, TEXT_2, UNET, VAE
+from benchmarks.real_size_transformer import TRANSFORMER, VAE as VAE_16
+from cupscale import models, offload
+from cupscale.planning import Geometry
+
+CARDS_GB = (8, 12, 16, 24)
+SIDES_PX = (2048, 4096, 8192)
+SYSTEM_BYTES = 2**30
+
+
+def clip_l() -> Any:
+    return CLIPTextModelWithProjection(CLIPTextConfig(**TEXT))
+
+
+def clip_g() -> Any:
+    return CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_2))
+
+
+def t5() -> Any:
+    """T5 XXL."""
+    return T5EncoderModel(
+        T5Config(
+            d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
+        )
+    )
+
+
+def qwen() -> Any:
+    """Qwen3 4B."""
+    return Qwen3Model(
+        Qwen3Config(
+            vocab_size=151936,
+            hidden_size=2560,
+            intermediate_size=9728,
+            num_hidden_layers=36,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            head_dim=128,
+        )
+    )
+
+
+def small_vae() -> Any:
+    return AutoencoderKL(**VAE)
+
+
+def vae_of_16() -> Any:
+    return AutoencoderKL(**VAE_16)
+
+
+# A name of `cupscale models` -> its parts that have weights. Networks without arguments have the published model's size.
+PARTS: dict[str, tuple[Callable[[], Any], ...]] = {
+    "sd15": (
+        small_vae,
+        lambda: CLIPTextModel(CLIPTextConfig(**TEXT)),
+        lambda: UNet2DConditionModel(**UNET_SD15),
+    ),
+    "sdxl": (small_vae, clip_l, clip_g, lambda: UNet2DConditionModel(**UNET)),
+    "pixart-sigma": (small_vae, t5, lambda: PixArtTransformer2DModel(caption_channels=4096, sample_size=128)),
+    "sd3": (vae_of_16, clip_l, clip_g, t5, lambda: SD3Transformer2DModel(**TRANSFORMER)),
+    "z-image": (vae_of_16, qwen, ZImageTransformer2DModel),
+}
+
+
+def pipeline(name: str) -> Any:
+    """As much of a pipeline as `cupscale.offload` looks at."""
+    with torch.device("meta"):
+        parts = [make().to(torch.float16) for make in PARTS[name]]
+    return SimpleNamespace(components={str(number): part for number, part in enumerate(parts)})
+
+
+def cell(pipe: Any, geometry: Geometry, side_px: int, free: int) -> str:
+    """The fastest way that fits, with what it needs; "-" where none does."""
+    work = models.work_bytes(geometry, side_px)
+    needed = {way: offload.weights_there(pipe, way) + work for way in offload.WAYS}
+    return next((f"{way}, {size / 1e9:.1f} GB" for way, size in needed.items() if size <= free), "-")
+
+
+def main() -> None:
+    print(f"| model | weights | result | {' | '.join(f'{card} GB' for card in CARDS_GB)} |")
+    print(f"|---|---|---|{'---|' * len(CARDS_GB)}")
+    for name in PARTS:
+        pipe, geometry = pipeline(name), models.KNOWN[name].geometry
+        size = offload.weights_there(pipe, "none") / 1e9
+        for side_px in SIDES_PX:
+            cells = [cell(pipe, geometry, side_px, card * 10**9 - SYSTEM_BYTES) for card in CARDS_GB]
+            print(f"| {name} | {size:.1f} GB | {side_px} px | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
