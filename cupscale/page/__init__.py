@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from cupscale.page import api, captions, engine, examples, limits as limits_module, queue, scratch, style
 from cupscale.page.api import Endpoints
+from cupscale.page.batch import BatchTab
 from cupscale.page.blocks import Guarded
 from cupscale.page.compare import CompareTab
 from cupscale.page.desk import Desk
@@ -49,13 +50,16 @@ def build(limits: Limits | None = None) -> gr.Blocks:
                 upscale = UpscaleTab(session)
             with gr.Tab("Regions", id="regions"):
                 regions = RegionsTab(session)
+            with gr.Tab("Batch", id="batch") as batch_tab:
+                batch = BatchTab(session)
             with gr.Tab("Compare", id="compare"):
                 compare = CompareTab(session)
             with gr.Tab("History", id="history"):
                 past = History(elem_id="history")
         _keep_in_address(demo, tabs)
-        upscale.wire(demo, regions.drawing(), past)
+        opening = upscale.wire(demo, regions.drawing(), past, tabs)
         regions.wire()
+        batch.wire(demo, batch_tab, opening)
         compare.wire()
         Endpoints(limits).build()
     demo.queue(default_concurrency_limit=8, api_open=False)

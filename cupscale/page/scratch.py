@@ -15,6 +15,8 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
@@ -29,6 +31,7 @@ _ALIVE = ".alive"
 _LAST_SECONDS = 5.0  # from a SIGTERM to the end, whatever still runs
 _seen: dict[Path, tuple[int, float]] = {}  # folder -> its time of change, and when that was first seen
 _lasting: set[Path] = set()
+_held: Counter[Path] = Counter()  # folders that a run needs to its end, however long that takes
 
 
 @lru_cache(maxsize=1)
@@ -113,6 +116,21 @@ def keep_present() -> None:
     _lasting.update((root() / "uploads").iterdir())
 
 
+@contextlib.contextmanager
+def holding(files: Iterable[str | Path]) -> Iterator[None]:
+    """Keep the folders of some files, and some folders, from being swept meanwhile; their time begins anew after it."""
+    kinds = [root() / kind for kind in ("visits", "uploads")]
+    parts = [part for file in files for part in (Path(file), *Path(file).parents)]
+    folders = {part for part in parts if part.parent in kinds}
+    _held.update(folders)
+    try:
+        yield
+    finally:
+        _held.subtract(folders)
+        for folder in folders:
+            _seen.pop(folder, None)
+
+
 def sweep(seconds: float) -> None:
     """Delete the folders that nothing was added to for `seconds`, counted from when a sweep first saw them so."""
     now = time.monotonic()
@@ -124,7 +142,7 @@ def sweep(seconds: float) -> None:
             changed = folder.stat().st_mtime_ns
         except FileNotFoundError:  # its visit ended
             continue
-        if folder in _lasting or _seen.get(folder, (None,))[0] != changed:
+        if folder in _lasting or _held[folder] > 0 or _seen.get(folder, (None,))[0] != changed:
             _seen[folder] = (changed, now)
         elif now - _seen[folder][1] > seconds:
             shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ from cupscale.page import engine, examples, history, run, scratch, share, source
 from cupscale.page.filling import Examples, Filling
 from cupscale.page.following import Following
 from cupscale.page.jobs import Updates
+from cupscale.page.opening import Opening
 from cupscale.page.painting import SHAPES, Painting
 from cupscale.page.session import (
     PRIVATE,
@@ -152,13 +153,17 @@ class UpscaleTab:
 
     # Events
 
-    def wire(self, demo: gr.Blocks, drawing: Step, past: history.History) -> None:
+    def wire(self, demo: gr.Blocks, drawing: Step, past: history.History, tabs: gr.Tabs) -> Opening:
         """Connect the tab.
 
         Args:
             demo: Whose loading is a link's opening.
             drawing: The step that draws the regions.
-            past: The history, whose entries give their settings back.
+            past: The history, whose entries give their settings back, and open in the slider.
+            tabs: Of the page.
+
+        Returns:
+            What opens results of other tabs in this one.
         """
         session = self._session
         parts = self.plan_line, self.links, self.kept, self.kept_line, self.followed, self.visit
@@ -175,6 +180,9 @@ class UpscaleTab:
         shown.wire(self.gallery, demo)
         Painting(session, self).wire(demo)
         self._wire_formats()
+        opening = Opening(session, filling, self, tabs)
+        opening.wire(past)
+        return opening
 
     def _wire_image(self) -> None:
         session = self._session
@@ -218,9 +226,7 @@ class UpscaleTab:
         def encode(shot: Any) -> Any:
             try:
                 if not isinstance(shot, run.Shot) or not Path(shot.png).is_file():
-                    raise CupscaleError(
-                        "this result is no longer on the server: take it from the History tab, or run again"
-                    )
+                    raise CupscaleError(run.GONE)
                 return run.encode(shot, suffix)
             except CupscaleError as error:  # raised, so that no download follows
                 raise refusal(error) from None
