@@ -8,13 +8,24 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from cupscale.page import api, captions, engine, examples, limits as limits_module, queue, scratch, style
+from cupscale.page import (
+    api,
+    captions,
+    engine,
+    examples,
+    limits as limits_module,
+    previews,
+    queue,
+    scratch,
+    style,
+)
 from cupscale.page.api import Endpoints
 from cupscale.page.batch import BatchTab
 from cupscale.page.blocks import Guarded
 from cupscale.page.compare import CompareTab
 from cupscale.page.desk import Desk
 from cupscale.page.history import History
+from cupscale.page.kept_links import KeptLinks
 from cupscale.page.limits import Limits, on_space
 from cupscale.page.region_tab import RegionsTab
 from cupscale.page.session import SILENT, Session
@@ -34,7 +45,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     gr.set_static_paths([examples.FOLDER])
     limits = limits or limits_module.current()
     own = scratch.take_uploads()
-    scratch.keep_clean(limits.kept_seconds)
+    scratch.keep_clean(limits.kept_seconds, limits.link_seconds)
     engine.preload()
     captions.preload()
     with Guarded(
@@ -44,6 +55,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     ) as demo:
         gr.Markdown(HEAD, elem_id="head")
         demo.desk = Desk(limits)
+        demo.links = KeptLinks(limits)
         session = Session(limits)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Upscale", id="upscale"):
@@ -99,6 +111,11 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "ssr_mode": False,
         "max_threads": 40 + limits.queue,  # whoever waits holds one
         "quiet": on_space(),
-        "app_kwargs": {"middleware": [Middleware(queue.Watch, demo=demo)]},
+        "app_kwargs": {
+            "middleware": [
+                Middleware(queue.Watch, demo=demo),
+                Middleware(previews.Previews, demo=demo),
+            ]
+        },
     }
     return demo.launch(**(usual | options))

@@ -139,6 +139,7 @@ class BatchTab:
                 "Cancel", interactive=False, scale=1, min_width=90, elem_id="batch-cancel"
             )
         self.status = gr.HTML(run.status_html(""), elem_id="batch-status")
+        gr.HTML(run.TELL)
         with gr.Row(visible=False, elem_id="batch-downloads") as self.downloads:
             self.format = gr.Radio(
                 list(FORMATS), value="PNG", label="Format", container=False, scale=2, elem_id="batch-format"

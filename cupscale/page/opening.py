@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import history, references, run, viewer
+from cupscale.page import card, history, references, run, scratch, source, viewer
 from cupscale.page.filling import Filling
 from cupscale.page.jobs import Updates
-from cupscale.page.session import TOASTING, Session, complain, new_book
+from cupscale.page.kept_links import Kept
+from cupscale.page.session import TOASTING, Session, complain, new_book, refusal
 from cupscale.settings import Settings
 
 if TYPE_CHECKING:
     from cupscale.page.upscale import UpscaleTab
 
+CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#other a, a#other, #other')?.click(), 150)"
 _GOES_ON = (
     "The run goes on. The image and the settings are there for the next one; open it again after this run."
 )
@@ -28,6 +30,7 @@ class Opening:
 
     Attributes:
         token: Of the run that the tab shows.
+        shown: The result in its slider, of this visit.
         outputs: What a handler that opens a result may change.
 
     Args:
@@ -42,7 +45,7 @@ class Opening:
         self._filling = filling
         self._tab = tab
         self._tabs = tabs
-        self.token = tab.token
+        self.token, self.shown = tab.token, tab.shot
         self.outputs = [*filling.outputs, session.image, session.example, tabs]
         self.outputs += [tab.viewer, tab.status, tab.inside, tab.shot, tab.downloads, tab.png, tab.jpeg]
         self.outputs.append(tab.token)
@@ -54,6 +57,8 @@ class Opening:
         outputs = [self._session.image, self._session.example, self._session.book, self._session.laid]
         outputs += [self._tab.inside]
         self.follow(use(self.used, self._tab.shot, outputs, **TOASTING))
+        made = self._tab.viewer.card(self.carded, self._tab.shot, self._tab.other, **TOASTING)
+        made.success(None, js=CLICK_DOWNLOAD)
 
     def follow(self, event: Any) -> None:
         """Let the plan and all else follow an event that opens a result."""
@@ -80,7 +85,7 @@ class Opening:
             tab.status: run.status_html(""),
             tab.shot: own,
             tab.png: own.png,
-            tab.jpeg: gr.update(value="JPEG on white" if own.transparent else "JPEG"),
+            tab.jpeg: gr.update(value=own.jpeg),
             tab.downloads: gr.update(visible=True),
         }
 
@@ -131,6 +136,38 @@ class Opening:
             self._tab.inside: gr.update(visible=False),
         }
 
+    def carded(self, event: gr.EventData, shot: Any) -> str:
+        """The card of what the slider shows, of the part in sight. What is not on the server comes from the browser."""
+        given: Mapping[str, Any] = event._data or {}
+        try:
+            part = _part(given.get("part"))
+            if isinstance(shot, run.Shot) and shot.key == given.get("key"):
+                made = card.of_files(shot.before, shot.png, shot.settings.prompt, shot.line, part)
+                name = shot.stem
+            else:
+                limits = self._session.limits
+                before, after = (source.read(str(given.get(side)), limits) for side in ("before", "after"))
+                line = str(given.get("note", "")).partition(", seed")[0]
+                made = card.encoded(card.make(before.rgb, after.rgb, "", line, part))
+                name = source.name(str(given.get("name", "picture")))
+        except OSError:
+            raise refusal(CupscaleError(run.GONE)) from None
+        except CupscaleError as error:  # raised, so that no download follows
+            raise refusal(error) from None
+        path = scratch.new_folder() / f"{name}-card.jpg"
+        path.write_bytes(made)
+        return str(path)
+
+    def kept(self, found: Kept, *, settings: bool) -> Updates:
+        """What a link kept. settings: those, too."""
+        tab = self._tab
+        shown: Updates = {
+            tab.viewer: found.pair(),
+            tab.status: run.status_html(""),
+            tab.downloads: gr.update(visible=False),
+        }
+        return {**self._filling.fill(found.settings.model_dump()), **shown} if settings else shown
+
     def _restored(self, settings: Settings, path: str | None, size: tuple[int, int] | None = None) -> Updates:
         updates = {**self._filling.fill(settings.model_dump(), size), self._tabs: gr.Tabs(selected="upscale")}
         if path:
@@ -146,3 +183,14 @@ class Opening:
             return False
         gr.Info(_GOES_ON, duration=8)
         return True
+
+
+def _part(value: Any) -> tuple[float, float, float, float] | None:
+    """What is in sight, in shares; None for all of it. Raises CupscaleError."""
+    if value is None:
+        return None
+    good = isinstance(value, list) and len(value) == 4 and all(isinstance(n, (int, float)) for n in value)
+    if not good or not (0 <= value[0] < value[2] <= 1 and 0 <= value[1] < value[3] <= 1):
+        raise CupscaleError("the part of the picture is damaged: zoom anew, and make the card again")
+    left, top, right, bottom = map(float, value)
+    return left, top, right, bottom

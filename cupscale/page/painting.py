@@ -257,7 +257,7 @@ class Painting:
             tab.status: run.status_html("Done."),
             tab.shot: shot,
             tab.png: shot.png,
-            tab.jpeg: gr.update(value="JPEG on white" if shot.transparent else "JPEG"),
+            tab.jpeg: gr.update(value=shot.jpeg),
             tab.downloads: gr.update(visible=True),
             **self._idle(),
         }

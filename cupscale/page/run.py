@@ -62,6 +62,16 @@ class Shot:
     transparent: bool = False
     key: str = ""
 
+    @property
+    def line(self) -> str:
+        """Its sizes and its model, for a card."""
+        return f"{self.note.partition(', seed')[0]}, model {self.settings.model}"
+
+    @property
+    def jpeg(self) -> str:
+        """What its JPEG's button says."""
+        return "Download JPEG on white" if self.transparent else "Download JPEG"
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -89,6 +99,15 @@ def status_html(text: str, fraction: float | None = None) -> str:
         else f'<progress max="1" value="{fraction:.3f}" aria-label="Progress"></progress>'
     )
     return f'<div class="cu-status" role="status" aria-live="polite">{bar}<span>{escape(text)}</span></div>'
+
+
+# How whoever waits wants to hear of the end; shown while a run goes on. Its script is `telling.js`.
+TELL = (
+    '<div class="cu-tell" role="group" aria-label="When it is done">When it is done: '
+    '<button type="button" class="cu-tool" data-tell="sound" aria-pressed="false">Sound</button>'
+    '<button type="button" class="cu-tool" data-tell="notify" aria-pressed="false">Notification</button>'
+    '<span role="status"></span></div>'
+)
 
 
 def plan_html(text: str, wrong: bool = False, stamp: int = 0) -> str:

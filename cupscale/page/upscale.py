@@ -11,11 +11,11 @@ from PIL import Image
 
 from cupscale import images, models
 from cupscale.errors import CupscaleError
-from cupscale.page import engine, examples, history, run, scratch, share, source, viewer
+from cupscale.page import engine, examples, history, keeping, run, scratch, share, source, viewer
 from cupscale.page.filling import Examples, Filling
 from cupscale.page.following import Following
 from cupscale.page.jobs import Updates
-from cupscale.page.opening import Opening
+from cupscale.page.opening import CLICK_DOWNLOAD, Opening
 from cupscale.page.painting import SHAPES, Painting
 from cupscale.page.session import (
     PRIVATE,
@@ -28,7 +28,6 @@ from cupscale.page.session import (
 )
 
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
-_CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#other a, a#other, #other')?.click(), 150)"
 
 
 class UpscaleTab:
@@ -120,12 +119,14 @@ class UpscaleTab:
                 controls.choices()
 
     def _build_result(self) -> None:
+        session = self._session
         self.viewer = viewer.BeforeAfter(elem_id="result", label="Result")
         self.status = gr.HTML(run.status_html(""), elem_id="status")
+        gr.HTML(run.TELL)
         with gr.Row(visible=False, elem_id="downloads") as self.downloads:
-            self.png = gr.DownloadButton("PNG", size="sm", min_width=80, elem_id="png")
-            self.webp = gr.Button("WebP", size="sm", min_width=80, elem_id="webp")
-            self.jpeg = gr.Button("JPEG", size="sm", min_width=80, elem_id="jpeg")
+            self.png = gr.DownloadButton("Download PNG", size="sm", min_width=80, elem_id="png")
+            self.webp = gr.Button("Download WebP", size="sm", min_width=80, elem_id="webp")
+            self.jpeg = gr.Button("Download JPEG", size="sm", min_width=80, elem_id="jpeg")
         # Filled on demand and clicked by a script: encoding waits until someone wants the format.
         self.other = gr.DownloadButton("other", visible="hidden", elem_id="other")
         self.gallery: gr.Gallery | None = None
@@ -144,6 +145,7 @@ class UpscaleTab:
             )
         with gr.Accordion("Link, command, restore", open=False, elem_id="share"):
             self.links = share.Share(elem_id="share-rows")
+            self.keeping = keeping.Keeping(session.limits)
             self.dropped = gr.File(
                 label="Drop a result here to get its settings back",
                 file_types=["image"],
@@ -182,6 +184,7 @@ class UpscaleTab:
         self._wire_formats()
         opening = Opening(session, filling, self, tabs)
         opening.wire(past)
+        self.keeping.wire(demo, opening)
         return opening
 
     def _wire_image(self) -> None:
@@ -194,7 +197,7 @@ class UpscaleTab:
             made = button.click(
                 self._encoder(suffix), self.shot, self.other, show_progress="minimal", **PRIVATE
             )
-            made.success(None, js=_CLICK_DOWNLOAD)
+            made.success(None, js=CLICK_DOWNLOAD)
 
     # Handlers
 

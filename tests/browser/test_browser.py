@@ -733,11 +733,11 @@ def test_a_jpeg_is_of_what_is_shown(page, url, small, tmp_path):
     give(page, small)
     upscale(page)
     first = tmp_path / "first.jpg"
-    expect(page.locator("#jpeg")).to_have_text("JPEG")
+    expect(page.locator("#jpeg")).to_have_text("Download JPEG")
     download(page, "#jpeg").save_as(first)
     give(page, transparent(tmp_path / "clear.png"))
     upscale(page)
-    expect(page.locator("#jpeg")).to_have_text("JPEG on white")
+    expect(page.locator("#jpeg")).to_have_text("Download JPEG on white")
     waiting = download(page, "#jpeg")
     assert waiting.suggested_filename.endswith("-on-white.jpg") and "clear" in waiting.suggested_filename
     waiting.save_as(tmp_path / "second.jpg")

@@ -288,6 +288,29 @@ async function use(button) {
   }
 }
 
+// What the server does not have goes there small enough for a card.
+async function small(image, name) {
+  const shrink = Math.min(1, 2400 / Math.max(image.naturalWidth, image.naturalHeight)), canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight].map((side) => Math.max(16, Math.round(side * shrink)));
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
+  return (await upload(new File([blob], name))).path;
+}
+
+async function card(button) {
+  const value = props.value, room = 0.5 / zoom;
+  const part = zoom > 1 ? [...middle.map((share) => Math.max(0, share - room)), ...middle.map((share) => Math.min(1, share + room))] : null;
+  try {
+    const given = value.keep ? { key: value.keep.key } : {
+      before: await small(before, "before.jpg"), after: await small(after, "after.jpg"), note: value.note,
+      name: after.src.startsWith("blob:") ? "picture" : after.src.split("/").pop(),
+    };
+    trigger("card", { ...given, part });
+  } catch {
+    say(button, "Could not be sent");
+  }
+}
+
 async function save() {
   const entry = await cupscaleStore.get(props.value.id), link = document.createElement("a");
   link.href = after.src;
@@ -297,7 +320,7 @@ async function save() {
 
 const BUTTONS = {
   in: () => zoomTo(zoom * STEP), out: () => zoomTo(zoom / STEP), fit: () => zoomTo(1), true: () => zoomTo(trueZoom()),
-  lens: () => setLens(power === 1 ? 0 : 1), lens2: () => setLens(power === 2 ? 0 : 2), full: fill, copy, use, save,
+  lens: () => setLens(power === 1 ? 0 : 1), lens2: () => setLens(power === 2 ? 0 : 2), full: fill, copy, use, save, card,
 };
 view.addEventListener("click", (event) => {
   const tool = event.target.closest(".cu-tool");
