@@ -72,7 +72,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         opening = upscale.wire(demo, regions.drawing(), past, tabs)
         regions.wire()
         batch.wire(demo, batch_tab, opening)
-        compare.wire()
+        compare.wire(opening)
         Endpoints(limits).build()
     demo.queue(default_concurrency_limit=8, api_open=False)
     scratch.keep_present()

@@ -40,7 +40,7 @@ def make(
     box = _box(after.size, part) if part else _busiest(before, after)
     card = Image.new("RGB", SIZE, _DARK)
     for k, image in enumerate((before, after)):
-        panel = _flat(image).resize(_PANEL, Image.Resampling.LANCZOS, box=box)
+        panel = flat(image).resize(_PANEL, Image.Resampling.LANCZOS, box=box)
         card.paste(panel, (k * (_PANEL[0] + _GAP_PX), 0))
     draw = ImageDraw.Draw(card)
     for k, text in enumerate(("before", "after")):
@@ -62,7 +62,7 @@ def of_files(before: str, after: str, title: str, line: str, part: Any = None) -
         return encoded(make(one, other, title, line, part))
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def flat(image: Image.Image) -> Image.Image:
     """What is transparent lies on white."""
     if not images.is_transparent(image):
         return image.convert("RGB")
@@ -90,7 +90,7 @@ def _busiest(before: Image.Image, after: Image.Image) -> tuple[float, float, flo
     scale = 96 / max(after.size)
     coarse = (max(2, round(after.width * scale)), max(2, round(after.height * scale)))
     one, other = (
-        np.asarray(_flat(image).convert("L").resize(coarse, Image.Resampling.BOX), np.float64)
+        np.asarray(flat(image).convert("L").resize(coarse, Image.Resampling.BOX), np.float64)
         for image in (before, after)
     )
     width, height = _fitted(*after.size)
@@ -108,30 +108,31 @@ def _busiest(before: Image.Image, after: Image.Image) -> tuple[float, float, flo
     return (left, top, left + width, top + height)
 
 
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Pillow's own, so that every machine has it. size: px."""
     return ImageFont.load_default(size)
 
 
 def _tag(draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int]) -> None:
-    font = _font(22)
-    box = draw.textbbox((at[0] + 14, at[1] + 5), text, font=font)
+    letters = font(22)
+    box = draw.textbbox((at[0] + 14, at[1] + 5), text, font=letters)
     draw.rounded_rectangle((at[0], at[1], box[2] + 14, box[3] + 9), 18, fill=_DARK)
-    draw.text((at[0] + 14, at[1] + 5), text, font=font, fill=_LIGHT)
+    draw.text((at[0] + 14, at[1] + 5), text, font=letters, fill=_LIGHT)
 
 
 def _caption(draw: ImageDraw.ImageDraw, title: str, line: str) -> None:
-    font, y = _font(26), _PANEL[1] + 20
+    letters, y = font(26), _PANEL[1] + 20
     mark = "cupscale"
-    room = SIZE[0] - 32 - round(draw.textlength(mark, font=font)) - 24
-    text, line = _readable(title), _readable(line)
+    room = SIZE[0] - 32 - round(draw.textlength(mark, font=letters)) - 24
+    text, line = readable(title), readable(line)
     text = f"{text} · {line}" if text else line
-    while len(text) > 4 and draw.textlength(text, font=font) > room:
+    while len(text) > 4 and draw.textlength(text, font=letters) > room:
         text = text[:-2].rstrip(" .") + "…"
-    draw.text((16, y), text, font=font, fill=_LIGHT)
-    draw.text((SIZE[0] - 16, y), mark, font=font, fill=_FAINT, anchor="ra")
+    draw.text((16, y), text, font=letters, fill=_LIGHT)
+    draw.text((SIZE[0] - 16, y), mark, font=letters, fill=_FAINT, anchor="ra")
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """On one line; empty where a letter is none of those that the font surely has."""
-    flat = " ".join(text.replace("×", "x").replace("→", "to").split())[:120]
-    return flat if all(c.isprintable() and ord(c) < 0x180 for c in flat) else ""
+    line = " ".join(text.replace("×", "x").replace("→", "to").split())[:120]
+    return line if all(c.isprintable() and ord(c) < 0x180 for c in line) else ""

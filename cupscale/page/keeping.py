@@ -30,7 +30,7 @@ class Keeping:
         self._opened = gr.Textbox(visible="hidden", elem_id="opened-how")
         kept = limits.kept_seconds
         self._token = gr.State("", time_to_live=max(kept, limits.link_seconds))
-        span = duration(max(1, limits.link_seconds))
+        span = "a day" if limits.link_seconds == 86_400 else duration(max(1, limits.link_seconds))
         with gr.Column(visible=self._offered, elem_id="keeping"):
             gr.Markdown(
                 f"**Your own picture in a link**: the result, its plain enlargement and its settings are kept on this server for "
@@ -88,7 +88,9 @@ class Keeping:
             if found and how != "run":
                 yield opening.kept(found, settings=how == "new")
             elif token and not found:
-                line = "it was kept for a while only, or its owner deleted it"
+                line = (
+                    "the picture of this link is gone: it was kept for a while only, or its owner deleted it"
+                )
                 complain(CupscaleError(line), "The picture of this link is gone")
             yield {opening.token: gr.skip()}
 

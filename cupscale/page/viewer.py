@@ -111,6 +111,12 @@ class Grid(Scripted):
         return {"type": "object", "description": "pictures with their titles"}
 
 
-def grid(cells: Sequence[tuple[str, str | Path, str]], note: str) -> dict[str, Any]:
-    """cells: (title, file, a line under it)."""
-    return {"cells": [{"title": t, "image": file(p), "line": line} for t, p, line in cells], "note": note}
+def grid(
+    cells: Sequence[tuple[str, str | Path, str]], note: str, usable: Sequence[str] = ()
+) -> dict[str, Any]:
+    """cells: (title, file, a line under it). usable: titles of those with a button that triggers `use` with the title."""
+    return {
+        "cells": [{"title": t, "image": file(p), "line": line} for t, p, line in cells],
+        "note": note,
+        "usable": list(usable),
+    }
