@@ -153,10 +153,9 @@ class Blind:
 
         def answered(answer: str) -> Any:
             def handler(trial: Trial | None) -> Updates:
-                if trial is None:
-                    return {self._trial: None}
-                trial.answer(answer)
-                return self._shown(trial) if trial.asked else self._ended(trial, grid)
+                if trial is not None:
+                    trial.answer(answer)
+                return self._shown(trial) if trial and trial.asked else self._ended(trial, grid)
 
             return handler
 

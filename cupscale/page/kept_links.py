@@ -74,8 +74,9 @@ class KeptLinks:
                 held = sum(one.bytes for one in self._kept.values())
                 if len(self._kept) >= self.limits.links or held + kept.bytes > self.limits.links_bytes:
                     wait = min((self._left(one) for one in self._kept.values()), default=0.0)
+                    number = f"{len(self._kept)} picture{'s' * (len(self._kept) != 1)}"
                     raise CupscaleError(
-                        f"this page keeps {len(self._kept)} pictures under links, all it has room for: the next place is "
+                        f"this page keeps {number} under links, all it has room for: the next place is "
                         f"free in {duration(max(60.0, wait))}; download the result and send the file"
                     )
                 self._kept[kept.token] = kept
