@@ -82,7 +82,7 @@ def decode_here(name: str, data: bytes, max_pixels: int) -> Picture:
 
 
 def read_size(
-    source: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> tuple[int, int]:
     """The (width, height) px that `read` would give, from the header: the pixels are not decoded.
 

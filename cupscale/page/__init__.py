@@ -8,12 +8,24 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from cupscale.page import api, captions, engine, examples, limits as limits_module, queue, scratch, style
+from cupscale.page import (
+    api,
+    captions,
+    engine,
+    examples,
+    limits as limits_module,
+    previews,
+    queue,
+    scratch,
+    style,
+)
 from cupscale.page.api import Endpoints
+from cupscale.page.batch import BatchTab
 from cupscale.page.blocks import Guarded
 from cupscale.page.compare import CompareTab
 from cupscale.page.desk import Desk
 from cupscale.page.history import History
+from cupscale.page.kept_links import KeptLinks
 from cupscale.page.limits import Limits, on_space
 from cupscale.page.region_tab import RegionsTab
 from cupscale.page.session import SILENT, Session
@@ -33,7 +45,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     gr.set_static_paths([examples.FOLDER])
     limits = limits or limits_module.current()
     own = scratch.take_uploads()
-    scratch.keep_clean(limits.kept_seconds)
+    scratch.keep_clean(limits.kept_seconds, limits.link_seconds)
     engine.preload()
     captions.preload()
     with Guarded(
@@ -43,20 +55,24 @@ def build(limits: Limits | None = None) -> gr.Blocks:
     ) as demo:
         gr.Markdown(HEAD, elem_id="head")
         demo.desk = Desk(limits)
+        demo.links = KeptLinks(limits)
         session = Session(limits)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Upscale", id="upscale"):
                 upscale = UpscaleTab(session)
             with gr.Tab("Regions", id="regions"):
                 regions = RegionsTab(session)
+            with gr.Tab("Batch", id="batch") as batch_tab:
+                batch = BatchTab(session)
             with gr.Tab("Compare", id="compare"):
                 compare = CompareTab(session)
             with gr.Tab("History", id="history"):
                 past = History(elem_id="history")
         _keep_in_address(demo, tabs)
-        upscale.wire(demo, regions.drawing(), past)
+        opening = upscale.wire(demo, regions.drawing(), past, tabs)
         regions.wire()
-        compare.wire()
+        batch.wire(demo, batch_tab, opening)
+        compare.wire(opening)
         Endpoints(limits).build()
     demo.queue(default_concurrency_limit=8, api_open=False)
     scratch.keep_present()
@@ -95,6 +111,11 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "ssr_mode": False,
         "max_threads": 40 + limits.queue,  # whoever waits holds one
         "quiet": on_space(),
-        "app_kwargs": {"middleware": [Middleware(queue.Watch, demo=demo)]},
+        "app_kwargs": {
+            "middleware": [
+                Middleware(queue.Watch, demo=demo),
+                Middleware(previews.Previews, demo=demo),
+            ]
+        },
     }
     return demo.launch(**(usual | options))

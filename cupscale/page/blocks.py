@@ -9,6 +9,7 @@ import gradio as gr
 from cupscale.errors import CupscaleError
 from cupscale.page import agents, references
 from cupscale.page.desk import Desk
+from cupscale.page.kept_links import KeptLinks
 from cupscale.page.session import refusal
 from cupscale.page.source import SourceImage
 
@@ -16,10 +17,11 @@ from cupscale.page.source import SourceImage
 class Guarded(gr.Blocks):
     """Refuses files that are not the page's own, for every endpoint and every component.
 
-    desk: the runs that wait and run.
+    desk: the runs that wait and run. links: the results that visitors keep under a link.
     """
 
     desk: Desk
+    links: KeptLinks
     _tools: Any = None
 
     @property

@@ -12,9 +12,11 @@ import gradio as gr
 
 from cupscale import images
 from cupscale.errors import CupscaleError
-from cupscale.page import bounds, engine, queue, run, scratch, source, viewer
+from cupscale.page import bounds, engine, queue, run, scratch, sheet, source, viewer
+from cupscale.page.blind import Blind
 from cupscale.page.jobs import Look, Steps, Updates
-from cupscale.page.session import PRIVATE, RUN, SILENT, Session, Values
+from cupscale.page.opening import Opening
+from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, refusal
 from cupscale.planning import output_size
 from cupscale.reproduce.rows import read_rows
 from cupscale.settings import Settings
@@ -23,6 +25,9 @@ from cupscale.upscalers import NAMES, available
 # The ablation's rows of `cupscale reproduce`, as settings over the page's own.
 ABLATION = {row.title: dict(row.settings) for row in read_rows().values() if row.group == "ablation"}
 PLAIN = "plain enlargement"
+_CLICK_DOWNLOAD = (
+    "() => setTimeout(() => document.querySelector('#grid-file a, a#grid-file, #grid-file')?.click(), 150)"
+)
 
 
 def variants(settings: Settings) -> dict[str, Settings | None]:
@@ -38,13 +43,15 @@ def titles() -> list[str]:
 
 
 class _Asked(NamedTuple):
-    """What a comparison is of. chosen: settings by title, None for the plain enlargement. stem: of downloads."""
+    """What a comparison is of. chosen: settings by title, None for the plain enlargement. stem: of downloads. path: of the
+    input."""
 
     picture: images.Picture
     settings: Settings
     output: tuple[int, int]
     chosen: dict[str, Settings | None]
     stem: str
+    path: str
 
 
 class CompareTab:
@@ -71,23 +78,55 @@ class CompareTab:
             )
         self.status = gr.HTML(run.status_html(""), elem_id="compare-status")
         self.token = gr.Textbox(visible="hidden", elem_id="compare-name")  # of the run that this tab shows
-        self.grid = viewer.Grid(elem_id="grid")
         kept = session.limits.kept_seconds
-        self.shots = gr.State([], time_to_live=kept, delete_callback=_forget)
+        self.blind = Blind(kept)
+        with gr.Row(visible=False, elem_id="compare-after") as self.after:
+            self.download = gr.Button("Download the grid", size="sm", elem_id="grid-save")
+            self.blind.start.render()
+        self.file = gr.DownloadButton("grid", visible="hidden", elem_id="grid-file")
+        self.grid = viewer.Grid(elem_id="grid")
+        self.shots = gr.State({}, time_to_live=kept, delete_callback=_forget)
+        self.input = gr.State(None, time_to_live=kept)  # of the comparison in sight
 
-    def wire(self) -> None:
-        """Connect the tab."""
+    def wire(self, opening: Opening) -> None:
+        """Connect the tab. opening: puts a variant on the Upscale tab."""
         session = self._session
         queue.admitted(self.compare.click, session.limits)(
             self.start,
             session.inputs | {self.wanted, self.shots, session.laid},
-            [self.status, self.grid, self.shots, self.compare, self.cancel, self.token],
+            [
+                *(self.status, self.grid, self.shots, self.input, self.compare, self.cancel, self.token),
+                *(self.after, self.blind.panel, self.blind.result, self.blind.start),
+            ],
             show_progress="hidden",
             trigger_mode="once",
             **RUN,
             **PRIVATE,
         )
         self.cancel.click(session.jobs.stop, self.token, None, **SILENT)
+        made = self.download.click(self.sheet, self.shots, self.file, show_progress="minimal", **PRIVATE)
+        made.success(None, js=_CLICK_DOWNLOAD)
+        self.blind.wire(self.shots, self.grid)
+
+        def used(event: gr.EventData, shots: dict[str, run.Shot], path: str | None, token: str) -> Updates:
+            try:
+                shot = shots.get(str((event._data or {}).get("title")))
+                if shot is None:
+                    raise CupscaleError(run.GONE)
+                return opening.shot(shot, path, token)
+            except CupscaleError as error:
+                complain(error)
+                return {opening.token: gr.skip()}
+
+        given = [self.shots, self.input, opening.token]
+        opening.follow(self.grid.use(used, given, opening.outputs, **TOASTING))
+
+    def sheet(self, shots: dict[str, run.Shot]) -> str:
+        """The grid as one picture."""
+        try:
+            return str(sheet.write(shots, scratch.new_folder()))
+        except CupscaleError as error:  # raised, so that no download follows
+            raise refusal(error) from None
 
     def start(self, values: Values) -> Steps:
         """One run after the other; each shows as it ends."""
@@ -119,7 +158,8 @@ class CompareTab:
             raise CupscaleError("no variant is chosen: tick at least one")
         runs = [s for s in chosen.values() if s is not None]
         bounds.check_run(picture.size, runs or [settings], session.limits)
-        return _Asked(picture, settings, plan.output, chosen, source.name(values[session.image]))
+        path = values[session.image]
+        return _Asked(picture, settings, plan.output, chosen, source.name(path), path)
 
     def _guarded(self, asked: _Asked, values: Values) -> Steps:
         _forget(values[self.shots])
@@ -143,25 +183,47 @@ class CompareTab:
         seconds = sum(engine.planned(picture.size, s).seconds or 0 for s in runs)
         note = f"{len(chosen)} variants at {asked.output[0]} × {asked.output[1]}, seed {settings.seed}"
         line = note + (f", about {run.clock(seconds)}" if seconds else "")
-        yield {self.status: run.status_html(line, 0.0), self.shots: []}
-        shots: list[run.Shot] = []
+        yield {
+            self.status: run.status_html(line, 0.0),
+            self.shots: {},
+            self.input: asked.path,
+            self.after: gr.update(visible=False),
+            self.grid: gr.update(value=viewer.grid([], note), visible=True),
+            self.blind.start: gr.update(interactive=True),
+            **self.blind.hidden(),
+        }
+        shots: dict[str, run.Shot] = {}
         cells: list[tuple[str, str | Path, str]] = []
         for title, variant in chosen.items():
             if variant is None:
                 shot, line = _plain(picture, settings, asked.stem), "Lanczos, no network"
             else:
                 done = len(shots) / len(chosen)
-                shot = yield from self._run(picture, variant, asked.stem, title, (done, len(chosen)))
+                later = [s for s in list(chosen.values())[len(shots) + 1 :] if s is not None]
+                left = sum(engine.planned(picture.size, s).seconds or 0 for s in later)
+                part = (done, len(chosen), left)
+                shot = yield from self._run(picture, variant, asked.stem, title, part)
                 line = shot.note.rpartition(", ")[2]
-            shots.append(shot)
+            shots[title] = shot
             cells.append((title, shot.png, line))
-            yield {self.grid: viewer.grid(cells, note), self.shots: list(shots)}
+            yield {
+                self.grid: viewer.grid(cells, note, [one for one in shots if one != PLAIN]),
+                self.shots: dict(shots),
+                self.after: gr.update(visible=True),
+                self.blind.start: gr.update(visible=len(shots) > 1),
+            }
 
     def _run(
-        self, picture: images.Picture, settings: Settings, stem: str, title: str, part: tuple[float, int]
+        self,
+        picture: images.Picture,
+        settings: Settings,
+        stem: str,
+        title: str,
+        part: tuple[float, int, float],
     ) -> Generator[Updates, None, run.Shot]:
-        """part: how much of all variants is done, and how many there are."""
-        with contextlib.closing(run.watch(picture, settings, self._session.limits, stem)) as sights:
+        """part: how much of all variants is done, how many there are, and the seconds that those after this one take."""
+        sights = run.watch(picture, settings, self._session.limits, stem, later=part[2])
+        with contextlib.closing(sights):
             for sight in sights:
                 if sight.shot:
                     return sight.shot
@@ -179,5 +241,5 @@ def _plain(picture: images.Picture, settings: Settings, stem: str) -> run.Shot:
 
 
 def _forget(shots: Any) -> None:
-    for shot in shots or []:
+    for shot in (shots or {}).values():
         run.forget(shot)

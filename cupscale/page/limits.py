@@ -16,7 +16,8 @@ class Limits:
 
     kept_seconds: how long a file stays on the server. link_chars: of a query that every proxy passes on.
     max_seconds, max_samples: of one run; 0 for no bound. share: runs that one visitor may have waiting or running; 0 for
-    as many as the queue takes. unheard_seconds: how long a run goes on that nobody listens to.
+    as many as the queue takes. unheard_seconds: how long a run goes on that nobody listens to. batch: images of one batch.
+    link_seconds: how long a visitor may keep a result under a link; 0 for not at all. links, links_bytes: of all such results.
     """
 
     upload_bytes: int = 64 * 2**20
@@ -32,6 +33,10 @@ class Limits:
     max_samples: int = 0
     share: int = 0
     unheard_seconds: int = 60
+    batch: int = 200
+    link_seconds: int = 86_400
+    links: int = 200
+    links_bytes: int = 2**31
 
     @property
     def body_bytes(self) -> int:
@@ -64,6 +69,8 @@ SPACE = Limits(
     max_seconds=900,
     max_samples=12_000,
     share=2,
+    batch=20,
+    link_seconds=0,
 )
 
 

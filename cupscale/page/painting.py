@@ -101,7 +101,19 @@ class Painting:
             yield self._refused(error)
             return
         wrote: list[Caption] = []
-        look = replace(self._look, stopped=lambda began: self._stopped(began, wrote))
+        path = values[session.image]
+        plain = viewer.preview(
+            None, "The plain enlargement; the result takes shape over it", plan.output, path
+        )
+        look = replace(
+            self._look,
+            opening=lambda: {
+                **self._opening(),
+                self._tab.viewer: plain,
+                self._tab.downloads: gr.update(visible=False),
+            },
+            stopped=lambda began: self._stopped(began, wrote, values[self._tab.shot]),
+        )
         steps = self._guarded(self._painted(values, picture, settings, plan, wrote), values)
         yield from session.jobs.run(steps, look, engine.expected_seconds(plan, settings))
 
@@ -169,7 +181,8 @@ class Painting:
         """wrote: takes the captions that were written for the run."""
         session, tab = self._session, self._tab
         fraction = 0.0
-        stem, writer = source.name(values[session.image]), session.writer(values)
+        path, writer = values[session.image], session.writer(values)
+        stem = source.name(path)
         sights = run.watch(picture, settings, session.limits, stem, writer)
         with contextlib.closing(sights):
             for sight in sights:
@@ -177,7 +190,7 @@ class Painting:
                 if sight.notice:
                     complain(CupscaleError(sight.notice), "Note")
                 if sight.shot:
-                    yield self._finished(sight.shot)
+                    yield self._finished(sight.shot, path)
                     continue
                 updates = {
                     tab.status: run.status_html(sight.status, fraction),
@@ -185,9 +198,11 @@ class Painting:
                 }
                 if sight.captions:
                     wrote[:] = sight.captions
-                    updates[tab.wrote] = _packed(sight.captions, plan, values[session.image])
+                    updates[tab.wrote] = _packed(sight.captions, plan, path)
                 if sight.preview is not None:
-                    updates[tab.viewer] = viewer.preview(sight.preview, "Preview of the result", sight.size)
+                    updates[tab.viewer] = viewer.preview(
+                        sight.preview, "Preview of the result", sight.size, path
+                    )
                 yield updates
 
     def _to_draw(self, values: Values) -> tuple[Settings, Plan]:
@@ -233,14 +248,16 @@ class Painting:
             tab.draw: gr.update(interactive=True),
         }
 
-    def _finished(self, shot: run.Shot) -> Updates:
+    def _finished(self, shot: run.Shot, path: str) -> Updates:
+        """path: of the input."""
         tab = self._tab
+        kept = history.entry(shot, path)
         return {
-            tab.viewer: viewer.pair(shot.before, shot.png, shot.size, shot.note, history.entry(shot)),
+            tab.viewer: viewer.pair(shot.before, shot.png, shot.size, shot.note, kept),
             tab.status: run.status_html("Done."),
             tab.shot: shot,
             tab.png: shot.png,
-            tab.jpeg: gr.update(value="JPEG on white" if shot.transparent else "JPEG"),
+            tab.jpeg: gr.update(value=shot.jpeg),
             tab.downloads: gr.update(visible=True),
             **self._idle(),
         }
@@ -252,11 +269,16 @@ class Painting:
         return {tab.plan_line: line, tab.status: run.status_html("")}
 
     def _failed(self, line: str) -> Updates:
-        return {**self._idle(), self._tab.status: run.plan_html(line, wrong=True)}
-
-    def _stopped(self, began: bool, wrote: Sequence[Caption] = ()) -> Updates:
         tab = self._tab
-        kept = {} if not began else {tab.viewer: viewer.empty()}
+        return {**self._idle(), tab.viewer: viewer.empty(), tab.status: run.plan_html(line, wrong=True)}
+
+    def _stopped(self, began: bool, wrote: Sequence[Caption] = (), before: Any = None) -> Updates:
+        """before: the result that was in sight; a run that never began leaves it there."""
+        tab = self._tab
+        kept: Updates = {tab.viewer: viewer.empty()}
+        if not began and isinstance(before, run.Shot):
+            shown = viewer.pair(before.before, before.png, before.size, before.note)
+            kept = {tab.viewer: shown, tab.downloads: gr.update(visible=True)}
         line = "Cancelled. Nothing was kept." if began else "Cancelled, before it began."
         if wrote:
             line = "Stopped. The captions so far are on the Regions tab: edit them, and Upscale goes on with them."

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,15 @@ _SHARES = {
     "correct": (0.98, 1.0),
 }
 _EVERY_SECONDS = 0.25
+GONE = "this result is no longer on the server: take it from the History tab, or run again"
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A finished result on the server: the files of one visitor, in a folder of their own."""
+    """A finished result on the server: the files of one visitor, in a folder of their own.
+
+    key: tells results apart, and not the copies of one.
+    """
 
     folder: str
     png: str
@@ -56,6 +60,17 @@ class Shot:
     size: tuple[int, int]
     note: str
     transparent: bool = False
+    key: str = ""
+
+    @property
+    def line(self) -> str:
+        """Its sizes and its model, for a card."""
+        return f"{self.note.partition(', seed')[0]}, model {self.settings.model}"
+
+    @property
+    def jpeg(self) -> str:
+        """What its JPEG's button says."""
+        return "Download JPEG on white" if self.transparent else "Download JPEG"
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,15 @@ def status_html(text: str, fraction: float | None = None) -> str:
         else f'<progress max="1" value="{fraction:.3f}" aria-label="Progress"></progress>'
     )
     return f'<div class="cu-status" role="status" aria-live="polite">{bar}<span>{escape(text)}</span></div>'
+
+
+# How whoever waits wants to hear of the end; shown while a run goes on. Its script is `telling.js`.
+TELL = (
+    '<div class="cu-tell" role="group" aria-label="When it is done">When it is done: '
+    '<button type="button" class="cu-tool" data-tell="sound" aria-pressed="false">Sound</button>'
+    '<button type="button" class="cu-tool" data-tell="notify" aria-pressed="false">Notification</button>'
+    '<span role="status"></span></div>'
+)
 
 
 def plan_html(text: str, wrong: bool = False, stamp: int = 0) -> str:
@@ -126,7 +150,14 @@ def _whole(event: Progress, plan: Plan) -> float:
 
 
 def watch(
-    picture: Picture | None, settings: Settings, limits: Limits, stem: str, writer: str = writers.NOBODY
+    picture: Picture | None,
+    settings: Settings,
+    limits: Limits,
+    stem: str,
+    writer: str = writers.NOBODY,
+    *,
+    later: float = 0.0,
+    folder: Path | None = None,
 ) -> Generator[Sight, None, None]:
     """Run, and say what to show. The last sight has the shot. Closing it stops the run within one network call.
 
@@ -136,12 +167,14 @@ def watch(
         limits: Of the page.
         stem: Of the names of downloads.
         writer: Who writes captions that are not given, by name.
+        later: Seconds that the same turn at the machine takes after this run.
+        folder: For the result's files; None for one of its own.
 
     Raises:
         CupscaleError: The run is refused, or fails.
     """
     plan = bounds.allowed_plan(picture, settings, limits, writer)
-    desk.expect(engine.expected_seconds(plan, settings))
+    desk.expect(engine.expected_seconds(plan, settings) + later)
     deadline = bounds.Deadline(limits)
     yield Sight("waiting for the model", 0.0)
     shown = fraction = 0.0
@@ -163,7 +196,7 @@ def watch(
                 yield Sight(line, fraction, preview=event.image, size=size)
             elif isinstance(event, Progress):
                 if event.left is not None and event.stage == "denoise":
-                    desk.expect(event.left)
+                    desk.expect(event.left + later)
                 now = time.monotonic()
                 line, fraction = _line(event), _whole(event, plan)
                 if now - shown >= _EVERY_SECONDS or event.stage != "denoise":
@@ -180,25 +213,28 @@ def watch(
                 result = event.result
     assert result is not None and picture is not None
     yield Sight("writing the file", 1.0)
-    yield Sight("done", 1.0, shot=keep(picture, result, stem))
+    yield Sight("done", 1.0, shot=keep(picture, result, stem, folder))
 
 
-def keep(picture: Picture, result: Result, stem: str) -> Shot:
+def keep(picture: Picture, result: Result, stem: str, folder: Path | None = None) -> Shot:
     """Write the result and the plain enlargement beside it. Outside of the GPU: encoding takes seconds."""
-    folder = scratch.new_folder()
+    folder = folder or scratch.new_folder()
     used = result.settings
     stem = f"{stem}-x{used.scale:g}-seed{used.seed}"
     png = images.write(result.image, folder / f"{stem}.png", used.to_json())
     plain = images.resize(picture, result.image.size, "lanczos")
     suffix = ".png" if plain.alpha is not None else ".jpg"
-    before = images.write(images.finish(plain.rgb, plain.alpha), folder / f"before{suffix}", quality=90)
+    before = images.write(
+        images.finish(plain.rgb, plain.alpha), folder / f"{stem}-before{suffix}", quality=90
+    )
     width, height = result.image.size
     note = (
         f"{picture.size[0]} × {picture.size[1]} → {width} × {height}, seed {used.seed}, "
         f"model {used.model}, {clock(result.seconds)}"
     )
     transparent = images.is_transparent(result.image)
-    return Shot(str(folder), str(png), str(before), stem, used, (width, height), note, transparent)
+    key = f"{folder.name}-{stem}"
+    return Shot(str(folder), str(png), str(before), stem, used, (width, height), note, transparent, key)
 
 
 def encode(shot: Shot, suffix: str) -> str:
@@ -221,7 +257,28 @@ def encode(shot: Shot, suffix: str) -> str:
     return str(path)
 
 
+def copied(shot: Shot) -> Shot:
+    """The same result in a folder of its own.
+
+    Raises:
+        CupscaleError: It is no longer there.
+    """
+    folder = scratch.new_folder()
+    png, before = (folder / Path(path).name for path in (shot.png, shot.before))
+    try:
+        shutil.copyfile(shot.png, png)
+        shutil.copyfile(shot.before, before)
+    except FileNotFoundError:
+        raise CupscaleError(GONE) from None
+    return replace(shot, folder=str(folder), png=str(png), before=str(before))
+
+
 def forget(shot: Any) -> None:
     """Delete a result's files."""
     if isinstance(shot, Shot):
-        shutil.rmtree(shot.folder, ignore_errors=True)
+        forget_folder(shot.folder)
+
+
+def forget_folder(folder: str) -> None:
+    """Delete a folder of results."""
+    shutil.rmtree(folder, ignore_errors=True)

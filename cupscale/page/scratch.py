@@ -15,6 +15,8 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
@@ -25,10 +27,12 @@ except ImportError:  # not a POSIX system: what a killed process leaves is the s
     fcntl = None  # type: ignore[assignment]
 
 _PREFIX = "cupscale-"
+_KINDS = ("visits", "uploads", "links")
 _ALIVE = ".alive"
 _LAST_SECONDS = 5.0  # from a SIGTERM to the end, whatever still runs
 _seen: dict[Path, tuple[int, float]] = {}  # folder -> its time of change, and when that was first seen
 _lasting: set[Path] = set()
+_held: Counter[Path] = Counter()  # folders that a run needs to its end, however long that takes
 
 
 @lru_cache(maxsize=1)
@@ -37,7 +41,7 @@ def root() -> Path:
     path = Path(tempfile.mkdtemp(prefix=_PREFIX))
     _hold(_beside(path))
     atexit.register(clean)
-    for name in ("visits", "uploads"):
+    for name in _KINDS:
         (path / name).mkdir()
     return path
 
@@ -93,9 +97,9 @@ def _sweep_one(alive: Path) -> bool:
     return True
 
 
-def new_folder() -> Path:
-    """A folder that no one else is given."""
-    return Path(tempfile.mkdtemp(dir=root() / "visits"))
+def new_folder(kind: str = "visits") -> Path:
+    """A folder that no one else is given. kind: "visits", or "links" for what a link keeps."""
+    return Path(tempfile.mkdtemp(dir=root() / kind))
 
 
 def take_uploads() -> bool:
@@ -113,10 +117,30 @@ def keep_present() -> None:
     _lasting.update((root() / "uploads").iterdir())
 
 
-def sweep(seconds: float) -> None:
-    """Delete the folders that nothing was added to for `seconds`, counted from when a sweep first saw them so."""
+@contextlib.contextmanager
+def holding(files: Iterable[str | Path]) -> Iterator[None]:
+    """Keep the folders of some files, and some folders, from being swept meanwhile; their time begins anew after it."""
+    kinds = [root() / kind for kind in _KINDS]
+    parts = [part for file in files for part in (Path(file), *Path(file).parents)]
+    folders = {part for part in parts if part.parent in kinds}
+    _held.update(folders)
+    try:
+        yield
+    finally:
+        _held.subtract(folders)
+        for folder in folders:
+            _seen.pop(folder, None)
+
+
+def sweep(seconds: float, links: float = 0.0) -> None:
+    """Delete the folders that nothing was added to for `seconds`, counted from when a sweep first saw them so.
+
+    Args:
+        seconds: Of visits and uploads.
+        links: The same, of what links keep.
+    """
     now = time.monotonic()
-    folders = [folder for kind in ("visits", "uploads") for folder in (root() / kind).iterdir()]
+    folders = [folder for kind in _KINDS for folder in (root() / kind).iterdir()]
     for gone in _seen.keys() - set(folders):
         del _seen[gone]
     for folder in folders:
@@ -124,14 +148,14 @@ def sweep(seconds: float) -> None:
             changed = folder.stat().st_mtime_ns
         except FileNotFoundError:  # its visit ended
             continue
-        if folder in _lasting or _seen.get(folder, (None,))[0] != changed:
+        if folder in _lasting or _held[folder] > 0 or _seen.get(folder, (None,))[0] != changed:
             _seen[folder] = (changed, now)
-        elif now - _seen[folder][1] > seconds:
+        elif now - _seen[folder][1] > (links if folder.parent.name == "links" else seconds):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @lru_cache(maxsize=1)
-def keep_clean(seconds: int) -> None:
+def keep_clean(seconds: int, links: int = 0) -> None:
     """Sweep what earlier processes left, and from now on what is old here, until the process ends."""
     sweep_left()
 
@@ -139,7 +163,7 @@ def keep_clean(seconds: int) -> None:
         while True:
             time.sleep(min(60, max(1, seconds / 4)))
             with contextlib.suppress(OSError):
-                sweep(seconds)
+                sweep(seconds, links)
 
     threading.Thread(target=clean_up, name="sweeper", daemon=True).start()
 

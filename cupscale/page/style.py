@@ -64,6 +64,6 @@ def head() -> str:
     """The scripts that belong to no component, and the frame's rules."""
     scripts = "".join(
         f"<script>{(STATIC / f'{name}.js').read_text('utf-8')}</script>"
-        for name in ("store", "connection", "access")
+        for name in ("store", "connection", "access", "telling")
     )
     return f"<style>{_FRAME}</style>{scripts}"

@@ -11,10 +11,11 @@ from PIL import Image
 
 from cupscale import images, models
 from cupscale.errors import CupscaleError
-from cupscale.page import engine, examples, history, run, scratch, share, source, viewer
+from cupscale.page import engine, examples, history, keeping, run, scratch, share, source, viewer
 from cupscale.page.filling import Examples, Filling
 from cupscale.page.following import Following
 from cupscale.page.jobs import Updates
+from cupscale.page.opening import CLICK_DOWNLOAD, Opening
 from cupscale.page.painting import SHAPES, Painting
 from cupscale.page.session import (
     PRIVATE,
@@ -27,7 +28,6 @@ from cupscale.page.session import (
 )
 
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
-_CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#other a, a#other, #other')?.click(), 150)"
 
 
 class UpscaleTab:
@@ -119,12 +119,14 @@ class UpscaleTab:
                 controls.choices()
 
     def _build_result(self) -> None:
+        session = self._session
         self.viewer = viewer.BeforeAfter(elem_id="result", label="Result")
         self.status = gr.HTML(run.status_html(""), elem_id="status")
+        gr.HTML(run.TELL)
         with gr.Row(visible=False, elem_id="downloads") as self.downloads:
-            self.png = gr.DownloadButton("PNG", size="sm", min_width=80, elem_id="png")
-            self.webp = gr.Button("WebP", size="sm", min_width=80, elem_id="webp")
-            self.jpeg = gr.Button("JPEG", size="sm", min_width=80, elem_id="jpeg")
+            self.png = gr.DownloadButton("Download PNG", size="sm", min_width=80, elem_id="png")
+            self.webp = gr.Button("Download WebP", size="sm", min_width=80, elem_id="webp")
+            self.jpeg = gr.Button("Download JPEG", size="sm", min_width=80, elem_id="jpeg")
         # Filled on demand and clicked by a script: encoding waits until someone wants the format.
         self.other = gr.DownloadButton("other", visible="hidden", elem_id="other")
         self.gallery: gr.Gallery | None = None
@@ -143,6 +145,7 @@ class UpscaleTab:
             )
         with gr.Accordion("Link, command, restore", open=False, elem_id="share"):
             self.links = share.Share(elem_id="share-rows")
+            self.keeping = keeping.Keeping(session.limits)
             self.dropped = gr.File(
                 label="Drop a result here to get its settings back",
                 file_types=["image"],
@@ -152,13 +155,17 @@ class UpscaleTab:
 
     # Events
 
-    def wire(self, demo: gr.Blocks, drawing: Step, past: history.History) -> None:
+    def wire(self, demo: gr.Blocks, drawing: Step, past: history.History, tabs: gr.Tabs) -> Opening:
         """Connect the tab.
 
         Args:
             demo: Whose loading is a link's opening.
             drawing: The step that draws the regions.
-            past: The history, whose entries give their settings back.
+            past: The history, whose entries give their settings back, and open in the slider.
+            tabs: Of the page.
+
+        Returns:
+            What opens results of other tabs in this one.
         """
         session = self._session
         parts = self.plan_line, self.links, self.kept, self.kept_line, self.followed, self.visit
@@ -175,6 +182,10 @@ class UpscaleTab:
         shown.wire(self.gallery, demo)
         Painting(session, self).wire(demo)
         self._wire_formats()
+        opening = Opening(session, filling, self, tabs)
+        opening.wire(past)
+        self.keeping.wire(demo, opening)
+        return opening
 
     def _wire_image(self) -> None:
         session = self._session
@@ -186,7 +197,7 @@ class UpscaleTab:
             made = button.click(
                 self._encoder(suffix), self.shot, self.other, show_progress="minimal", **PRIVATE
             )
-            made.success(None, js=_CLICK_DOWNLOAD)
+            made.success(None, js=CLICK_DOWNLOAD)
 
     # Handlers
 
@@ -218,9 +229,7 @@ class UpscaleTab:
         def encode(shot: Any) -> Any:
             try:
                 if not isinstance(shot, run.Shot) or not Path(shot.png).is_file():
-                    raise CupscaleError(
-                        "this result is no longer on the server: take it from the History tab, or run again"
-                    )
+                    raise CupscaleError(run.GONE)
                 return run.encode(shot, suffix)
             except CupscaleError as error:  # raised, so that no download follows
                 raise refusal(error) from None

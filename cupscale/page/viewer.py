@@ -56,9 +56,30 @@ def empty(note: str = "") -> dict[str, Any]:
     return {"state": "empty", "note": note}
 
 
-def preview(image: Image.Image, note: str, size: tuple[int, int]) -> dict[str, Any]:
-    """The estimate while a run goes on, shown at the size the result will have."""
-    return {"state": "preview", "image": data_url(image), "note": note, "width": size[0], "height": size[1]}
+def preview(
+    image: Image.Image | None, note: str, size: tuple[int, int], before: str | None = None
+) -> dict[str, Any]:
+    """The estimate while a run goes on, at the size the result will have.
+
+    Args:
+        image: The estimate; None for the plain enlargement alone, before there is one.
+        note: A line under it.
+        size: Of the result, (width, height) px.
+        before: The input's file, which the browser enlarges plainly.
+    """
+    return {
+        "state": "preview",
+        "image": data_url(image) if image else None,
+        "before": file(before) if before else None,
+        "note": note,
+        "width": size[0],
+        "height": size[1],
+    }
+
+
+def kept(number: int, note: str) -> dict[str, Any]:
+    """A result that the browser has in its history, by its number there."""
+    return {"state": "kept", "id": number, "note": note}
 
 
 def pair(
@@ -66,7 +87,7 @@ def pair(
     after: str | Path,
     size: tuple[int, int],
     note: str,
-    keep: dict[str, str] | None = None,
+    keep: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """before and after: files of one size, (width, height). keep: what the browser keeps of it in its history."""
     return {
@@ -90,6 +111,12 @@ class Grid(Scripted):
         return {"type": "object", "description": "pictures with their titles"}
 
 
-def grid(cells: Sequence[tuple[str, str | Path, str]], note: str) -> dict[str, Any]:
-    """cells: (title, file, a line under it)."""
-    return {"cells": [{"title": t, "image": file(p), "line": line} for t, p, line in cells], "note": note}
+def grid(
+    cells: Sequence[tuple[str, str | Path, str]], note: str, usable: Sequence[str] = ()
+) -> dict[str, Any]:
+    """cells: (title, file, a line under it). usable: titles of those with a button that triggers `use` with the title."""
+    return {
+        "cells": [{"title": t, "image": file(p), "line": line} for t, p, line in cells],
+        "note": note,
+        "usable": list(usable),
+    }

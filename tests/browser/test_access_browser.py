@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from browser_hands import WAIT, expect, give, open_part, upscale, visit
 from page_server import free_port
 
-TABS = ("Upscale", "Regions", "Compare", "History")
+TABS = ("Upscale", "Regions", "Batch", "Compare", "History")
 
 
 @pytest.fixture(scope="module")

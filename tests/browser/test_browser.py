@@ -351,7 +351,7 @@ def test_phone_width_has_no_sideways_scroll(chromium, url, small):
     visit(page, url)
     give(page, small)
     upscale(page)
-    for name in ("Upscale", "Regions", "Compare", "History"):
+    for name in ("Upscale", "Regions", "Batch", "Compare", "History"):
         tab = page.get_by_role("tab", name=name)
         if tab.count() and tab.first.is_visible():
             tab.first.click()
@@ -390,7 +390,7 @@ def test_keyboard_alone_and_labels(page, url, small):
     give(page, small)
     for part in ("advanced", "share"):
         open_part(page, part)
-    for name in ("Regions", "Compare", "History", "Upscale"):
+    for name in ("Regions", "Batch", "Compare", "History", "Upscale"):
         tab = page.get_by_role("tab", name=name)
         tab.focus()
         page.keyboard.press("Enter")
@@ -697,7 +697,7 @@ def test_every_text_can_be_read(chromium, url, scheme):
     visit(page, url)
     open_part(page, "advanced")
     expect(page.locator("#set-strength")).to_be_visible()
-    for tab in ("Upscale", "Regions", "Compare", "History"):
+    for tab in ("Upscale", "Regions", "Batch", "Compare", "History"):
         page.get_by_role("tab", name=tab).click()
         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
         assert page.evaluate(CONTRASTS) == [], tab
@@ -733,11 +733,11 @@ def test_a_jpeg_is_of_what_is_shown(page, url, small, tmp_path):
     give(page, small)
     upscale(page)
     first = tmp_path / "first.jpg"
-    expect(page.locator("#jpeg")).to_have_text("JPEG")
+    expect(page.locator("#jpeg")).to_have_text("Download JPEG")
     download(page, "#jpeg").save_as(first)
     give(page, transparent(tmp_path / "clear.png"))
     upscale(page)
-    expect(page.locator("#jpeg")).to_have_text("JPEG on white")
+    expect(page.locator("#jpeg")).to_have_text("Download JPEG on white")
     waiting = download(page, "#jpeg")
     assert waiting.suggested_filename.endswith("-on-white.jpg") and "clear" in waiting.suggested_filename
     waiting.save_as(tmp_path / "second.jpg")

@@ -23,7 +23,11 @@ function show() {
       figure = document.createElement("figure");
       figure.append(document.createElement("div"), document.createElement("figcaption"));
       figure.firstChild.append(document.createElement("img"));
-      figure.lastChild.append(document.createElement("b"), document.createElement("span"));
+      const use = document.createElement("button");
+      use.type = "button";
+      use.className = "cu-tool";
+      use.textContent = "Use these";
+      figure.lastChild.append(document.createElement("b"), document.createElement("span"), use);
       cells.append(figure);
     }
     const image = figure.querySelector("img");
@@ -32,6 +36,9 @@ function show() {
     image.draggable = false;
     figure.querySelector("b").textContent = cell.title;
     figure.querySelector("span").textContent = cell.line;
+    const use = figure.querySelector("button");
+    use.hidden = !(value.usable || []).includes(cell.title);
+    use.setAttribute("aria-label", `Use these settings: ${cell.title}`);
   });
   place();
 }
@@ -48,6 +55,8 @@ function zoomBy(factor) {
 
 zoom.addEventListener("input", place);
 element.addEventListener("click", (event) => {
+  const used = event.target.closest("figcaption button");
+  if (used) trigger("use", { title: used.parentElement.querySelector("b").textContent });
   if (!event.target.closest('[data-do="reset"]')) return;
   zoom.value = "1";
   x = y = 0.5;

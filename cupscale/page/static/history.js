@@ -17,6 +17,15 @@ function address(blob) {
   return url;
 }
 
+// The input goes back to the server, which forgets uploads in time; the result itself stays here.
+async function open(entry) {
+  let input = null;
+  try {
+    if (entry.input) input = (await upload(new File([entry.input], entry.inputName || "image.png"))).path;
+  } catch { /* too large for the page by now: the result still opens */ }
+  trigger("open", { id: entry.id, settings: entry.settings, note: entry.note, input });
+}
+
 async function show() {
   let entries = [];
   try {
@@ -36,6 +45,7 @@ async function show() {
     text.textContent = entry.note;
     when.textContent = new Date(entry.when).toLocaleString();
     tools.append(
+      button("Open", `Open ${entry.name} in the slider`, () => open(entry)),
       button("Use settings", `Use the settings of ${entry.name}`, () => trigger("select", { settings: entry.settings })),
       button("Download", `Download ${entry.name}`, () => {
         const link = document.createElement("a");

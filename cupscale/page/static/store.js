@@ -26,10 +26,16 @@ window.cupscaleStore = (() => {
     return new Promise((resolve) => canvas.toBlob(resolve, "image/webp", 0.85));
   }
 
+  async function content(url) {
+    const answer = url ? await fetch(url) : null;
+    return answer && answer.ok ? answer.blob() : null;
+  }
+
   async function add(value) {
-    const blob = await (await fetch(value.url)).blob();
+    const [blob, before, input] = await Promise.all([value.url, value.before, value.input?.url].map(content));
+    const inputName = value.input ? decodeURIComponent(value.input.url.split("/").pop()) : null;
     await store("readwrite", (results) => results.add({
-      when: Date.now(), name: value.name, note: value.note, settings: value.settings, blob, thumb: null,
+      when: Date.now(), name: value.name, note: value.note, settings: value.settings, blob, before, input, inputName, thumb: null,
     })).then(async (id) => {
       const thumb = await thumbnail(blob).catch(() => null);
       const entry = await store("readonly", (results) => results.get(id));
@@ -44,6 +50,7 @@ window.cupscaleStore = (() => {
   }
 
   return {
+    get: (id) => store("readonly", (results) => results.get(id)),
     all: async () => (await store("readonly", (results) => results.getAll())).reverse(),
     add: (value) => add(value).then(() => changed(), () => changed("The newest result could not be kept: the browser's storage is full.")),
     remove: (id) => store("readwrite", (results) => results.delete(id)).then(() => changed()),

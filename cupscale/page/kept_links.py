@@ -1,0 +1,130 @@
+"""Results that a visitor asked to keep under a link: for a day, for whoever has the link, on this server alone."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cupscale.errors import CupscaleError
+from cupscale.page import card, run, scratch
+from cupscale.page.limits import Limits
+from cupscale.planning import duration
+from cupscale.settings import Settings
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{32}")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A result under a link. before, after, card: its files. since: on the monotonic clock. size: (width, height) px."""
+
+    token: str
+    folder: Path
+    before: Path
+    after: Path
+    card: Path
+    settings: Settings
+    note: str
+    size: tuple[int, int]
+    since: float
+    bytes: int
+
+    def pair(self) -> dict[str, Any]:
+        """For the slider. The files are served under the link only, so that no copy of them outlasts it."""
+        sides = {
+            side: {"url": f"kept/{self.token}/{getattr(self, side).name}"} for side in ("before", "after")
+        }
+        return {"state": "pair", **sides, "note": self.note, "width": self.size[0], "height": self.size[1]}
+
+
+class KeptLinks:
+    """The results of a page that are kept under links. Every method may be called from any thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._kept: dict[str, Kept] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def offered(self) -> bool:
+        """Whether this page keeps any."""
+        return self.limits.link_seconds > 0
+
+    def keep(self, shot: run.Shot) -> Kept:
+        """Copy a result under a new link, which nobody can guess.
+
+        Raises:
+            CupscaleError: This page keeps none, or no more, or the result is gone.
+        """
+        if not self.offered:
+            raise CupscaleError(
+                "this page keeps no pictures under links: download the result and send the file"
+            )
+        folder = scratch.new_folder("links")
+        try:
+            kept = self._copied(shot, folder)
+            with self._lock:
+                self._purge()
+                held = sum(one.bytes for one in self._kept.values())
+                if len(self._kept) >= self.limits.links or held + kept.bytes > self.limits.links_bytes:
+                    wait = min((self._left(one) for one in self._kept.values()), default=0.0)
+                    number = f"{len(self._kept)} picture{'s' * (len(self._kept) != 1)}"
+                    raise CupscaleError(
+                        f"this page keeps {number} under links, all it has room for: the next place is "
+                        f"free in {duration(max(60.0, wait))}; download the result and send the file"
+                    )
+                self._kept[kept.token] = kept
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return kept
+
+    def find(self, token: Any) -> Kept | None:
+        """The result under a link; None for a link that is none, or that is over."""
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            return None
+        with self._lock:
+            self._purge()
+            return self._kept.get(token)
+
+    def withdraw(self, token: Any) -> None:
+        """Delete what is under a link."""
+        with self._lock:
+            kept = self._kept.pop(token, None) if isinstance(token, str) else None
+        if kept:
+            shutil.rmtree(kept.folder, ignore_errors=True)
+
+    def _copied(self, shot: run.Shot, folder: Path) -> Kept:
+        names = {"before": shot.before, "after": shot.png}
+        files = {name: folder / f"{name}{Path(path).suffix}" for name, path in names.items()}
+        files["card"] = folder / "card.jpg"
+        try:
+            for name, path in names.items():
+                shutil.copyfile(path, files[name])
+            data = card.of_files(shot.before, shot.png, shot.settings.prompt, shot.line)
+        except OSError:
+            raise CupscaleError(run.GONE) from None
+        files["card"].write_bytes(data)
+        return Kept(
+            token=secrets.token_urlsafe(24),
+            folder=folder,
+            **files,
+            settings=shot.settings,
+            note=shot.note,
+            size=shot.size,
+            since=time.monotonic(),
+            bytes=sum(file.stat().st_size for file in files.values()),
+        )
+
+    def _left(self, kept: Kept) -> float:
+        return self.limits.link_seconds - (time.monotonic() - kept.since)
+
+    def _purge(self) -> None:
+        for token in [token for token, kept in self._kept.items() if self._left(kept) <= 0]:
+            shutil.rmtree(self._kept.pop(token).folder, ignore_errors=True)

@@ -1,0 +1,137 @@
+"""What others show of a link to this page: its title and its card (Open Graph, https://ogp.me). And the files of results that
+are kept under links."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from gradio.route_utils import get_root_url
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cupscale.page import card, examples
+from cupscale.page.kept_links import KeptLinks
+
+TITLE = "cupscale"
+LINE = "Upscale images to 4K and 8K with a diffusion model: adds detail, keeps the content"
+_CARD = "/card.jpg"
+_FILE = re.compile(r"/kept/(?P<token>[A-Za-z0-9_-]{32})/(?P<name>before\.(?:jpg|png)|after\.png)")
+_TAGS = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
+_PRIVATE = {
+    "Cache-Control": "private, max-age=300",
+    "X-Robots-Tag": "noindex",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Previews:
+    """ASGI: puts the tags into the page, and serves the cards and the kept files.
+
+    Args:
+        app: The page.
+        demo: Its blocks, which know what is kept under links.
+    """
+
+    def __init__(self, app: ASGIApp, demo: Any) -> None:
+        self._app = app
+        self._links: KeptLinks = demo.links
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+        elif path == _CARD:
+            answer = await run_in_threadpool(self._card, Request(scope))
+            await answer(scope, receive, send)
+        elif found := _FILE.fullmatch(path):
+            await self._file(found["token"], found["name"])(scope, receive, send)
+        elif path == "/":
+            await self._page(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def tags(self, request: Request) -> bytes:
+        """The page's tags, for the address that is asked for."""
+        example = examples.named(request.query_params.get("example"))
+        kept = self._links.find(request.query_params.get("kept"))
+        title = f"{example.title} · {TITLE}" if example else TITLE
+        title = f"A picture upscaled with {TITLE}" if kept else title
+        root = get_root_url(request, "/", request.scope.get("root_path"))
+        which = {"kept": kept.token} if kept else {"example": example.name} if example else {}
+        image = f"{root}{_CARD}" + (f"?{urlencode(which)}" if which else "")
+        pairs = [
+            ("property", "og:type", "website"),
+            ("property", "og:title", title),
+            ("property", "og:description", LINE),
+            ("property", "og:image", image),
+            ("property", "og:image:width", str(card.SIZE[0])),
+            ("property", "og:image:height", str(card.SIZE[1])),
+            ("property", "og:image:alt", "One part of a picture, before and after"),
+            ("name", "twitter:card", "summary_large_image"),
+        ]
+        if kept:
+            pairs.append(("name", "robots", "noindex"))
+        return "".join(
+            f'<meta {kind}="{name}" content="{escape(text)}">' for kind, name, text in pairs
+        ).encode()
+
+    def _card(self, request: Request) -> Response:
+        if "kept" in request.query_params:
+            kept = self._links.find(request.query_params["kept"])
+            if kept is None:
+                return Response("no such picture", 404)
+            return FileResponse(kept.card, headers=_PRIVATE)
+        every = examples.every()
+        example = examples.named(request.query_params.get("example")) or (every[0] if every else None)
+        if example is None:
+            return Response("no such picture", 404)
+        return Response(
+            _of_example(example.name), media_type="image/jpeg", headers={"Cache-Control": "max-age=86400"}
+        )
+
+    def _file(self, token: str, name: str) -> Response:
+        kept = self._links.find(token)
+        files: dict[str, Path] = {file.name: file for file in (kept.before, kept.after)} if kept else {}
+        if name not in files or not files[name].is_file():
+            return Response("no such picture", 404)
+        return FileResponse(files[name], headers=_PRIVATE)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The page, whole, with our tags in place of gradio's."""
+        start: Message = {}
+        body = bytearray()
+
+        async def changed(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body.extend(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            made = bytes(body)
+            headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+            if made:  # none where only the head is asked for
+                if start["status"] == 200:
+                    made = _TAGS.sub(b"", made).replace(b"<head>", b"<head>" + self.tags(Request(scope)), 1)
+                headers.append((b"content-length", str(len(made)).encode()))
+            await send({**start, "headers": headers})
+            await send({"type": "http.response.body", "body": made})
+
+        await self._app(scope, receive, changed)
+
+
+@lru_cache(maxsize=32)
+def _of_example(name: str) -> bytes:
+    example = examples.named(name)
+    assert example is not None
+    line = f"{example.size[0]} × {example.size[1]}, model {example.settings.get('model', 'tiny')}"
+    return card.of_files(example.path(example.before), example.path(example.after), example.title, line)

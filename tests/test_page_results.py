@@ -1,0 +1,384 @@
+"""What becomes of results: archives, links that are kept, cards, grids, blind comparisons. Without a browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from cupscale import images
+from cupscale.errors import CupscaleError
+from cupscale.page import (
+    batch,
+    blind,
+    card,
+    kept_links,
+    limits as limits_module,
+    previews,
+    run,
+    scratch,
+    sheet,
+)
+from cupscale.page.limits import Limits
+from cupscale.settings import Settings
+
+SETTINGS = Settings.build({"seed": 5, "scale": 2.0, "prompt": "a door"})
+
+
+def shot(stem, colour="teal", size=(96, 64), alpha=None):
+    """A result whose plain enlargement is grey."""
+    folder = scratch.new_folder()
+    image = Image.new("RGB", size, colour)
+    if alpha is not None:
+        image.putalpha(alpha)
+    png = images.write(image, folder / f"{stem}.png", SETTINGS.to_json())
+    before = images.write(Image.new("RGB", size, "gray"), folder / f"{stem}-before.jpg")
+    note = f"48 × 32 → {size[0]} × {size[1]}, seed 5, model {SETTINGS.model}, 1 s"
+    return run.Shot(str(folder), str(png), str(before), stem, SETTINGS, size, note, alpha is not None, stem)
+
+
+@pytest.fixture(autouse=True)
+def own_root(tmp_path, monkeypatch):
+    """The server's folders in the test's own."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scratch.root.cache_clear()
+    yield
+    scratch.clean()
+    scratch.root.cache_clear()
+
+
+# A batch
+
+
+def entries(*shots):
+    made = [batch.Entry(f"/x/{s.stem}.jpg", f"{s.stem}.jpg", s.stem, "done", "", shot=s) for s in shots]
+    return batch.Batch(made, str(scratch.new_folder()))
+
+
+def test_an_archive_has_all_results_and_says_what_failed():
+    made = entries(shot("one"), shot("two", "red"))
+    made.entries.insert(1, batch.Entry("/x/bad.jpg", "bad.jpg", "bad", "failed", "not an image"))
+    path = batch.archive(made, "png")
+    with zipfile.ZipFile(path) as packed:
+        assert packed.namelist() == ["one.png", "two.png", "errors.txt"]
+        assert packed.read("errors.txt") == b"bad.jpg: not an image\n"
+        with packed.open("two.png") as file, Image.open(file) as image:
+            assert image.getpixel((3, 4)) == (255, 0, 0)
+        assert images.read_settings(packed.read("one.png"))["seed"] == 5
+    assert path.name == "cupscale-2-images-png.zip"
+
+
+def test_a_transparent_one_lies_on_white_in_an_archive_of_jpegs():
+    made = entries(shot("clear", "black", alpha=0), shot("full", "black"))
+    with zipfile.ZipFile(batch.archive(made, "jpg")) as packed:
+        assert packed.namelist() == ["clear-on-white.jpg", "full.jpg"]
+        with packed.open("clear-on-white.jpg") as file, Image.open(file) as image:
+            assert min(image.getpixel((50, 30))) > 250
+        with packed.open("full.jpg") as file, Image.open(file) as image:
+            assert max(image.getpixel((50, 30))) < 5
+
+
+def test_an_archive_of_results_that_are_gone_is_refused():
+    made = entries(shot("one"))
+    run.forget(made.entries[0].shot)
+    with pytest.raises(CupscaleError, match="run the batch again"):
+        batch.archive(made, "png")
+    with pytest.raises(CupscaleError, match="run the batch again"):
+        batch.archive(batch.Batch(), "png")
+
+
+def test_downloads_of_files_with_one_name_are_told_apart():
+    assert [batch._unlike(name, ["a", "a-2", "b"]) for name in ("a", "b", "c")] == ["a-3", "b-2", "c"]
+
+
+class Tab(batch.BatchTab):
+    """The tab without its components."""
+
+    def __init__(self, limits):
+        self._session = type("S", (), {"limits": limits})()
+
+
+def test_a_batch_is_held_to_the_bounds_of_one_run(monkeypatch):
+    """Of three images of 40 s and 100 samples, two fit into 100 s, and one into 150 samples."""
+    monkeypatch.setattr(batch.engine, "expected_seconds", lambda plan, settings: 40.0)
+    plan = type("P", (), {"samples": 100})()
+    three = [batch.Entry(f"{k}", f"{k}", f"{k}", settings=SETTINGS, plan=plan) for k in range(3)]
+    Tab(Limits(max_seconds=120, max_samples=300))._check_total(three)
+    with pytest.raises(CupscaleError, match=r"3 images would take about 2 min .*the first 2 of them"):
+        Tab(Limits(max_seconds=100))._check_total(three)
+    with pytest.raises(CupscaleError, match=r"300 samples.*the first 1 of them"):
+        Tab(Limits(max_samples=150))._check_total(three)
+    with pytest.raises(CupscaleError, match="choose a smaller scale or fewer steps"):
+        Tab(Limits(max_samples=50))._check_total(three)
+
+
+def test_a_run_keeps_the_folders_that_it_needs(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(scratch.time, "monotonic", lambda: now[0])
+    held, other = scratch.new_folder(), scratch.new_folder()
+    with scratch.holding([held / "deep" / "file.png"]):
+        for _ in range(3):
+            scratch.sweep(10)
+            now[0] += 11
+        assert held.exists() and not other.exists()
+    scratch.sweep(10)
+    now[0] += 9
+    scratch.sweep(10)
+    assert held.exists()  # its time began anew
+    now[0] += 2
+    scratch.sweep(10)
+    assert not held.exists()
+
+
+# Links that keep a result
+
+
+def test_a_kept_link_is_found_until_its_time_is_over(monkeypatch):
+    now = [50.0]
+    monkeypatch.setattr(kept_links.time, "monotonic", lambda: now[0])
+    links = kept_links.KeptLinks(Limits(link_seconds=100))
+    one = links.keep(shot("one"))
+    now[0] += 60
+    other = links.keep(shot("two", "red"))
+    assert one.token != other.token and len(one.token) == 32
+    now[0] += 39.9
+    found = links.find(one.token)
+    assert found is one and Image.open(found.after).getpixel((1, 1)) == (0, 128, 128)
+    now[0] += 0.2
+    assert links.find(one.token) is None and not one.folder.exists()
+    assert links.find(other.token) is other
+    links.withdraw(other.token)
+    assert links.find(other.token) is None and not other.folder.exists()
+
+
+@pytest.mark.parametrize("token", [None, "", "x" * 32, "../" * 10 + "ab", 7, ["a"], "é" * 32])
+def test_a_link_that_is_none_finds_nothing(token):
+    links = kept_links.KeptLinks(Limits())
+    links.keep(shot("one"))
+    assert links.find(token) is None
+    links.withdraw(token)
+
+
+def test_a_kept_link_is_swept_though_nobody_asks(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(scratch.time, "monotonic", lambda: now[0])
+    folder = kept_links.KeptLinks(Limits(link_seconds=100)).keep(shot("one")).folder
+    for _ in range(2):
+        scratch.sweep(10, 100)
+        now[0] += 60
+    assert folder.exists()
+    scratch.sweep(10, 100)
+    assert not folder.exists()
+
+
+def test_a_page_keeps_only_as_much_as_it_has_room_for(monkeypatch):
+    links = kept_links.KeptLinks(Limits(links=1, link_seconds=7200))
+    links.keep(shot("one"))
+    with pytest.raises(CupscaleError, match=r"1 picture under links.*free in 2 h 0 min"):
+        links.keep(shot("two"))
+    assert len(list((scratch.root() / "links").iterdir())) == 1
+    with pytest.raises(CupscaleError, match="room"):
+        kept_links.KeptLinks(Limits(links_bytes=10)).keep(shot("three"))
+    gone = shot("gone")
+    run.forget(gone)
+    with pytest.raises(CupscaleError, match="no longer on the server"):
+        kept_links.KeptLinks(Limits()).keep(gone)
+
+
+def test_a_space_keeps_none():
+    assert limits_module.SPACE.link_seconds == 0
+    with pytest.raises(CupscaleError, match="keeps no pictures under links"):
+        kept_links.KeptLinks(limits_module.SPACE).keep(shot("one"))
+
+
+# Previews of links
+
+PAGE = """<!doctype html><html><head><meta charset="utf-8">
+<meta property="og:title" content="Gradio" /><meta
+  property="og:image"
+  content="" /><meta name="twitter:title" content="Gradio" /><title>cupscale</title></head><body>here</body></html>"""
+
+
+@pytest.fixture
+def previewed():
+    """A page behind the previews, and what it keeps."""
+    links = kept_links.KeptLinks(Limits())
+    page = Starlette(routes=[Route("/", lambda request: HTMLResponse(PAGE))])
+    demo = type("D", (), {"links": links})()
+    return TestClient(previews.Previews(page, demo), base_url="http://up.example"), links
+
+
+def tags(text):
+    return dict(re.findall(r'<meta (?:property|name)="([^"]+)" content="([^"]*)">', text))
+
+
+def test_a_link_is_previewed_with_its_own_card(previewed):
+    client, links = previewed
+    plain, bee = tags(client.get("/").text), tags(client.get("/?example=bee").text)
+    assert plain["og:title"] == "cupscale" and plain["og:image"] == "http://up.example/card.jpg"
+    assert bee["og:title"].startswith("A honey bee") and bee["og:image"].endswith("/card.jpg?example=bee")
+    assert "Gradio" not in client.get("/").text and client.get("/").text.endswith("<body>here</body></html>")
+    pictures = [client.get(one["og:image"]).content for one in (plain, bee)]
+    assert pictures[0] != pictures[1]
+    for data in pictures:
+        path = Path(scratch.new_folder()) / "card.jpg"
+        path.write_bytes(data)
+        assert Image.open(path).size == (1200, 630)
+    kept = links.keep(shot("mine", "red"))
+    page = client.get(f"/?kept={kept.token}")
+    own = tags(page.text)
+    assert own["og:image"].endswith(f"?kept={kept.token}") and own["robots"] == "noindex"
+    answer = client.get(own["og:image"])
+    assert answer.content == kept.card.read_bytes() and answer.headers["x-robots-tag"] == "noindex"
+    assert client.get(f"/kept/{kept.token}/after.png").content == kept.after.read_bytes()
+    links.withdraw(kept.token)
+    for gone in (own["og:image"], f"/kept/{kept.token}/after.png", f"/kept/{kept.token}/before.jpg"):
+        assert client.get(gone).status_code == 404
+
+
+def test_a_kept_file_has_no_other_name(previewed):
+    client, links = previewed
+    kept = links.keep(shot("mine"))
+    for name in ("card.jpg", "after.png.part", "../../../etc/passwd", "before.png", "%2e%2e/after.png", ""):
+        assert client.get(f"/kept/{kept.token}/{name}").status_code == 404
+    assert client.get(f"/kept/{kept.token}/before.jpg").status_code == 200
+    assert client.post(f"/kept/{kept.token}/before.jpg").status_code in (404, 405)
+
+
+def test_a_hostile_address_stays_text(previewed):
+    client, _ = previewed
+    for query in ('?example="><script>x</script>', "?kept=%22%3E%3Cscript%3E"):
+        text = client.get("/" + query).text
+        assert "<script>" not in text and tags(text)["og:image"] == "http://up.example/card.jpg"
+    text = client.get("/", headers={"x-forwarded-host": 'a"><script>x</script>'}).text
+    assert "<script>" not in text
+
+
+# Cards and grids
+
+
+def test_a_card_shows_the_same_part_before_and_after():
+    """Left half red, right half blue: the right quarter of both is blue, in the after with a green mark."""
+    before = Image.new("RGB", (400, 300), "red")
+    before.paste("blue", (200, 0, 400, 300))
+    after = before.copy()
+    ImageDraw.Draw(after).rectangle((330, 140, 369, 159), fill="lime")
+    made = card.make(before, after, "A door", "x", (0.75, 0.25, 1.0, 0.75))
+    assert made.size == (1200, 630)
+    for x in (60, 500, 660, 1150):
+        assert made.getpixel((x, 60)) == (0, 0, 255), x
+    # 100 x 150 px fitted to 598 x 558 is 100 x 93.3 px about (350, 150): 5.98 card pixels a pixel
+    assert made.getpixel((299, 279)) == (0, 0, 255) and made.getpixel((602 + 299, 279)) == (0, 255, 0)
+    for dx, dy, inside in ((-117, 0, True), (-123, 0, False), (0, 57, True), (0, 63, False)):
+        colour = made.getpixel((602 + 299 + dx, 279 + dy))
+        assert (colour[1] > 200) == inside, (dx, dy, colour)
+
+
+def test_a_card_looks_where_the_result_adds_most():
+    before = Image.new("RGB", (2000, 900), "gray")
+    after = before.copy()
+    ImageDraw.Draw(after).rectangle((1500, 500, 1560, 560), fill="white")
+    left, top, right, bottom = card._busiest(before, after)
+    assert left <= 1500 and right >= 1560 and top <= 500 and bottom >= 560
+    assert (right - left) / (bottom - top) == pytest.approx(598 / 558)
+    assert left >= 0 and right <= 2000 and top >= 0 and bottom <= 900
+    assert bottom - top < 900  # a part, so that detail shows
+
+
+def test_what_the_font_lacks_is_left_out():
+    assert card.readable("1024 × 768 → 2048") == "1024 x 768 to 2048"
+    assert card.readable("Müller's  door\n1") == "Müller's door 1"
+    assert card.readable("ドア") == ""
+    card.make(Image.new("L", (20, 16)), Image.new("L", (20, 16)), "w" * 500, "x" * 500)
+
+
+def test_a_grid_is_one_picture_at_full_size():
+    shots = {"one": shot("a", "red"), "two": shot("b", "blue"), "three": shot("c", "lime")}
+    with Image.open(sheet.write(shots, scratch.new_folder())) as made:
+        assert made.size == (2 * (96 + 16) + 16, 2 * (64 + 56 + 16) + 16)
+        assert made.getpixel((16, 16)) == (255, 0, 0)
+        assert made.getpixel((16 + 112 + 95, 16 + 63)) == (0, 0, 255)
+        assert made.getpixel((16, 16 + 136)) == (0, 255, 0)
+        assert made.getpixel((16 + 112, 16 + 136)) == (255, 255, 255)
+    with pytest.raises(CupscaleError, match="nothing to download"):
+        sheet.write({}, scratch.new_folder())
+
+
+def test_a_large_grid_is_made_smaller(monkeypatch):
+    monkeypatch.setattr(sheet, "_LONGEST_PX", 300)
+    shots = {name: shot(name, size=(400, 100)) for name in "abcd"}
+    with Image.open(sheet.write(shots, scratch.new_folder())) as made:
+        assert max(made.size) <= 300
+        assert made.size[0] > 280
+
+
+# Blind comparisons
+
+
+def three():
+    return {name: shot(name, colour) for name, colour in (("c", "red"), ("a", "blue"), ("b", "lime"))}
+
+
+def test_every_pair_is_met_once_and_the_result_counts():
+    """a beats all, b and c draw: a 2 of 2, b and c half of 2."""
+    for _ in range(5):
+        trial = blind.Trial.of(three())
+        assert trial.pairs == 3
+        met = set()
+        while trial.asked:
+            asked = trial.asked
+            assert not asked.expected
+            met.add(asked.unit)
+            wins = "first" if asked.first == "a" else "second" if asked.second == "a" else "equal"
+            trial.answer(wins)
+        assert len(met) == 3 == len(trial.votes)
+        assert trial.result() == "3 of 3 pairs answered. a won 2 of 2; b won 0.5 of 2; c won 0.5 of 2."
+
+
+def test_sides_and_order_are_drawn():
+    drawn = {tuple(blind.Trial.of(three()).asked[1:3]) for _ in range(60)}
+    assert len(drawn) == 6  # each of three pairs on both sides
+
+
+def test_what_is_shown_tells_no_names():
+    shots = three()
+    trial = blind.Trial.of(shots)
+    cells = trial.shown()
+    colours = {"c": (255, 0, 0), "a": (0, 0, 255), "b": (0, 255, 0)}
+    for (title, path, line), row in zip(cells, (trial.asked.first, trial.asked.second), strict=True):
+        with Image.open(path) as image:
+            assert np.array_equal(image.getpixel((0, 0)), colours[row])
+            assert not image.info
+        assert re.fullmatch(r"[0-9a-f]{16}\.png", Path(path).name) and line == ""
+        assert title in ("Left", "Right")
+        assert os.stat(path).st_size > 0
+
+
+def test_a_blind_comparison_takes_two_that_are_there():
+    shots = three()
+    with pytest.raises(CupscaleError, match="takes two"):
+        blind.Trial.of({"a": shots["a"]})
+    run.forget(shots["b"])
+    with pytest.raises(CupscaleError, match="compare anew"):
+        blind.Trial.of(shots)
+    assert blind.Trial.of({k: shots[k] for k in "ac"}).result() == "No pair was answered."
+
+
+def test_a_copy_of_a_result_is_its_own_and_the_same_result():
+    first = shot("one")
+    other = run.copied(first)
+    assert other.folder != first.folder and other.key == first.key
+    run.forget(first)
+    assert Path(other.png).is_file() and Path(other.before).is_file()
+    with pytest.raises(CupscaleError, match="no longer on the server"):
+        run.copied(replace(first, stem="x"))
