@@ -89,25 +89,31 @@ class Plan:
         size = self.input[0] * self.input[1] / self.cell_px**2 / (self.window.h * self.window.w)
         return self.samples - drawing + drawing * size
 
-    def line(self) -> str:
-        """One line for a person."""
+    def lead(self) -> str:
+        """The sizes, and the time where it is known."""
+        sizes = f"{self.input[0]} x {self.input[1]} -> {self.output[0]} x {self.output[1]}"
+        return sizes if self.seconds is None else f"{sizes}, about {duration(self.seconds)} here"
+
+    def rest(self) -> str:
+        """What else there is to know of the run."""
         parts = [
-            f"{self.input[0]} x {self.input[1]} -> {self.output[0]} x {self.output[1]}",
             f"{len(self.regions)} region{'s' * (len(self.regions) > 1)}",
-            f"{self.evaluations} evaluations{' (guidance doubles each)' * self.guided}",
+            f"{self.evaluations} model calls{' (guidance doubles each)' * self.guided}",
             *[f"the last {self.steps} of {self.schedule_steps} steps"] * bool(self.steps),
             f"about {self.bytes / 2**30:.1f} GB",
         ]
-        if self.steps:
-            parts.insert(1, f"enlarged by {self.upscaler}{f' ({self.why})' * bool(self.why)} first")
-        if self.drawing:
-            parts.insert(1, f"drawn from the prompt in {self.drawing} steps")
         if self.caption_calls:
             who = f" of {self.captioner}" * bool(self.captioner)
-            parts.insert(2, f"{self.caption_calls} captioner call{'s' * (self.caption_calls > 1)}{who}")
-        if self.seconds is not None:
-            parts.append(f"about {duration(self.seconds)} here")
+            parts.insert(0, f"{self.caption_calls} captioner call{'s' * (self.caption_calls > 1)}{who}")
+        if self.steps:
+            parts.insert(0, f"enlarged by {self.upscaler}{f' ({self.why})' * bool(self.why)} first")
+        if self.drawing:
+            parts.insert(0, f"drawn from the prompt in {self.drawing} steps")
         return ", ".join(parts)
+
+    def line(self) -> str:
+        """One line for a person; size and time lead."""
+        return f"{self.lead()}, {self.rest()}"
 
     def to_dict(self) -> dict[str, Any]:
         data = asdict(self)

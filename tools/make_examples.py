@@ -28,7 +28,7 @@ def main() -> None:
     for source in sources:
         name, picture = source["name"], images.read(FOLDER / source["input"])
         result = cupscale.upscale(pipe, picture, prompt=source["prompt"], scale=SCALE, seed=SEED)
-        before, after = f"{name}-before.jpg", f"{name}-after.webp"
+        before, after = f"{name}-before.webp", f"{name}-after.webp"
         images.write(
             images.resize(picture.rgb, result.image.size, "lanczos"), FOLDER / before, quality=QUALITY
         )
@@ -61,7 +61,7 @@ def _write(rows: list[dict[str, Any]], lines: list[str]) -> None:
     head = (
         "# Example pictures\n\n"
         "Small inputs, and what the bundled model made of them at 4x, seed 7. None of them was in its training set.\n"
-        "The pairs are adapted works under the licences of their inputs: `<name>-before.jpg` is the plain (Lanczos)\n"
+        "The pairs are adapted works under the licences of their inputs: `<name>-before.webp` is the plain (Lanczos)\n"
         "enlargement, `<name>-after.webp` the result, with its settings inside. `python tools/make_examples.py` makes\n"
         "them again.\n\n"
         "| name | kind | what | author | licence | from |\n|---|---|---|---|---|---|\n"

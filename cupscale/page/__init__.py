@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -13,6 +14,8 @@ from cupscale.page import (
     captions,
     engine,
     examples,
+    heading,
+    light,
     limits as limits_module,
     previews,
     queue,
@@ -28,16 +31,16 @@ from cupscale.page.history import History
 from cupscale.page.kept_links import KeptLinks
 from cupscale.page.limits import Limits, on_space
 from cupscale.page.region_tab import RegionsTab
-from cupscale.page.session import SILENT, Session
+from cupscale.page.session import Session
 from cupscale.page.upscale import UpscaleTab
 
 __all__ = ["Limits", "build", "launch"]
 
-HEAD = (
-    "# cupscale\n"
-    "A small picture in, a large one out that stays the picture it is. "
-    "A public implementation of [C-Upscale](https://arxiv.org/abs/2505.16976)."
-)
+
+_OPEN_TAB = """() => {
+  const name = new URLSearchParams(location.search).get('tab')
+  return %s.includes(name) ? {__type__: 'update', selected: name} : {__type__: 'update'}
+}"""
 
 
 def build(limits: Limits | None = None) -> gr.Blocks:
@@ -53,26 +56,28 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         analytics_enabled=False,
         delete_cache=None if own else (min(600, limits.kept_seconds), limits.kept_seconds),
     ) as demo:
-        gr.Markdown(HEAD, elem_id="head")
+        gr.HTML(heading.html(), elem_id="head")
         demo.desk = Desk(limits)
         demo.links = KeptLinks(limits)
         session = Session(limits)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Upscale", id="upscale"):
                 upscale = UpscaleTab(session)
-            with gr.Tab("Regions", id="regions"):
+            with gr.Tab("Regions", id="regions") as regions_part:
                 regions = RegionsTab(session)
-            with gr.Tab("Batch", id="batch") as batch_tab:
+            with gr.Tab("Batch", id="batch") as batch_part:
                 batch = BatchTab(session)
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab("Compare", id="compare") as compare_part:
                 compare = CompareTab(session)
             with gr.Tab("History", id="history"):
                 past = History(elem_id="history")
         _keep_in_address(demo, tabs)
         opening = upscale.wire(demo, regions.drawing(), past, tabs)
         regions.wire()
-        batch.wire(demo, batch_tab, opening)
+        batch.wire(demo, batch_part, opening)
         compare.wire(opening)
+        for part in (regions_part, batch_part, compare_part):
+            light.later(part, part.select)
         Endpoints(limits).build()
     demo.queue(default_concurrency_limit=8, api_open=False)
     scratch.keep_present()
@@ -85,12 +90,7 @@ def _keep_in_address(demo: gr.Blocks, tabs: gr.Tabs) -> None:
         assert isinstance(tab, gr.Tab)
         tab.select(None, None, None, js=f"() => cupscaleTab('{tab.id}')")
     known = [tab.id for tab in tabs.children if isinstance(tab, gr.Tab)]
-
-    def opened(request: gr.Request) -> Any:
-        name = dict(request.query_params).get("tab")
-        return gr.Tabs(selected=name) if name in known else gr.skip()
-
-    demo.load(opened, None, tabs, **SILENT)
+    demo.load(None, None, tabs, js=_OPEN_TAB % json.dumps(known))
 
 
 def launch(demo: gr.Blocks, **options: Any) -> Any:
@@ -113,6 +113,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "quiet": on_space(),
         "app_kwargs": {
             "middleware": [
+                Middleware(light.Compressed),
                 Middleware(queue.Watch, demo=demo),
                 Middleware(previews.Previews, demo=demo),
             ]

@@ -21,6 +21,7 @@ from cupscale.page import (
     bounds,
     captions as captions_module,
     engine,
+    light,
     queue,
     references,
     regions,
@@ -242,7 +243,7 @@ class Endpoints:
 
     def build(self) -> None:
         """The endpoints' components, which no one sees, and their events."""
-        with gr.Row(visible=False):
+        with gr.Row(visible=False) as unseen:
             image = SourceImage(type="filepath", image_mode=None, label="image")
             prompt = gr.Textbox("", label="prompt", max_length=2000)
             negative = gr.Textbox("", label="negative_prompt", max_length=2000)
@@ -257,6 +258,7 @@ class Endpoints:
             report = gr.JSON(label="report")
             dropped = gr.File(label="result file", type="filepath")
             trigger = gr.Button("call")
+        light.never(unseen)
         call = [trigger.click]
         inputs = [image, prompt, negative, scale, seed, model, preset, more, kind]
         gr.on(call, self.upscale, inputs, [picture, report], api_name="upscale", **GPU)

@@ -3,6 +3,7 @@ its estimate all the same is stopped."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ from cupscale.settings import Settings
 
 _MARGIN = 1.5  # an estimate's error, before a run is stopped
 _GRACE_SECONDS = 30.0
+LONG_SECONDS = 180.0  # above it a plan warns
 
 
 def seconds_allowed(limits: Limits) -> float:
@@ -101,6 +103,25 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
+
+
+def shorter(size: tuple[int, int], settings: Settings) -> tuple[float, float] | None:
+    """The largest scale below the run's, in halves, that does not take long.
+
+    Args:
+        size: (width, height) of the input in pixels.
+        settings: Of the run.
+
+    Returns:
+        The scale and its seconds; None where every one takes long.
+    """
+    plain = settings.replace(captions=())
+    for half in range(math.ceil(settings.scale * 2) - 1, 1, -1):
+        one = plain.replace(scale=half / 2)
+        seconds = engine.expected_seconds(engine.planned(size, one), one)
+        if seconds <= LONG_SECONDS:
+            return half / 2, seconds
+    return None
 
 
 def line(limits: Limits) -> str:

@@ -12,6 +12,7 @@ import gradio as gr
 from cupscale.errors import CupscaleError
 from cupscale.page import engine
 from cupscale.page.limits import Limits
+from cupscale.page.size import Size
 from cupscale.settings import CHOICES, Caption, Settings
 
 LABELS = {
@@ -19,15 +20,15 @@ LABELS = {
     "seed": "Seed",
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
-    "cutoff": "Frequency cutoff",
-    "structure": "Structure strength",
-    "attention": "Attention prior",
-    "detail": "Regional detail",
-    "strength": "Denoising strength",
+    "cutoff": "Frequency cutoff (D)",
+    "structure": "Structure strength (GSP)",
+    "attention": "Whole-picture attention (RAP, μ)",
+    "detail": "Regional detail (RSP, λ)",
+    "strength": "Denoising strength (S / T)",
     "steps": "Steps",
-    "guidance": "Guidance",
+    "guidance": "Guidance scale (CFG)",
     "flat_guidance": "Guidance in flat places",
-    "overlap": "Overlap",
+    "overlap": "Overlap of regions",
     "upscaler": "Base upscaler",
     "fidelity": "Fidelity",
     "scheduler": "Scheduler",
@@ -44,22 +45,21 @@ LABELS = {
 }
 # What each knob does to the picture, in one line.
 EFFECTS = {
-    "cutoff": "How fine the part of your image is that stays put. Higher holds more, lower leaves more to be invented.",
-    "structure": "How firmly that part is held. 0 lets the layout drift.",
-    "attention": "How much each region listens to the whole picture. Higher stops objects from repeating.",
+    "cutoff": "How fine the shapes are that stay put. Higher holds more of your image, lower leaves more to invent.",
+    "structure": "How firmly those shapes are held. 0 lets the layout drift.",
+    "attention": "How much each region looks at the whole picture. Higher stops things from appearing twice.",
     "detail": "How much each region follows its own caption. 0 ignores the captions.",
     "strength": "How much noise the run starts from. Higher invents more and keeps less.",
-    "steps": "Steps of the full schedule; strength x steps of them run. More is slower and a little finer.",
+    "steps": "Of the full schedule; denoising strength x steps of them run. More is slower and a little finer.",
     "guidance": "How literally the prompt is taken. 1 turns it off and halves the time.",
-    "flat_guidance": "The share of it that a sky or a wall gets. Lower keeps flat places free of grain and of inventions.",
+    "flat_guidance": "The share of it in skies and walls. Lower keeps them free of grain.",
     "overlap": "How much neighbouring regions share. Higher hides seams better and takes longer.",
-    "upscaler": "How your image is enlarged before the run. 'auto' looks at it, and tells clean ones from damaged ones.",
+    "upscaler": "Enlarges your image before the run. 'auto' looks at it, and tells clean images from damaged ones.",
     "fidelity": "How far the result, made small again, is your image: 0 to 1. 'auto' trusts a clean image more.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
-    "model": "The network that paints.",
+    "model": "The diffusion model that adds the detail.",
 } | {name: str(Settings.model_fields[name].description) for name in CHOICES}
 _STEP = {
-    "scale": 0.1,
     "cutoff": 0.01,
     "strength": 0.01,
     "structure": 0.05,
@@ -117,6 +117,9 @@ class Controls:
             max_length=2000,
             elem_id=f"set-{name}",
         )
+
+    def size(self) -> None:
+        self.by_name["scale"] = Size(self.first.scale, elem_id="set-scale")
 
     def slider(self, name: str) -> None:
         low, high = _range(name)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 from functools import lru_cache
 from typing import Any
 
+from PIL import Image, ImageOps
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cupscale.installation import ASSETS, reinstall_command
 from cupscale.page import viewer
+from cupscale.page.viewer import Scripted
 
 FOLDER = ASSETS / "examples"
+BEST = "bee"  # on the first screen: what is added is seen at a glance, and its files are small
+_THUMB_PX = (208, 140)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,26 @@ class Example:
         return viewer.pair(self.path(self.before), self.path(self.after), self.size, note)
 
 
+class Strip(Scripted):
+    """The examples in one row, small. Triggers `chosen` with the `name` of one."""
+
+    def __init__(self, **options: Any) -> None:
+        thumbs = [{"name": e.name, "title": e.title, "thumb": thumbnail(e.path(e.after))} for e in every()]
+        super().__init__("strip", thumbs, **options)
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "array", "description": "the examples"}
+
+
+def thumbnail(path: str) -> str:
+    """A picture as small as the strip shows it, its middle, as a data URL: no request of its own."""
+    with Image.open(path) as image:
+        small = ImageOps.fit(image.convert("RGB"), _THUMB_PX, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=70, method=6)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getbuffer()).decode()
+
+
 @lru_cache(maxsize=1)
 def every() -> tuple[Example, ...]:
     """In the order of the index, those whose files are there. A broken index is a warning in the log, and no examples."""
@@ -62,3 +88,8 @@ def every() -> tuple[Example, ...]:
 def named(name: str | None) -> Example | None:
     """The example of a link; None for a name that is none."""
     return next((example for example in every() if example.name == name), None)
+
+
+def best() -> Example | None:
+    """The example of the first screen; None where there are none."""
+    return named(BEST) or next(iter(every()), None)

@@ -112,10 +112,10 @@ class Filling:
         def press(model: str, scale: float) -> Updates:
             try:
                 fields = models.preset(model, name)
+                settings = Settings.build(engine.defaults(model), fields, scale=scale)
             except CupscaleError as error:
                 complain(error)
                 return {self.followed: gr.skip()}
-            settings = Settings.build(engine.defaults(model), fields, scale=scale)
             shown = self._controls.show(settings.model_dump(include=set(EFFECTS)))
             shown[self.followed] = settings.cutoff
             if name is None:
@@ -139,20 +139,23 @@ class Examples:
         self._filling = filling
         self._tab = tab
 
-    def wire(self, gallery: gr.Gallery | None, demo: gr.Blocks) -> None:
-        """A click in the gallery, and the page's own address."""
+    def wire(self, strip: examples.Strip | None, demo: gr.Blocks) -> None:
+        """A click in the strip, and the page's own address."""
         session, tab = self._session, self._tab
         outputs = [*self._filling.outputs, session.image, session.example]
         outputs += [tab.viewer, tab.status, tab.inside, tab.downloads]
-        if gallery is not None:
-            session.follow(gallery.select(self.chosen, tab.token, outputs, **TOASTING))
-        session.follow(demo.load(self.opened, tab.visit, outputs, js=visit.READ, **TOASTING))
+        if strip is not None:
+            session.follow(strip.chosen(self.chosen, tab.token, outputs, **TOASTING))
+        demo.load(None, None, tab.address, js=visit.READ)
+        session.follow(tab.address.change(self.opened, tab.address, outputs, **TOASTING))
 
-    def chosen(self, event: gr.SelectData, token: str) -> Updates:
-        """An example of the gallery, with its result; a run that goes on stays in sight."""
+    def chosen(self, event: gr.EventData, token: str) -> Any:
+        """An example of the strip, with its result; a run that goes on stays in sight."""
         session, tab = self._session, self._tab
-        example = examples.every()[int(event.index)]
-        updates = {
+        example = examples.named(str(event.name))
+        if example is None:
+            return gr.skip()
+        updates: Updates = {
             **self._filling.fill(example.settings),
             **self._input(example),
             tab.inside: gr.update(visible=False),
@@ -172,12 +175,13 @@ class Examples:
         }
         return updates | shown
 
-    def opened(self, request: gr.Request, kept: str) -> Any:
+    def opened(self, arrived: str) -> Any:
         """A link: its settings and its example. After a reload the visit goes on instead."""
+        query, kept = visit.read(arrived)
         if kept:
             with contextlib.suppress(CupscaleError):
                 return self._resumed(visit.unpacked(kept))
-        good, name, wrong = links.from_query(dict(request.query_params))
+        good, name, wrong = links.from_query(query)
         for line in wrong:
             complain(CupscaleError(line), "Part of the link was left out")
         example = examples.named(name)

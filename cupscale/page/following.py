@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from cupscale.captions import match, scaled
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, cutoff, engine, examples, links, regions, run, share, source, visit
+from cupscale.page import (
+    bounds,
+    creativity,
+    cutoff,
+    engine,
+    examples,
+    links,
+    regions,
+    run,
+    share,
+    size,
+    source,
+    visit,
+)
 from cupscale.page.jobs import Updates
 from cupscale.page.session import SILENT, TOASTING, Session, Step, Values, complain
-from cupscale.planning import Plan, output_size
-from cupscale.settings import Settings, default_cutoff
+from cupscale.planning import Plan, duration, output_size
+from cupscale.settings import MAX_SCALE, Settings, default_cutoff
+
+if TYPE_CHECKING:
+    from cupscale.page.upscale import UpscaleTab
+
+NO_IMAGE = "Choose an image to see what a run takes."
 
 
 class Following:
@@ -23,38 +41,26 @@ class Following:
 
     Args:
         session: What the tabs share.
-        plan_line: Where the plan is said.
-        links: The link, the command and the Python.
-        kept: The picture of what the cutoff keeps.
-        kept_line: Its caption.
-        followed: The cutoff that was set for the scale.
-        kept_visit: What the browser keeps for a reload.
+        tab: The Upscale tab, which shows it.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        plan_line: gr.HTML,
-        links: share.Share,
-        kept: gr.Image,
-        kept_line: gr.Markdown,
-        followed: gr.State,
-        kept_visit: gr.Textbox,
-    ) -> None:
+    def __init__(self, session: Session, tab: UpscaleTab) -> None:
         self._session = session
-        self._plan_line = plan_line
-        self._links = links
-        self._kept = kept
-        self._kept_line = kept_line
-        self._followed = followed
-        self._kept_visit = kept_visit
+        self._plan_line = tab.plan_line
+        self._smaller = tab.smaller
+        self._creativity = tab.creativity
+        self._links = tab.links
+        self._kept = tab.advanced.kept
+        self._kept_line = tab.advanced.kept_line
+        self._followed = tab.followed
+        self._kept_visit = tab.visit
 
     def wire(self, drawing: Step) -> None:
         """Let all of it follow every control, the image and the table. drawing: of the Regions tab, the last step."""
         session, controls = self._session, self._session.controls
         known = session.inputs | {session.book, session.laid}
         outputs = [self._plan_line, self._links, self._kept, self._kept_line, session.laid, session.table]
-        outputs.append(self._kept_visit)
+        outputs += [self._kept_visit, self._creativity, self._smaller]
         planning: Step = {"inputs": known, "outputs": outputs, **SILENT}
         session.chain = [{"fn": self.refresh, **planning}, drawing]
         moved = [
@@ -69,6 +75,7 @@ class Following:
         ]
         gr.on(moved, self.refresh, trigger_mode="always_last", **planning).then(**drawing)
         self._kept_visit.change(None, self._kept_visit, None, js=visit.KEEP)
+        self._wire_first()
         session.table.input(self.remember, known, [session.book], **TOASTING)
         controls["scale"].change(
             self.cutoff_of_scale,
@@ -77,6 +84,14 @@ class Following:
             trigger_mode="always_last",
             **SILENT,
         )
+
+    def _wire_first(self) -> None:
+        """The first screen's own controls, which write settings."""
+        session, controls = self._session, self._session.controls
+        controls["scale"].target(self.sized, session.image, controls["scale"], **TOASTING)
+        self._smaller.click(self.made_smaller, session.inputs, controls["scale"], **TOASTING)
+        moved = [controls[name] for name in creativity.MOVED]
+        self._creativity.choose(self.created, controls["model"], moved, **SILENT)
 
     def refresh(self, values: Values) -> Updates:
         """Everything that follows."""
@@ -93,16 +108,17 @@ class Following:
             plan = bounds.allowed_plan(picture, asked, session.limits, session.writer(values))
         except CupscaleError as error:
             line = run.plan_html(str(error), wrong=True)
-            return {self._plan_line: line, **self._shared(values, settings, None)}
+            return {self._plan_line: line, **self._quiet, **self._shared(values, settings, None)}
         quota = engine.quota_line(picture, asked, session.writer(values))
-        line = run.plan_line(plan, quota) + bounds.line(session.limits)
+        rest = run.plan_rest(plan, quota) + bounds.line(session.limits)
         laid, rows, note = self._lay(values, plan)
         with contextlib.suppress(
             CupscaleError
         ):  # too long a caption is refused at the run and on the Regions tab
             settings = settings.replace(captions=session.captions(rows, values[session.book]))
         return {
-            self._plan_line: run.plan_html(line + note),
+            self._plan_line: run.plan_html(rest + note, lead=f"{run.plan_lead(plan)}."),
+            **self._warned(picture, asked, plan),
             **laid,
             **self._shared(values, settings, picture, plan.output),
             **self._low_frequencies(picture, settings),
@@ -123,11 +139,51 @@ class Following:
 
     def _without_image(self, values: Values, settings: Settings) -> Updates:
         return {
-            self._plan_line: run.plan_html("Choose an image to see what a run takes."),
+            self._plan_line: run.plan_html(NO_IMAGE),
+            **self._quiet,
             **self._shared(values, settings, None),
             self._kept: gr.update(visible=False),
             self._kept_line: "",
         }
+
+    @property
+    def _quiet(self) -> Updates:
+        return {self._smaller: gr.update(visible=False)}
+
+    def _warned(self, picture: Picture, settings: Settings, plan: Plan) -> Updates:
+        """Where a run is long, the largest size that is not."""
+        if engine.expected_seconds(plan, settings) <= bounds.LONG_SECONDS:
+            return self._quiet
+        found = bounds.shorter(picture.size, settings)
+        if found is None:
+            line = f"Above {duration(bounds.LONG_SECONDS)}, at any size: fewer steps or a smaller image take less"
+            return {self._smaller: gr.update(visible=True, interactive=False, value=line)}
+        width, height = output_size(picture.size, found[0])
+        line = f"Above {duration(bounds.LONG_SECONDS)}: make it {width} × {height} instead, about {duration(found[1])}"
+        return {self._smaller: gr.update(visible=True, interactive=True, value=line)}
+
+    def made_smaller(self, values: Values) -> Any:
+        """The scale of the largest result that does not take long."""
+        session = self._session
+        try:
+            settings = session.controls.settings(values)
+            found = bounds.shorter(session.picture(values).size, settings)
+        except CupscaleError as error:
+            complain(error)
+            return gr.skip()
+        return found[0] if found else gr.skip()
+
+    def sized(self, image: str | None, event: gr.EventData) -> Any:
+        """The scale for a size that a person named."""
+        try:
+            return size.scale_to(str(event.kind), event.value, image, self._session.limits)
+        except CupscaleError as error:
+            complain(error)
+            return gr.skip()
+
+    def created(self, model: str, event: gr.EventData) -> Updates:
+        """The settings for a place of the Creativity slider."""
+        return self._session.controls.show(creativity.chosen(model, event.level))
 
     def _lay(self, values: Values, plan: Plan) -> tuple[Updates, Any, str]:
         """Lay the book's captions on the plan's regions where those changed.
@@ -174,7 +230,11 @@ class Following:
             settings, file = settings.replace(size=size), None
         elif picture:
             file = source.file_name(image)
-        return {self._links: share.texts(settings, name, file, session.limits), self._kept_visit: kept}
+        return {
+            self._links: share.texts(settings, name, file, session.limits),
+            self._kept_visit: kept,
+            self._creativity: creativity.shown(settings),
+        }
 
     def _low_frequencies(self, picture: Picture, settings: Settings) -> Updates:
         geometry = engine.geometry(settings.model)
@@ -197,6 +257,8 @@ class Following:
 
     def cutoff_of_scale(self, scale: float, now: float, followed: float, model: str) -> Any:
         """The cutoff goes with the scale until a person moves it."""
+        if not isinstance(scale, int | float) or not 1 <= scale <= MAX_SCALE:
+            return gr.skip()
         usual = engine.defaults(model).get("cutoff") if model in engine.names() else None
         wanted = float(str(usual)) if usual is not None else default_cutoff(scale)
         cutoff_control = self._session.controls["cutoff"]

@@ -86,7 +86,8 @@ class Painting:
             )
         )
         tab.token.change(None, tab.token, None, js=_KEEP_NAME)
-        demo.load(self.returned, tab.token, outputs, js=_KEPT_NAME, **TOASTING)
+        demo.load(None, None, tab.back, js=_KEPT_NAME)
+        tab.back.change(self.returned, tab.back, outputs, **TOASTING)
 
     # Handlers
 
@@ -256,7 +257,7 @@ class Painting:
             tab.viewer: viewer.pair(shot.before, shot.png, shot.size, shot.note, kept),
             tab.status: run.status_html("Done."),
             tab.shot: shot,
-            tab.png: shot.png,
+            tab.png: gr.update(value=shot.png, visible=True),
             tab.jpeg: gr.update(value=shot.jpeg),
             tab.downloads: gr.update(visible=True),
             **self._idle(),

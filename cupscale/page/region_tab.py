@@ -40,7 +40,7 @@ class RegionsTab:
     def __init__(self, session: Session) -> None:
         self._session = session
         gr.Markdown(
-            "The picture is painted in overlapping regions. Each may have a caption of its own; one without takes the prompt. "
+            "The picture is denoised in overlapping regions. Each may have a caption of its own; one without takes the prompt. "
             "Click a region, or choose its number.",
             elem_classes="cu-small",
         )
@@ -72,7 +72,7 @@ class RegionsTab:
             alt_text="The chosen region",
         )
         self.caption = gr.Textbox(
-            label="Its caption",
+            label="Region caption",
             lines=3,
             max_length=self._session.limits.caption_chars,
             elem_id="caption",

@@ -29,7 +29,7 @@ _STAGES = {
     "caption": "writing captions",
     "enlarge": "enlarging",
     "encode": "encoding",
-    "denoise": "painting",
+    "denoise": "denoising",
     "decode": "decoding",
     "correct": "correcting",
 }
@@ -110,21 +110,34 @@ TELL = (
 )
 
 
-def plan_html(text: str, wrong: bool = False, stamp: int = 0) -> str:
-    """The plan line, or why there is none; its text is escaped. stamp: makes a line that was there before a new one, which
-    is shown and read out again."""
+def plan_html(text: str, wrong: bool = False, stamp: int = 0, lead: str = "") -> str:
+    """The plan line, or why there is none; its text is escaped.
+
+    Args:
+        text: The line.
+        wrong: It is a refusal.
+        stamp: Makes a line that was there before a new one, which is shown and read out again.
+        lead: What stands before it, in bold.
+    """
     role = f'role="alert" data-wrong="true" data-stamp="{stamp}"' if wrong else 'role="status"'
-    return f'<p class="cu-plan" {role}>{escape(text)}</p>'
+    bold = f"<b>{escape(lead)}</b> " if lead else ""
+    return f'<p class="cu-plan" {role}>{bold}{escape(text)}</p>'
 
 
-def plan_line(plan: Plan, quota: str) -> str:
-    """Sizes, regions, who writes captions, evaluations, memory, time and quota, for a person."""
-    line = plan.line().replace(" -> ", " → ").replace(" x ", " × ")
-    if plan.seconds is None:
-        line += ", time not yet known for this model here"
-    if quota:
-        line += f", {quota}"
-    return line
+def plan_lead(plan: Plan) -> str:
+    """The sizes and the time, for a person."""
+    line = _typeset(plan.lead())
+    return line if plan.seconds is not None else f"{line}, time not yet known for this model here"
+
+
+def plan_rest(plan: Plan, quota: str) -> str:
+    """Regions, who writes captions, model calls, memory and quota, for a person."""
+    line = _typeset(plan.rest())
+    return f"{line}, {quota}" if quota else line
+
+
+def _typeset(line: str) -> str:
+    return line.replace(" -> ", " → ").replace(" x ", " × ")
 
 
 def _line(event: Progress) -> str:

@@ -69,16 +69,14 @@ class Session:
             image_mode=None,
             label="Image",
             sources=["upload", "clipboard", "webcam"],
-            height=280,
+            height=180,
             elem_id="image",
             buttons=[],
             alt_text="The input image",
-            placeholder="Drop an image here\n- or -\nclick to upload",
+            placeholder="Drop an image here\nor click to upload",
             render=False,
         )
-        self.randomize = gr.Checkbox(
-            False, label="A new seed for every run", elem_id="randomize", render=False
-        )
+        self.randomize = gr.Checkbox(False, label="Randomize seed", elem_id="randomize", render=False)
         self.captioner = gr.Dropdown(
             writers.choices(),
             value=writers.AUTO,

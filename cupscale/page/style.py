@@ -56,6 +56,7 @@ _FRAME = """
   .gradio-container > .main { padding: 8px !important; width: 100% !important; box-sizing: border-box; min-width: 0; }
   .gradio-container .row:has(> .column) { flex-direction: column; flex-wrap: nowrap; }
   .gradio-container .column { min-width: 0 !important; width: 100%; }
+  #shown { order: -1; }
 }
 """
 
@@ -64,6 +65,6 @@ def head() -> str:
     """The scripts that belong to no component, and the frame's rules."""
     scripts = "".join(
         f"<script>{(STATIC / f'{name}.js').read_text('utf-8')}</script>"
-        for name in ("store", "connection", "access", "telling")
+        for name in ("store", "connection", "access", "telling", "wipe")
     )
     return f"<style>{_FRAME}</style>{scripts}"

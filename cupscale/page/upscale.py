@@ -9,11 +9,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from cupscale import images, models
+from cupscale import images
 from cupscale.errors import CupscaleError
-from cupscale.page import engine, examples, history, keeping, run, scratch, share, source, viewer
+from cupscale.page import engine, examples, history, keeping, light, run, scratch, share, source, viewer
+from cupscale.page.advanced import Advanced
+from cupscale.page.creativity import Creativity
 from cupscale.page.filling import Examples, Filling
-from cupscale.page.following import Following
+from cupscale.page.following import NO_IMAGE, Following
 from cupscale.page.jobs import Updates
 from cupscale.page.opening import CLICK_DOWNLOAD, Opening
 from cupscale.page.painting import SHAPES, Painting
@@ -35,16 +37,19 @@ class UpscaleTab:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="first"):
             with gr.Column(scale=5, min_width=320):
                 self._build_input()
-                self._build_advanced()
-            with gr.Column(scale=7, min_width=320):
+                self.advanced = Advanced(session)
+            with gr.Column(scale=7, min_width=320, elem_id="shown"):
                 self._build_result()
         kept = session.limits.kept_seconds
         self.token = gr.Textbox(visible="hidden", elem_id="run-name")  # of the run that this tab shows
         self.wrote = gr.Textbox(visible="hidden", elem_id="wrote")  # captions of a run, as they arrive
-        self.visit = gr.Textbox(visible="hidden", elem_id="visit")  # that the browser kept
+        self.visit = gr.Textbox(visible="hidden", elem_id="visit")  # that the browser keeps
+        # The address and the visit that the page was opened with.
+        self.address = gr.Textbox(visible="hidden", elem_id="address")
+        self.back = gr.Textbox(visible="hidden", elem_id="back")  # the run that a reload finds again
         self.shot = gr.State(None, time_to_live=kept, delete_callback=run.forget)
         self.followed = gr.State(session.controls.first.cutoff, time_to_live=kept)
 
@@ -57,8 +62,16 @@ class UpscaleTab:
             visible=False,
             elem_id="inside",
         )
-        controls.text("prompt", "What the whole picture shows, in plain words. May stay empty.")
-        with gr.Row(visible=bool(engine.drawers()), elem_id="words"):
+        controls.text("prompt", "What the picture shows. May stay empty.", lines=1)
+        controls.size()
+        self.creativity = Creativity(controls.first, elem_id="creativity")
+        self.plan_line = gr.HTML(run.plan_html(NO_IMAGE), elem_id="plan")
+        self.smaller = gr.Button("", size="sm", visible=False, elem_id="smaller")
+        with gr.Row():
+            self.run = gr.Button("Upscale", variant="primary", scale=3, elem_id="run")
+            self.cancel = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="cancel")
+        drawers = bool(engine.drawers())
+        with gr.Row(visible=drawers, elem_id="words"):
             self.draw = gr.Button("No image? Draw one from the prompt", size="sm", scale=3, elem_id="draw")
             self.shape = gr.Dropdown(
                 list(SHAPES),
@@ -68,84 +81,33 @@ class UpscaleTab:
                 scale=1,
                 min_width=90,
                 elem_id="shape",
+                visible=drawers,
             )
-        with gr.Row():
-            with gr.Column(scale=3, min_width=180):
-                controls.slider("scale")
-            with gr.Column(scale=2, min_width=150):
-                controls.number("seed", 0, 2**32 - 1)
-                session.randomize.render()
-        self.plan_line = gr.HTML(run.plan_html("Choose an image to see what a run takes."), elem_id="plan")
-        with gr.Row():
-            self.run = gr.Button("Upscale", variant="primary", scale=3, elem_id="run")
-            self.cancel = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="cancel")
-
-    def _build_advanced(self) -> None:
-        controls = self._session.controls
-        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-            with gr.Row():
-                offered = models.presets(controls.model)
-                self.quick = gr.Button("Quick", size="sm", min_width=80, visible="quick" in offered)
-                self.paper = gr.Button("Paper", size="sm", min_width=80, visible="paper" in offered)
-                self.reset = gr.Button("Reset", size="sm", min_width=80)
-            gr.Markdown(
-                "**Quick** takes fewer model calls, **Paper** is what the paper states (for models that can), **Reset** "
-                "is what suits the model best.",
-                elem_classes="cu-small",
-            )
-            controls.text(
-                "negative_prompt", "What the picture should not show. Needs a guidance above 1.", lines=1
-            )
-            controls.slider("cutoff")
-            self.kept = gr.Image(
-                label="What the cutoff keeps of your image",
-                interactive=False,
-                buttons=[],
-                height=170,
-                visible=False,
-                alt_text="Your image, and its low-frequency part, which stays put",
-                elem_id="kept",
-            )
-            self.kept_line = gr.Markdown("", elem_classes="cu-small")
-            for name in ("structure", "attention", "detail", "strength"):
-                controls.slider(name)
-            controls.number("steps", 1, 1000)
-            for name in ("guidance", "flat_guidance", "overlap"):
-                controls.slider(name)
-            for name in ("upscaler", "scheduler", "model"):
-                controls.choice(name)
-            controls.share("fidelity")
-            with gr.Accordion("What the paper leaves open", open=False, elem_id="choices"):
-                controls.choices()
 
     def _build_result(self) -> None:
-        session = self._session
-        self.viewer = viewer.BeforeAfter(elem_id="result", label="Result")
+        best = examples.best()
+        self.viewer = viewer.BeforeAfter(
+            elem_id="result", label="Result", first=best.pair() if best else None
+        )
         self.status = gr.HTML(run.status_html(""), elem_id="status")
         gr.HTML(run.TELL)
         with gr.Row(visible=False, elem_id="downloads") as self.downloads:
-            self.png = gr.DownloadButton("Download PNG", size="sm", min_width=80, elem_id="png")
+            self.png = gr.DownloadButton(
+                "Download PNG", size="sm", min_width=80, elem_id="png", visible=False
+            )
             self.webp = gr.Button("Download WebP", size="sm", min_width=80, elem_id="webp")
             self.jpeg = gr.Button("Download JPEG", size="sm", min_width=80, elem_id="jpeg")
         # Filled on demand and clicked by a script: encoding waits until someone wants the format.
-        self.other = gr.DownloadButton("other", visible="hidden", elem_id="other")
-        self.gallery: gr.Gallery | None = None
+        self.other = gr.DownloadButton("other", visible=False, elem_id="other")
+        self.strip: examples.Strip | None = None
         if examples.every():
-            self.gallery = gr.Gallery(
-                [(e.path(e.after), e.title) for e in examples.every()],
-                label="Examples: a click shows the result",
-                columns=4,
-                rows=2,
-                height="auto",
-                object_fit="cover",
-                allow_preview=False,
-                buttons=[],
-                elem_id="examples",
-                interactive=False,
-            )
-        with gr.Accordion("Link, command, restore", open=False, elem_id="share"):
+            self.strip = examples.Strip(elem_id="examples")
+        with gr.Accordion("Link, command, restore", open=False, elem_id="share") as self.sharing:
             self.links = share.Share(elem_id="share-rows")
-            self.keeping = keeping.Keeping(session.limits)
+            self.links.value = share.texts(
+                self._session.controls.first, None, "photo.png", self._session.limits
+            )
+            self.keeping = keeping.Keeping(self._session.limits)
             self.dropped = gr.File(
                 label="Drop a result here to get its settings back",
                 file_types=["image"],
@@ -168,18 +130,19 @@ class UpscaleTab:
             What opens results of other tabs in this one.
         """
         session = self._session
-        parts = self.plan_line, self.links, self.kept, self.kept_line, self.followed, self.visit
-        following = Following(session, *parts)
+        following = Following(session, self)
         following.wire(drawing)
         filling = Filling(session, self.followed)
-        filling.wire_presets(self.quick, self.paper, self.reset)
+        filling.wire_presets(self.advanced.quick, self.advanced.paper, self.advanced.reset)
+        light.later(self.advanced.part, self.advanced.part.expand)
+        light.later(self.sharing, self.sharing.expand)
         restored = filling.outputs
         session.follow(self.dropped.upload(filling.from_file, self.dropped, restored, **TOASTING))
         session.follow(self.inside.click(filling.from_file, session.image, restored, **TOASTING))
         session.follow(past.select(filling.from_history, None, restored, **TOASTING))
         shown = Examples(session, filling, self)
         self._wire_image()
-        shown.wire(self.gallery, demo)
+        shown.wire(self.strip, demo)
         Painting(session, self).wire(demo)
         self._wire_formats()
         opening = Opening(session, filling, self, tabs)
@@ -230,7 +193,7 @@ class UpscaleTab:
             try:
                 if not isinstance(shot, run.Shot) or not Path(shot.png).is_file():
                     raise CupscaleError(run.GONE)
-                return run.encode(shot, suffix)
+                return gr.update(value=run.encode(shot, suffix), visible="hidden")
             except CupscaleError as error:  # raised, so that no download follows
                 raise refusal(error) from None
 

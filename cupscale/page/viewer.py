@@ -33,7 +33,7 @@ def data_url(image: Image.Image, quality: int = 80) -> str:
 class Scripted(gr.HTML):
     """HTML with a fixed template and a script: the files of `STATIC` by the name `part`."""
 
-    def __init__(self, part: str, value: dict[str, Any], **options: Any) -> None:
+    def __init__(self, part: str, value: Any, **options: Any) -> None:
         super().__init__(
             value,
             html_template=(STATIC / f"{part}.html").read_text("utf-8"),
@@ -43,10 +43,10 @@ class Scripted(gr.HTML):
 
 
 class BeforeAfter(Scripted):
-    """The slider. Its value is made by `empty`, `preview` and `pair`."""
+    """The slider. Its value is made by `empty`, `preview` and `pair`. first: what it shows at the start."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__("viewer", empty(), **options)
+    def __init__(self, first: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__("viewer", first or empty(), **options)
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "object", "description": "before and after, as files"}

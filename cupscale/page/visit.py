@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.page import references
 from cupscale.settings import Settings
 
-# A reload and the way back have the visit; a link that is opened does not.
-READ = """() => [performance.getEntriesByType('navigation')[0]?.type !== 'navigate'
-  && sessionStorage.getItem('cupscale-visit') || '']"""
+# What the page is opened with: the query of its address, and what the browser kept. A reload and the way back have the
+# visit; a link that is opened does not. Nothing is asked of the server where there is neither.
+READ = """() => {
+  const kept = performance.getEntriesByType('navigation')[0]?.type !== 'navigate'
+    && sessionStorage.getItem('cupscale-visit') || ''
+  return kept || location.search.length > 1 ? JSON.stringify({query: location.search.slice(1), kept}) : ''
+}"""
 
 KEEP = """(visit) => {
   try { sessionStorage.setItem('cupscale-visit', visit) } catch { /* full, or off: a reload starts anew */ }
@@ -30,6 +35,19 @@ class Visit(NamedTuple):
     gone: bool
     example: str | None
     randomize: bool
+
+
+def read(arrived: str) -> tuple[dict[str, str], str]:
+    """What the page was opened with, as `READ` gives it.
+
+    Returns:
+        The query of its address, and what the browser kept; both are empty for what is none of ours.
+    """
+    try:
+        given = parse_object(arrived, "the address")
+    except CupscaleError:
+        return {}, ""
+    return dict(parse_qsl(str(given.get("query", "")), keep_blank_values=True)), str(given.get("kept") or "")
 
 
 def packed(

@@ -15,7 +15,8 @@ def visit(page, url, query=FAST):
     page.goto(f"{url}?{query}")
     page.locator("#run").wait_for()
     seed = dict(urllib.parse.parse_qsl(query))["seed"]
-    expect(page.locator("#set-seed input")).to_have_value(seed)  # the link was read
+    # The link was read, and the plan followed.
+    expect(page.locator("#visit textarea")).to_have_value(re.compile(rf'"seed": {seed}\b'))
 
 
 def give(page, path, size="64"):
@@ -24,6 +25,12 @@ def give(page, path, size="64"):
     expect(page.locator("#plan")).to_contain_text(
         re.compile(rf"{size}|limit|not an image|truncated", re.IGNORECASE)
     )
+
+
+def setting(page, name):
+    """The input of a setting that lies under Advanced."""
+    open_part(page, "advanced")
+    return page.locator(f"#set-{name} input").first
 
 
 def upscale(page):

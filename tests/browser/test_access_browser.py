@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser_hands import WAIT, expect, give, open_part, upscale, visit
+from browser_hands import WAIT, expect, give, open_part, setting, upscale, visit
 from page_server import free_port
 
 TABS = ("Upscale", "Regions", "Batch", "Compare", "History")
@@ -60,12 +60,12 @@ def test_axe_finds_nothing_of_ours(chromium, url, empty, small, scheme):
         assert wrong <= usual, (tab, "closed")
     for part in ("advanced", "share"):
         open_part(page, part)
-    page.locator("#set-seed input").fill("-5")
-    page.locator("#set-seed input").press("Enter")
+    setting(page, "seed").fill("-5")
+    setting(page, "seed").press("Enter")
     expect(page.locator("#plan [data-wrong]")).to_be_visible()
     assert found(page) <= usual  # a refusal in sight
-    page.locator("#set-seed input").fill("3")
-    page.locator("#set-seed input").press("Enter")
+    setting(page, "seed").fill("3")
+    setting(page, "seed").press("Enter")
     upscale(page)
     for tab, wrong in looked_through(page).items():
         assert wrong <= usual, (tab, "open, with a result")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser_hands import WAIT, download, expect, give, open_part, upscale, visit
+from browser_hands import WAIT, download, expect, give, open_part, setting, upscale, visit
 from gradio_client import Client, handle_file
 from page_server import FAST, FAST_SETTINGS, ROOT, photo, serve
 from PIL import Image
@@ -31,7 +31,7 @@ def test_upload_run_progress_slider_lens_downloads(page, url, small, tmp_path):
     visit(page, url)
     give(page, small)
     plan = page.locator("#plan").inner_text()
-    assert "64 × 48 → 128 × 96" in plan and "regions" in plan and "evaluations" in plan
+    assert "64 × 48 → 128 × 96" in plan and "regions" in plan and "model calls" in plan
 
     page.evaluate("""() => {
       window.seen = [];
@@ -196,7 +196,7 @@ def test_a_link_opens_in_a_fresh_browser(page, url):
     query = query.replace("seed=3", "seed=77")
     visit(page, url, query)
     expect(page.locator("#set-prompt textarea")).to_have_value("a fox & <i>snow</i>")
-    expect(page.locator("#set-seed input")).to_have_value("77")
+    expect(setting(page, "seed")).to_have_value("77")
     expect(page.locator("#set-scale input[type=number]")).to_have_value("3.5")
     open_part(page, "share")
     expect(page.locator('[data-row="command"] textarea')).to_have_value(re.compile("--seed 77"))
@@ -220,7 +220,7 @@ def test_a_bad_part_of_a_link_is_named_and_the_rest_kept(page, url):
     expect(toasts).to_contain_text("scale")
     expect(toasts).to_contain_text("captions")
     expect(toasts).to_contain_text("not on this page")
-    expect(page.locator("#set-seed input")).to_have_value("5")
+    expect(setting(page, "seed")).to_have_value("5")
 
 
 def test_a_result_gives_its_settings_back(page, url, small, tmp_path):
@@ -231,7 +231,7 @@ def test_a_result_gives_its_settings_back(page, url, small, tmp_path):
     open_part(page, "share")
     page.locator("#restore input[type=file]").set_input_files(str(file))
     expect(page.locator("#set-prompt textarea")).to_have_value("an old door")
-    expect(page.locator("#set-seed input")).to_have_value("123")
+    expect(setting(page, "seed")).to_have_value("123")
     open_part(page, "advanced")
     expect(page.locator("#set-steps input")).to_have_value("7")
     page.locator("#restore button[aria-label*='emove'], #restore button[aria-label*='lear']").first.click()
@@ -256,7 +256,7 @@ def test_history_is_kept_by_the_browser_and_can_be_deleted(page, url, small):
         assert image.size == (128, 96)
     page.get_by_role("button", name=re.compile("^Use the settings")).click()
     page.get_by_role("tab", name="Upscale").click()
-    expect(page.locator("#set-seed input")).to_have_value("41")
+    expect(setting(page, "seed")).to_have_value("41")
     expect(page.locator("#set-prompt textarea")).to_have_value("kept")
     page.get_by_role("tab", name="History").click()
     page.get_by_role("button", name=re.compile("^Delete .*seed41")).click()
@@ -466,12 +466,13 @@ def test_paper_sets_what_the_paper_states(page, url):
 def test_a_new_seed_for_every_run_is_shown_and_used(page, url, small, tmp_path):
     visit(page, url)
     give(page, small)
-    page.get_by_label("A new seed for every run").check()
+    seed = setting(page, "seed")
+    page.get_by_label("Randomize seed").check()
     shown = "3"
     for k in range(2):
         page.locator("#run").click()
-        expect(page.locator("#set-seed input")).not_to_have_value(shown)
-        shown = page.locator("#set-seed input").input_value()
+        expect(seed).not_to_have_value(shown)
+        shown = seed.input_value()
         expect(page.locator("#result .cu-note")).to_contain_text(f"seed {shown}")
         file = tmp_path / f"{k}.png"
         download(page, "#png").save_as(file)
@@ -629,7 +630,7 @@ def test_a_picture_is_drawn_from_the_prompt_and_becomes_the_input(page, url):
     expect(image).to_be_visible()
     first = image.get_attribute("src")
     expect(page.locator("#plan")).to_contain_text("64 × 64 → 128 × 128")
-    page.locator("#set-seed input").fill("9")
+    setting(page, "seed").fill("9")
     page.locator("#draw").click()
     expect(image).not_to_have_attribute("src", first)
     expect(page.locator("#draw")).to_be_enabled()

@@ -32,7 +32,7 @@ def begin(page, url, path, query=LONG):
     visit(page, url, query)
     give(page, path)
     page.locator("#run").click()
-    expect(page.locator("#status")).to_contain_text("painting")
+    expect(page.locator("#status")).to_contain_text("denoising")
 
 
 WATCH = """() => {
@@ -59,7 +59,7 @@ def test_the_second_visitor_sees_the_place_and_the_wait_and_can_leave(visitors, 
     expect(status).to_contain_text("Cancelled, before it began")
     expect(second.locator("#run")).to_be_enabled()
     expect(second.locator("#cancel")).to_be_disabled()
-    expect(first.locator("#status")).to_contain_text("painting")  # the other one goes on
+    expect(first.locator("#status")).to_contain_text("denoising")  # the other one goes on
     second.locator("#run").click()
     expect(status).to_contain_text("1 run before this one")
     first.locator("#cancel").click()
@@ -118,13 +118,13 @@ def test_nothing_the_run_still_says_comes_after_cancelled(page, url, small):
     page.locator(
         "#run"
     ).click()  # and the next run waits for the last call of the one before, if for anything
-    expect(page.locator("#status")).to_contain_text("painting")
+    expect(page.locator("#status")).to_contain_text("denoising")
     page.locator("#cancel").click()
     expect(page.locator("#status")).to_contain_text("Cancelled")
     seen = page.evaluate("seen")
     ends = [k for k, line in enumerate(seen) if "Cancelled" in line]
     begins = [k for k, line in enumerate(seen) if "starting" in line or "queue" in line]
-    assert all("painting" not in line for line in seen[ends[0] : begins[0]])
+    assert all("denoising" not in line for line in seen[ends[0] : begins[0]])
 
 
 def test_compare_and_the_captioner_wait_in_the_same_queue(visitors, url, small):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from browser_hands import expect, give, open_part, visit
+from browser_hands import expect, give, open_part, setting, visit
 from page_server import FAST, photo, serve
 from PIL import Image
 
@@ -35,7 +35,7 @@ def test_a_result_larger_than_any_input_gives_its_settings_back(page, space, tmp
     visit(page, space)
     restore(page, path)
     expect(page.locator("#set-prompt textarea")).to_have_value("an old door")
-    expect(page.locator("#set-seed input")).to_have_value("123")
+    expect(setting(page, "seed")).to_have_value("123")
     page.locator("#image input[type=file]").set_input_files(
         str(path)
     )  # as an image it is too large, and told so
@@ -62,4 +62,4 @@ def test_a_tiff_gives_its_settings_back(page, url, tmp_path, door):
         give(page, path)
         page.locator("#inside").click()
     expect(page.locator("#set-prompt textarea")).to_have_value("an old door")
-    expect(page.locator("#set-seed input")).to_have_value("123")
+    expect(setting(page, "seed")).to_have_value("123")

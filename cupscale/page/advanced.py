@@ -1,0 +1,90 @@
+"""Everything that the first screen leaves out, in groups, under "Advanced"."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from cupscale import models
+from cupscale.page.session import Session
+
+
+class Advanced:
+    """Its components, made where it stands.
+
+    Attributes:
+        part: The accordion.
+        quick, paper, reset: The presets' buttons.
+        kept, kept_line: What the cutoff keeps of the image.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        with gr.Accordion("Advanced", open=False, elem_id="advanced") as self.part:
+            self._presets()
+            with gr.Row():
+                session.controls.number("seed", 0, 2**32 - 1)
+                session.randomize.render()
+            self._keeping()
+            self._words()
+            self._sampling()
+            with gr.Accordion("What the paper leaves open", open=False, elem_id="choices"):
+                session.controls.choices()
+
+    def _presets(self) -> None:
+        offered = models.presets(self._session.controls.model)
+        with gr.Row():
+            self.quick = gr.Button("Quick", size="sm", min_width=80, visible="quick" in offered)
+            self.paper = gr.Button("Paper", size="sm", min_width=80, visible="paper" in offered)
+            self.reset = gr.Button("Reset", size="sm", min_width=80)
+        gr.HTML(
+            '<p class="cu-small"><b>Quick</b> takes fewer model calls, <b>Paper</b> is what the paper states (for models '
+            "that can), <b>Reset</b> is what suits the model best.</p>"
+        )
+
+    def _keeping(self) -> None:
+        controls = self._session.controls
+        _heading("Keep or invent")
+        with gr.Row():
+            controls.slider("strength")
+            controls.slider("structure")
+        with gr.Row():
+            controls.slider("cutoff")
+            controls.share("fidelity")
+        self.kept = gr.Image(
+            label="What the cutoff keeps of your image",
+            interactive=False,
+            buttons=[],
+            height=170,
+            visible=False,
+            alt_text="Your image, and its low-frequency part, which stays put",
+            elem_id="kept",
+        )
+        self.kept_line = gr.Markdown("", elem_classes="cu-small")
+
+    def _words(self) -> None:
+        controls = self._session.controls
+        _heading("Words")
+        controls.text(
+            "negative_prompt", "What the picture should not show. Needs a guidance scale above 1.", lines=1
+        )
+        with gr.Row():
+            controls.slider("guidance")
+            controls.slider("flat_guidance")
+        with gr.Row():
+            controls.slider("attention")
+            controls.slider("detail")
+
+    def _sampling(self) -> None:
+        controls = self._session.controls
+        _heading("Model and sampling")
+        with gr.Row():
+            controls.choice("model")
+            controls.choice("upscaler")
+        with gr.Row():
+            controls.number("steps", 1, 1000)
+            controls.choice("scheduler")
+        controls.slider("overlap")
+
+
+def _heading(text: str) -> None:
+    gr.HTML(f'<h3 class="cu-group">{text}</h3>')
