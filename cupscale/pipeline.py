@@ -55,10 +55,11 @@ from cupscale.planning import (
     make_plan,
     per_cell,
 )
-from cupscale.preview import PreviewMap
+from cupscale.preview import Pace, PreviewMap
 from cupscale.settings import CHOICES, SAVINGS, Settings
 from cupscale.upscalers.choose import settle
 
+PREVIEW_SECONDS = 0.5  # least time from one to the next
 Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
 CaptionEvent = CaptionProgress | Notice | Captioned
 
@@ -541,15 +542,16 @@ class _Run:
     ) -> Generator[Event, None, Tensor]:
         """The events of `denoise` as those of a stage; returns its last state (1, C, H, W)."""
         self._stage = stage
-        began = time.perf_counter()
+        began, pace = time.perf_counter(), Pace(PREVIEW_SECONDS)
         with contextlib.closing(loop), self._finite():
             for event in loop:
                 if isinstance(event, RegionsDone):
                     yield self._denoised(stage, event, time.perf_counter() - began)
                 elif isinstance(event, StepDone):
                     z = event.sample
-                    if preview:
+                    if preview and (pace.due() or event.step + 1 == event.steps):
                         yield Preview(preview(event.x0), event.step + 1, event.steps)
+                        pace.shown()
                 else:
                     yield event
         self._network_seconds += time.perf_counter() - began

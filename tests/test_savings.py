@@ -7,9 +7,11 @@ from checkpoints import make_sdxl
 from PIL import Image
 
 from cupscale import models
+from cupscale.method.regions import Size
 from cupscale.method.sampler import denoise
 from cupscale.method.windows import FlatPlaces, Placement
 from cupscale.pipeline import CUpscalePipeline
+from cupscale.preview import Pace
 from cupscale.settings import SAVINGS, Settings
 
 FAST = {
@@ -164,10 +166,8 @@ def test_x0_is_z_l_in_a_window_that_shows_nothing():
     rich = torch.zeros(1, 1, 6, 32)
     rich[..., 5, 7] = rich[..., 0, 16] = 0.5
     network = Network()
-    options = {"window": (6, 8), "overlap": 0.0, "seed": 3, "guided_steps": 1, "flat": FlatPlaces(rich, z)}
-    from cupscale.method.regions import Size
-
-    options["window"] = Size(6, 8)
+    flat = FlatPlaces(rich, z)
+    options = {"window": Size(6, 8), "overlap": 0.0, "seed": 3, "guided_steps": 1, "flat": flat}
     events = [event for event in denoise(network, Schedule(), z, **options) if hasattr(event, "x0")]
     assert [place for _, place in network.asked] == [0, 2, 0, 2]
     assert network.guided == [True, True, False, False]
@@ -179,8 +179,6 @@ def test_x0_is_z_l_in_a_window_that_shows_nothing():
 
 def test_captions_follow_the_nearest_window_of_the_plan():
     """Columns of windows at 0, 8, 16, 24 in the plan; moved by 5 they lie at 0, 3, 11, 19, 24."""
-    from cupscale.method.regions import Size
-
     z = torch.zeros(1, 1, 6, 32)
     network = Network()
     list(
@@ -191,3 +189,44 @@ def test_captions_follow_the_nearest_window_of_the_plan():
     for region, place in network.asked:
         assert abs(region.x - 8 * place) <= 4
     assert len({region.x for region, _ in network.asked}) > 4
+
+
+def test_the_prompts_keys_are_made_once_a_run(pipeline):
+    """To each layer: once for the pass over the whole picture, once for the two halves of guidance, whatever the steps are."""
+    counts = []
+    hooks = [
+        module.to_k.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+        for name, module in pipeline.backbone.network.named_modules()
+        if name.endswith("attn2")
+    ]
+    try:
+        result = pipeline.upscale(photo(), **FAST)
+        first, layers = list(counts), len(hooks)
+        counts.clear()
+        many = pipeline.upscale(photo(), **FAST | {"steps": 4})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert sorted(first) == sorted(counts) == [1] * layers + [2] * layers
+    assert result.plan.steps != many.plan.steps
+
+
+def test_previews_come_at_a_bounded_rate():
+    now = iter([10.0, 10.4, 10.6, 10.6, 11.05])
+    pace = Pace(0.5, lambda: next(now))
+    assert pace.due()
+    pace.shown()  # 10.0
+    assert not pace.due()  # 10.4
+    assert pace.due()  # 10.6
+    pace.shown()
+    assert not pace.due()  # 11.05
+
+
+def test_a_fast_run_shows_its_first_and_its_last_preview(pipeline, monkeypatch):
+    monkeypatch.setattr("cupscale.pipeline.PREVIEW_SECONDS", 3600)
+    steps = [
+        event.step
+        for event in pipeline.stream(photo(), **FAST | {"scale": 2})
+        if type(event).__name__ == "Preview"
+    ]
+    assert steps == [0, 1, 5]

@@ -178,8 +178,9 @@ class RegionDenoiser:
 
     def _call(self, call: Call, mode: Literal["capture", "compose"]) -> Tensor:
         self.composer.mode, self.composer.own = mode, 0
+        self.composer.prompts = tuple(map(id, call.texts))
         try:
             with torch.no_grad():
                 return self._network(call, self.composer)
         finally:
-            self.composer.mode, self.composer.own = "off", 0
+            self.composer.mode, self.composer.own, self.composer.prompts = "off", 0, ()

@@ -14,7 +14,7 @@ frequency (`semantics.add_high`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +40,7 @@ class Composer:
             regions `boxes` (R, 4), fractions of the canvas, whose latents have `cells`.
         own: Tokens of the regions' own prompts, which follow the global prompt's in the text; 0 where every region has
             the global prompt.
+        prompts: Which global prompt each row of a call has, so that its keys and values are made once a run; empty: not known.
         words: The attention prior as a screen of words, in place of the mix.
         cutoff: The global prompt keeps the frequencies below this fraction of the canvas' Nyquist, and the region's own
             gives those above; None mixes them at all.
@@ -52,6 +53,7 @@ class Composer:
     boxes: Tensor = field(default_factory=lambda: torch.empty(0, 4))
     cells: Size = Size(0, 0)
     own: int = 0
+    prompts: tuple[Hashable, ...] = ()
     words: WordScreen | None = None
     cutoff: float | None = None
 
