@@ -629,7 +629,7 @@ def _show(events: Iterable[Any], *, several: bool, as_json: bool) -> list[Done]:
                 bar.write(f"{event.number} of {event.total}: {event.job.source}", file=sys.stderr)
             elif isinstance(event, Planned):
                 bar.write(event.plan.line(), file=sys.stderr)
-                bar.reset(total=event.plan.steps * len(event.plan.regions))
+                bar.reset(total=event.plan.windows)
             elif isinstance(event, Notice):
                 bar.write(f"note: {event.message}", file=sys.stderr)
             elif isinstance(event, Progress):
@@ -647,7 +647,7 @@ def _advance(bar: Any, event: Any) -> None:
         bar.set_description_str(f"draw {event.step}/{event.steps}")
     elif event.stage == "denoise":
         bar.set_description_str(f"step {event.step}/{event.steps}", refresh=False)
-        bar.update((event.step - 1) * event.total + event.regions - bar.n)
+        bar.update(round(event.fraction * bar.total) - bar.n)
     elif event.stage == "caption":
         bar.set_description_str(f"caption {event.regions}/{event.total}")
     else:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -36,7 +35,7 @@ from cupscale.captions import match, within_budget
 from cupscale.correct import correct, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
-from cupscale.images.tensors import carried_on, padded, to_bytes
+from cupscale.images.tensors import padded, to_bytes
 from cupscale.method.edges import edges, with_edge_noise
 from cupscale.method.guidance import LowGuidance, guidance_map, richness
 from cupscale.method.lowpass import LowPass
@@ -44,19 +43,23 @@ from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
 from cupscale.method.regions import Size
 from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
+from cupscale.method.windows import FlatPlaces, Placement
 from cupscale.planning import (
     LEAST_TILE_PX,
     Geometry,
     Plan,
+    counted,
     device_bytes,
     drawn_size,
     fitting_scale,
     make_plan,
+    per_cell,
 )
-from cupscale.preview import PreviewMap
-from cupscale.settings import CHOICES, Settings
+from cupscale.preview import Pace, PreviewMap
+from cupscale.settings import CHOICES, SAVINGS, Settings
 from cupscale.upscalers.choose import settle
 
+PREVIEW_SECONDS = 0.5  # least time from one to the next
 Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
 CaptionEvent = CaptionProgress | Notice | Captioned
 
@@ -226,10 +229,12 @@ class CUpscalePipeline:
 class _Latents(NamedTuple):
     """What `_Run._encode` gives.
 
-    base: (1, C, H, W) on the canvas. overview: (1, C, h, w), None where nothing asks for it. enlarged: what a ControlNet sees.
+    base: (1, C, H, W) on the canvas. flat: the windows that stay as they are. overview: (1, C, h, w), None where nothing asks for
+    it. enlarged: what a ControlNet sees.
     """
 
     base: Tensor
+    flat: FlatPlaces | None
     structure: GlobalStructure | None
     overview: Tensor | None
     preview: PreviewMap | None
@@ -332,7 +337,7 @@ class _Run:
     def _draw(self) -> Generator[Event, None, None]:
         """The input from the prompt, as the pipeline's own text-to-image call: one window, no prior, the whole schedule."""
         backbone, plan = self.pipeline.backbone, self.plan
-        nothing_added = {name: Settings.model_fields[name].default for name in CHOICES}
+        nothing_added = {name: Settings.model_fields[name].default for name in (*CHOICES, *SAVINGS)}
         plain = self.settings.replace(**nothing_added, strength=1.0, attention=0.0, detail=0.0, captions=())
         read, _ = readable(plain, backbone)
         canvas = Size(*(side // plan.cell_px for side in reversed(plan.input)))
@@ -351,7 +356,8 @@ class _Run:
             backbone.release()
         self.source = images.Picture(image)
         self.settings, why = settle(self.settings, self.source)
-        self.plan = replace(plan, upscaler=self.settings.upscaler, why=why)
+        rich = looked_at(self.settings, self.source)
+        self.plan = replace(counted(plan, self.settings, rich), upscaler=self.settings.upscaler, why=why)
         yield Drawn(image)
 
     def _captions(self) -> Generator[Event, None, tuple[Settings, tuple[str | None, ...]]]:
@@ -442,13 +448,14 @@ class _Run:
         if settings.passes_overview:
             overview = yield from self._encoded(overview_image(plain, plan), plan.overview)
         enlarged = yield from self._enlarged(base, z)
+        flat = self._flat(z)
         if settings.edge_noise > 0:
             noise = draw_noise(z.shape, settings.seed, 4).to(z.device)
             on_edges = self._per_cell(edges(images.to_tensor(self.picture.rgb))).to(z.device)
             z = with_edge_noise(z, on_edges, settings.edge_noise, noise)
         side = self.pipeline.preview_px
         preview = PreviewMap(z, base, side, plan) if side else None
-        return _Latents(z, structure, overview, preview, enlarged)
+        return _Latents(z, flat, structure, overview, preview, enlarged)
 
     def _encoded(self, image: Image.Image, size: Size) -> Generator[Event, None, Tensor]:
         """Latents (1, C, h, w) of an image that is padded to `size` in cells."""
@@ -486,6 +493,9 @@ class _Run:
                 window=plan.window,
                 overlap=settings.overlap,
                 seed=settings.seed,
+                placement=Placement(settings.windows, settings.overlap_falls),
+                flat=latents.flat,
+                guided_steps=settings.guided_steps,
                 structure=latents.structure,
                 overview=latents.overview,
                 low_guidance=self._low_guidance(),
@@ -532,15 +542,16 @@ class _Run:
     ) -> Generator[Event, None, Tensor]:
         """The events of `denoise` as those of a stage; returns its last state (1, C, H, W)."""
         self._stage = stage
-        began = time.perf_counter()
+        began, pace = time.perf_counter(), Pace(PREVIEW_SECONDS)
         with contextlib.closing(loop), self._finite():
             for event in loop:
                 if isinstance(event, RegionsDone):
                     yield self._denoised(stage, event, time.perf_counter() - began)
                 elif isinstance(event, StepDone):
                     z = event.sample
-                    if preview:
+                    if preview and (pace.due() or event.step + 1 == event.steps):
                         yield Preview(preview(event.x0), event.step + 1, event.steps)
+                        pace.shown()
                 else:
                     yield event
         self._network_seconds += time.perf_counter() - began
@@ -578,10 +589,14 @@ class _Run:
         return LowGuidance(lowpass, settings.guidance_low - settings.guidance)
 
     def _per_cell(self, of_input: Tensor) -> Tensor:
-        """A map over the input's pixels (1, 1, h, w), on the canvas (1, 1, H, W); its padding carries the edge on."""
-        cell = self.pipeline.backbone.geometry.cell
-        width, height = (max(1, round(side / cell)) for side in self.plan.output)
-        return carried_on(F.interpolate(of_input, (height, width), mode="bilinear"), *self.plan.canvas)
+        """A map over the input's pixels (1, 1, h, w), on the canvas (1, 1, H, W)."""
+        return per_cell(of_input, self.plan.output, self.plan.canvas, self.plan.cell_px)
+
+    def _flat(self, z: Tensor) -> FlatPlaces | None:
+        """The windows that show nothing, where they are to stay as they are. z: of the base upscale."""
+        if self.settings.flat_windows != "keep":
+            return None
+        return FlatPlaces(self._per_cell(richness(images.to_tensor(self.picture.rgb))), z)
 
     @contextlib.contextmanager
     def _finite(self) -> Iterator[None]:
@@ -620,6 +635,8 @@ class _Run:
     def _remember_speed(self, rest: float) -> None:
         """rest: seconds of everything but captions and network."""
         plan = self.plan
+        if not plan.work:
+            return
         speed = {
             "sample": self._network_seconds / plan.work,
             "cells": plan.window.h * plan.window.w,
@@ -661,7 +678,8 @@ def plan_run(
         picture = image if isinstance(image, images.Picture) else images.Picture(image)
         size = picture.size
         settings, why = settle(settings, picture)
-    plan = replace(make_plan(size, settings, geometry, speed, drawn=image is None), why=why)
+    rich = None if picture is None else looked_at(settings, picture)
+    plan = replace(make_plan(size, settings, geometry, speed, drawn=image is None, rich=rich), why=why)
     if isinstance(image, tuple) or captioning is None or not asks(captioning, settings) or not plan.steps:
         return plan
     regions = captions_wanted(settings)
@@ -675,8 +693,13 @@ def plan_run(
     assert captioner is not None  # or it would not be asked
     if speed and (call := machine.known_speed(_speed_name(captioner), captioner.device)):
         speed = dict(speed) | call
-    plan = make_plan(size, settings, geometry, speed, caption_calls=calls, drawn=image is None)
+    plan = make_plan(size, settings, geometry, speed, caption_calls=calls, drawn=image is None, rich=rich)
     return replace(plan, why=why, captioner=captioner.name)
+
+
+def looked_at(settings: Settings, picture: images.Picture) -> Tensor | None:
+    """`richness` of the input, (1, 1, h, w), where windows that show nothing cost nothing; else None."""
+    return richness(images.to_tensor(picture.rgb)) if settings.flat_windows == "keep" else None
 
 
 def captions_wanted(settings: Settings) -> bool:

@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size, plan_regions
+from cupscale.method.sampler import JITTER, generator
+from cupscale.method.windows import FlatPlaces, Placement
 from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
 
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
@@ -40,8 +45,10 @@ class Geometry:
 class Plan:
     """input, output: (width, height) in pixels. canvas, window, overview, regions: in latent cells.
 
-    evaluations: of the network, windows times steps plus one a step for the attention prior; guidance doubles the windows'.
-    drawing: those among them that draw the input from words, which guidance doubles too; 0 where an image is given.
+    evaluations: of the network: the windows of all steps plus one a step for the attention prior.
+    windows: those of all steps, without the `kept` ones, in which the input shows nothing.
+    doubled: those of the windows that are guided, and take two samples.
+    drawing: the evaluations that draw the input from words, which guidance doubles too; 0 where an image is given.
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
     caption_calls: of the captioner, at most; it keeps answers, and does not give them twice. captioner: its name.
     steps: that are run, the last of the schedule's `schedule_steps`.
@@ -66,6 +73,9 @@ class Plan:
     drawing: int = 0
     upscaler: str = ""
     why: str = ""
+    windows: int = 0
+    kept: int = 0
+    doubled: int = 0
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -79,8 +89,7 @@ class Plan:
     @property
     def samples(self) -> int:
         """Network samples: evaluations with guidance counted twice."""
-        windows = len(self.regions) * self.steps + self.drawing
-        return (1 + self.guided) * windows + (self.evaluations - windows)
+        return self.evaluations + self.doubled + self.guided * self.drawing
 
     @property
     def work(self) -> float:
@@ -98,7 +107,8 @@ class Plan:
         """What else there is to know of the run."""
         parts = [
             f"{len(self.regions)} region{'s' * (len(self.regions) > 1)}",
-            f"{self.evaluations} model calls{' (guidance doubles each)' * self.guided}",
+            f"{self.evaluations} model calls{self._guidance_in_words()}",
+            *[f"{self.kept} windows show nothing and cost nothing"] * bool(self.kept),
             *[f"the last {self.steps} of {self.schedule_steps} steps"] * bool(self.steps),
             f"about {self.bytes / 2**30:.1f} GB",
         ]
@@ -114,6 +124,12 @@ class Plan:
     def line(self) -> str:
         """One line for a person; size and time lead."""
         return f"{self.lead()}, {self.rest()}"
+
+    def _guidance_in_words(self) -> str:
+        if not self.guided:
+            return ""
+        which = "each" if self.doubled == self.windows else f"{self.doubled + self.drawing} of them"
+        return f" (guidance doubles {which})"
 
     def to_dict(self) -> dict[str, Any]:
         data = asdict(self)
@@ -197,6 +213,7 @@ def make_plan(
     *,
     caption_calls: int = 0,
     drawn: bool = False,
+    rich: Tensor | None = None,
 ) -> Plan:
     """Plan a run.
 
@@ -208,6 +225,8 @@ def make_plan(
             measured by earlier runs; `call`, where it is there, for one call of the captioner.
         caption_calls: See `cupscale.captioners.caption_calls`.
         drawn: The input is drawn from the prompt first. At scale 1 it is the result.
+        rich: (1, 1, h, w) over the input, as `guidance.richness` measures it, for the windows that show nothing; None where it is
+            not looked at.
 
     Raises:
         CupscaleError: The image or the output is outside the limits.
@@ -223,10 +242,8 @@ def make_plan(
     canvas, window, overview = (
         Size(size.h // geometry.cell, size.w // geometry.cell) for size in (canvas_px, window_px, overview_px)
     )
-    regions = tuple(plan_regions(canvas, window, settings.overlap))
     drawing = settings.steps if drawn else 0
     steps = 0 if drawn and settings.scale == 1 else settings.run_steps
-    evaluations = drawing + steps * (len(regions) + settings.passes_overview)
     guided = settings.guidance > 1
     pixels = canvas_px.h * canvas_px.w
     plan = Plan(
@@ -236,9 +253,9 @@ def make_plan(
         canvas=canvas,
         window=window,
         overview=overview,
-        regions=regions,
+        regions=tuple(plan_regions(canvas, window, settings.overlap)),
         steps=steps,
-        evaluations=evaluations,
+        evaluations=0,
         guided=guided,
         bytes=_bytes(geometry, pixels, window_px),
         seconds=None,
@@ -247,7 +264,40 @@ def make_plan(
         drawing=drawing,
         upscaler=settings.upscaler,
     )
+    plan = counted(plan, settings, rich)
     return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
+
+
+def counted(plan: Plan, settings: Settings, rich: Tensor | None) -> Plan:
+    """The plan with the network's evaluations, step by step, as the run will make them. rich: See `make_plan`."""
+    placement = Placement(settings.windows, settings.overlap_falls)
+    jitter = generator(settings.seed, JITTER)
+    grids = placement.grids(plan.canvas, plan.window, settings.overlap, plan.steps, jitter)
+    counts = [grid.total for grid in grids]
+    if rich is not None and settings.flat_windows == "keep":
+        flat = FlatPlaces(per_cell(rich, plan.output, plan.canvas, plan.cell_px))
+        counts = [grid.total - sum(flat.empty(grid)) for grid in grids]
+    return replace(
+        plan,
+        evaluations=plan.drawing + sum(counts) + plan.steps * settings.passes_overview,
+        windows=sum(counts),
+        kept=sum(grid.total for grid in grids) - sum(counts),
+        doubled=sum(counts[: settings.guided_steps]),
+    )
+
+
+def per_cell(of_input: Tensor, output: tuple[int, int], canvas: Size, cell_px: int) -> Tensor:
+    """A map over the input's pixels (1, 1, h, w), on the canvas (1, 1, H, W); its padding carries the edge on.
+
+    Args:
+        of_input: The map.
+        output: (width, height) in pixels.
+        canvas: In cells.
+        cell_px: Of a cell, a side.
+    """
+    width, height = (max(1, round(side / cell_px)) for side in output)
+    on_canvas = F.interpolate(of_input, (height, width), mode="bilinear")
+    return F.pad(on_canvas, (0, canvas.w - width, 0, canvas.h - height), mode="replicate")
 
 
 def device_bytes(plan: Plan, geometry: Geometry) -> int:

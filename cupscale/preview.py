@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -10,6 +13,28 @@ from torch import Tensor
 from cupscale import images
 from cupscale.method.regions import Size
 from cupscale.planning import Plan
+
+
+class Pace:
+    """At most one preview in `seconds`: each takes a transfer from the accelerator, and makes it wait.
+
+    Args:
+        seconds: Between the end of one and the beginning of the next.
+        clock: Tells the seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic):
+        self._seconds = seconds
+        self._clock = clock
+        self._last: float | None = None
+
+    def due(self) -> bool:
+        """Whether the next one may come."""
+        return self._last is None or self._clock() - self._last >= self._seconds
+
+    def shown(self) -> None:
+        """One has come."""
+        self._last = self._clock()
 
 
 class PreviewMap:

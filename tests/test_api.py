@@ -287,7 +287,9 @@ def test_an_agent_reads_all_it_needs_in_the_schemas(url):
     assert "required" not in upscale and tools["caption"].inputSchema["required"] == ["image"]
     assert (given["scale"]["minimum"], given["scale"]["maximum"]) == (1, 16)
     assert given["format"]["enum"] == ["png", "webp", "jpg"]
-    assert given["preset"]["enum"] == ["none", "quick", "paper"] and "random" in given["model"]["enum"]
+    assert (
+        given["preset"]["enum"] == ["none", "quick", "turbo", "paper"] and "random" in given["model"]["enum"]
+    )
     assert "away" in tools["caption"].inputSchema["properties"]["captioner"]["enum"]
     for picture in (given["image"], tools["read_settings"].inputSchema["properties"]["result"]):
         assert picture["format"] == "uri" and "data URL" in picture["description"]

@@ -232,8 +232,9 @@ def test_full_regional_detail_is_the_network_with_the_regions_own_prompt(load, n
             own, prompt = denoiser.texts.captions[0], denoiser.texts.prompt
         alone = Text(own.embeds, prompt.pooled, own.mask)
         with backbone.denoiser(settings(guidance=1.0), [None], CELLS, CELLS) as plain, torch.no_grad():
-            theirs = backbone.call(Call(z, t, [alone], [region], CELLS), plain.composer)
-            other = backbone.call(Call(z, t, [prompt], [region], CELLS), plain.composer)
+            corners = torch.tensor([[region.y, region.x, region.y + region.h, region.x + region.w]]).float()
+            theirs = backbone.call(Call(z, t, [alone], [region], corners, CELLS), plain.composer)
+            other = backbone.call(Call(z, t, [prompt], [region], corners, CELLS), plain.composer)
         assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
         assert (ours - other).abs().max() > 1e-3
 

@@ -69,7 +69,12 @@ def test_layers_file_under_flag_over_preset(photo, folder, tmp_path):
     done = run("upscale", photo, "-o", out, "--preset", "quick", "--settings", file, *FAST, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["settings"]
-    assert (found["steps"], found["seed"], found["overlap"], found["scheduler"]) == (4, 3, 0.25, "dpm++2m")
+    assert (found["steps"], found["seed"], found["windows"], found["scheduler"]) == (
+        4,
+        3,
+        "alternating",
+        "dpm++2m",
+    )
 
 
 def test_a_result_can_be_made_again_from_its_own_settings(photo, folder, tmp_path):

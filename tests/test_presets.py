@@ -7,7 +7,7 @@ import pytest
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.planning import make_plan
-from cupscale.settings import PRESETS, Settings
+from cupscale.settings import Settings
 
 FEW = {"guidance": 1.0, "steps": 8}
 
@@ -32,14 +32,14 @@ def test_quick_takes_fewer_evaluations_than_the_models_defaults(name, size, scal
 def test_paper_is_the_papers_or_is_not_offered(name):
     offered = models.presets(name)
     if models.KNOWN[name].no_paper:
-        assert list(offered) == ["quick"]
+        assert "paper" not in offered
         with pytest.raises(
             CupscaleError, match=f"model {name} cannot do preset paper: .*; choose quick"
         ) as caught:
             models.preset(name, "paper")
         assert models.KNOWN[name].no_paper in str(caught.value) and "\n" not in str(caught.value)
         return
-    assert list(offered) == list(PRESETS)
+    assert list(offered) == ["quick", "paper"]
     paper = Settings.build(models.defaults(name), offered["paper"])
     assert (paper.strength, paper.steps, paper.run_steps) == (0.45, 50, 23)  # S = 0.45 T
     assert (paper.overlap, paper.structure, paper.flat_guidance) == (0.5, 1.0, 1.0)
@@ -60,8 +60,8 @@ def test_quick_stays_near_the_strength_that_suits_the_model(name):
 
 
 def test_a_model_without_a_name_has_the_presets_of_its_family():
-    assert list(models.presets("owner/name")) == list(PRESETS)
-    assert list(models.presets("owner/turbo", FEW)) == ["quick"]
+    assert list(models.presets("owner/name")) == ["quick", "paper"]
+    assert list(models.presets("owner/turbo", FEW)) == ["quick", "turbo"]
     usual = Settings.build(models.defaults("owner/turbo", FEW))
     quick = Settings.build(models.defaults("owner/turbo", FEW), models.preset("owner/turbo", "quick", FEW))
     assert quick.run_steps < usual.run_steps
@@ -70,6 +70,33 @@ def test_a_model_without_a_name_has_the_presets_of_its_family():
 
 
 def test_an_unknown_preset_lists_the_presets():
-    with pytest.raises(CupscaleError, match="unknown preset 'fast': choose one of quick, paper"):
+    with pytest.raises(CupscaleError, match="unknown preset 'fast': choose one of quick, turbo, paper"):
         models.preset("sdxl", "fast")
     assert models.preset("sdxl", None) == {}
+
+
+SIDE_4K = ((1024, 1024), 4)
+
+
+def test_quick_at_4k_takes_a_fortieth_of_demofusions_samples():
+    """20 windows a step, 8 steps of which 5 are guided, a pass a step over the whole picture: 20 x 13 + 8, where DemoFusion
+    takes 11,300."""
+    assert evaluations("sdxl", *SIDE_4K, **models.presets("sdxl")["quick"]) == 268
+    assert evaluations("sdxl", *SIDE_4K) == 49 * 23 * 2 + 23
+
+
+@pytest.mark.parametrize("name", ["sdxl-lightning", "sdxl-lcm", "z-image-turbo"])
+def test_turbo_at_4k_takes_at_most_100_samples(name):
+    """49 windows and the pass over the whole picture, in two steps."""
+    turbo = Settings.build(models.defaults(name), models.presets(name)["turbo"])
+    assert (turbo.run_steps, turbo.guidance, turbo.strength) == (2, 1.0, 0.25)
+    assert evaluations(name, *SIDE_4K, **models.presets(name)["turbo"]) == 100
+
+
+def test_turbo_belongs_to_distilled_models():
+    able = {name for name in models.KNOWN if "turbo" in models.presets(name)}
+    assert able == {"sd15-lcm", "sdxl-lightning", "sdxl-lcm", "z-image-turbo"}
+    with pytest.raises(
+        CupscaleError, match=r"model sdxl cannot do preset turbo: .*guidance.*; choose quick, paper"
+    ):
+        models.preset("sdxl", "turbo")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -184,25 +184,48 @@ class ComposedCross(CrossAttention):
     def __init__(self, layer: str, composer: Composer):
         self._layer = layer
         self._composer = composer
+        self._known: dict[tuple[Hashable, ...], tuple[Tensor, Tensor]] = {}
 
     def read(self, attn: Any, query: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
         composer = self._composer
         words = text.shape[1] - composer.own
 
-        def attend(rows: slice, part: slice, screened: Tensor | None = None) -> Tensor:
-            read = text[rows, part]
+        def attend(
+            rows: slice, part: slice, read: tuple[Tensor, Tensor], screened: Tensor | None = None
+        ) -> Tensor:
             added = None if mask is None else mask[rows, None, :, part]
             if screened is not None:
                 added = screened if added is None else added + screened
-            key, value = heads(attn, attn.to_k(read)), heads(attn, attn.to_v(read))
+            key, value = read
             composer.look(self._layer, lambda: mean_maps(query[rows], key, added))
             return attended(query[rows], key, value, added).transpose(1, 2).flatten(2)
 
         def regional() -> Tensor:
-            return attend(slice(-len(composer.boxes), None), slice(words, None))
+            rows, part = slice(-len(composer.boxes), None), slice(words, None)
+            return attend(rows, part, _keys_and_values(attn, text[rows, part]))
 
-        plain = attend(slice(None), slice(words), composer.screening(len(text), words, query.dtype))
+        screened = composer.screening(len(text), words, query.dtype)
+        plain = attend(slice(None), slice(words), self._of_prompts(attn, text[:, :words]), screened)
         return composer.compose(self._layer, plain, regional)
+
+    def _of_prompts(self, attn: Any, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the global prompts (B, words, D). They do not depend on the step, and are made once a run."""
+        prompts = self._composer.prompts
+        if len(prompts) != len(text):
+            return _keys_and_values(attn, text)
+        apart = tuple(dict.fromkeys(prompts))  # the rows of one prompt follow each other
+        each = len(prompts) // len(apart)
+        if apart not in self._known:
+            self._known[apart] = _keys_and_values(attn, text[::each])
+        key, value = self._known[apart]
+        return (
+            (key, value) if each == 1 else (key.repeat_interleave(each, 0), value.repeat_interleave(each, 0))
+        )
+
+
+def _keys_and_values(attn: Any, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Each (B, heads, tokens, d), of a text (B, tokens, D)."""
+    return heads(attn, attn.to_k(text)), heads(attn, attn.to_v(text))
 
 
 class ComposedJoint:

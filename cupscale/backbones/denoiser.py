@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupscale.method.attention import Box
+from cupscale.method.attention import boxes_of
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Region, Size
 
@@ -51,6 +51,7 @@ class Call:
         t: The timestep, a scalar.
         texts: A prompt for each of the B rows.
         regions: Where the rows lie on the canvas; R of them.
+        corners: The same on the device, (R, 4) of (top, left, bottom, right).
         canvas: Its size in cells.
         own: The regions' captions, which join the last R rows; empty where every region has the global prompt.
     """
@@ -59,6 +60,7 @@ class Call:
     t: Tensor
     texts: Sequence[Text]
     regions: Sequence[Region]
+    corners: Tensor
     canvas: Size
     own: Sequence[Text] = ()
 
@@ -118,6 +120,9 @@ class RegionDenoiser:
         self._apart = apart
         self._canvas = canvas
         self._overview = overview
+        # Numbers that a call needs are taken from here: a tensor made of Python's would be a transfer each time.
+        side = max(*canvas, *overview) + 1
+        self._counted = torch.arange(side, dtype=torch.float32, device=texts.prompt.embeds.device)
 
     @property
     def plain(self) -> bool:
@@ -131,40 +136,51 @@ class RegionDenoiser:
 
     def capture(self, latents: Tensor, t: Tensor) -> Tensor:
         whole = Region(0, 0, *self._overview)
-        return self._call(Call(latents, t, [self.texts.prompt], [whole], self._overview), "capture")
+        call = Call(latents, t, [self.texts.prompt], [whole], self._corners([whole]), self._overview)
+        return self._call(call, "capture")
 
-    def predict(self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]) -> Tensor:
-        unconditional, conditional = self.halves(latents, t, regions, ids)
+    def predict(
+        self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int], guided: bool = True
+    ) -> Tensor:
+        unconditional, conditional = self.halves(latents, t, regions, ids, guided)
         if unconditional is None:
             return conditional
         scale = self._guidance
         if isinstance(scale, Tensor):
             scale = torch.cat([region.crop(scale) for region in regions])
         added = conditional - unconditional
-        guided = unconditional + scale * added
-        return torch.cat((guided, added), dim=1) if self._apart else guided
+        output = unconditional + scale * added
+        return torch.cat((output, added), dim=1) if self._apart else output
 
     def halves(
-        self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]
+        self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int], guided: bool = True
     ) -> tuple[Tensor | None, Tensor]:
         """The unconditional outputs (None without guidance) and the conditional ones, as `predict` takes them together."""
-        self.composer.boxes = [Box.of(region, self._canvas) for region in regions]
+        corners = self._corners(regions)
+        self.composer.boxes = boxes_of(corners, self._canvas)
         self.composer.cells = Size(*latents.shape[-2:])
         prompt, negative, captions = self.texts
         own = [captions[k] for k in ids] if captions else ()
         prompts = [prompt] * len(regions)
-        if negative is None:
-            return None, self._call(Call(latents, t, prompts, regions, self._canvas, own), "compose")
+        if negative is None or not guided:
+            return None, self._call(Call(latents, t, prompts, regions, corners, self._canvas, own), "compose")
         both = torch.cat((latents, latents))
         prompts = [negative] * len(regions) + prompts
-        output = self._call(Call(both, t, prompts, regions, self._canvas, own), "compose")
+        output = self._call(Call(both, t, prompts, regions, corners, self._canvas, own), "compose")
         unconditional, conditional = output.chunk(2)
         return unconditional, conditional
 
+    def _corners(self, regions: Sequence[Region]) -> Tensor:
+        """(R, 4) of (top, left, bottom, right) in cells, on the device."""
+        known = self._counted
+        flat = [known[side] for y, x, h, w in regions for side in (y, x, y + h, x + w)]
+        return torch.stack(flat).view(-1, 4)
+
     def _call(self, call: Call, mode: Literal["capture", "compose"]) -> Tensor:
         self.composer.mode, self.composer.own = mode, 0
+        self.composer.prompts = tuple(map(id, call.texts))
         try:
             with torch.no_grad():
                 return self._network(call, self.composer)
         finally:
-            self.composer.mode, self.composer.own = "off", 0
+            self.composer.mode, self.composer.own, self.composer.prompts = "off", 0, ()

@@ -48,10 +48,10 @@ class PixArtBackbone(DiffusersBackbone):
         rows = len(call.texts)
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.network.config.sample_size == 128:  # the 1024 px models are told the size: here, of a window
-            height, width = (side * self.geometry.cell for side in call.latents.shape[-2:])
+            size = (call.corners[:1, 2:] - call.corners[:1, :2]) * self.geometry.cell
             sizes = {
-                "resolution": words.new_tensor([[height, width]]).repeat(rows, 1),
-                "aspect_ratio": words.new_tensor([[height / width]]).repeat(rows, 1),
+                "resolution": size.to(words.dtype).repeat(rows, 1),
+                "aspect_ratio": (size[:, :1] / size[:, 1:]).to(words.dtype).repeat(rows, 1),
             }
         output = self.runner(
             call.latents.to(words.dtype),

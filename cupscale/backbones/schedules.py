@@ -52,7 +52,7 @@ def told_shares(steps: int, shift: float) -> list[float]:
 class _Truncated(ABC):
     """The last ceil(strength x steps) steps of a scheduler. The caller's own scheduler object is never touched.
 
-    timesteps: as the network is told them.
+    timesteps: as the network is told them, on its device.
     """
 
     def __init__(
@@ -71,10 +71,12 @@ class _Truncated(ABC):
                 f"choose scheduler {', '.join(SCHEDULERS)}"
             )
         self._scheduler = scheduler
-        scheduler.set_timesteps(**{"num_inference_steps": steps, "device": device} | options)
+        # A sampler reads its timesteps as numbers: those that lay on an accelerator would make it wait at each.
+        scheduler.set_timesteps(**{"num_inference_steps": steps, "device": "cpu"} | options)
         self._first = max(0, len(scheduler.timesteps) - max(1, math.ceil(strength * steps - 1e-6)))
         self._timesteps: Tensor = scheduler.timesteps[self._first :]
-        self.timesteps = self._timesteps
+        self._device = device
+        self.timesteps = self._timesteps.to(device)
         self._shift = shift
         self._shares = told_shares(len(self._timesteps), shift)
         self._options: dict[str, Any] = {}
@@ -137,7 +139,7 @@ class DiffusersSchedule(_Truncated):
             )
         super().__init__(scheduler, strength, steps, seed, device, shift)
         # What the scheduler itself does to a unit image and unit noise tells alpha_t and sigma_t, whatever its family.
-        one, zero = torch.ones(1, 1, 1, 1, device=device), torch.zeros(1, 1, 1, 1, device=device)
+        one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
         self._scales = [
             (scheduler.add_noise(one, zero, t[None]).item(), scheduler.add_noise(zero, one, t[None]).item())
             for t in self._timesteps
@@ -152,7 +154,7 @@ class DiffusersSchedule(_Truncated):
         kept = self._scheduler.alphas_cumprod.double().cpu().numpy()
         known = np.sqrt((1 - kept) / kept)
         steps = np.interp(levels, known, np.arange(len(known)))
-        return torch.tensor(steps, dtype=torch.float32, device=self._timesteps.device)
+        return torch.tensor(steps, dtype=torch.float32, device=self._device)
 
     def noised(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
         a, s = self._scales[i]
@@ -232,7 +234,7 @@ class FlowSchedule(_Truncated):
         self._noise = scheduler.sigmas[self._first :].tolist()
         self._told = [level * share for level, share in zip(self._noise, self._shares, strict=False)]
         if shift:  # a flow's timestep is its noise level, in thousandths
-            self.timesteps = self._timesteps * torch.tensor(self._shares, device=self._timesteps.device)
+            self.timesteps = (self._timesteps * torch.tensor(self._shares)).to(device)
         self._begin()
 
     def noised(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:

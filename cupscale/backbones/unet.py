@@ -16,7 +16,6 @@ from cupscale.backbones.denoiser import Call, Text, split
 from cupscale.checkpoints import REFINER
 from cupscale.errors import CupscaleError
 from cupscale.method.composer import Composer
-from cupscale.method.regions import Region, Size
 
 
 class SDBackbone(DiffusersBackbone):
@@ -101,18 +100,19 @@ class SDXLBackbone(SDBackbone):
             return None
         return Text(torch.zeros_like(like.embeds), torch.zeros_like(like.pooled))
 
-    def _time_ids(self, canvas: Size, region: Region) -> list[float]:
-        """SDXL's micro-conditioning of a region, in pixels (height, width): original size, crop's corner, target size.
+    def _time_ids(self, call: Call) -> Tensor:
+        """SDXL's micro-conditioning of the regions, (R, 6) in pixels (height, width): original size, crop's corner, target size.
 
         Both sizes are the canvas', as if the region had been cropped from it (as DemoFusion has it). `source_scale` asks a
         model trained for it for the look of a photograph that was reduced by that factor.
         """
-        cell, scale = self.geometry.cell, self.source_scale
-        full = (canvas.h * cell, canvas.w * cell)
-        return [full[0] * scale, full[1] * scale, region.y * cell, region.x * cell, *full]
+        cell, corners = self.geometry.cell, call.corners[:, :2] * self.geometry.cell
+        full = torch.stack(
+            [torch.full_like(corners[:, 0], side * cell) for side in call.canvas], dim=1
+        )  # made where it is needed
+        return torch.cat((full * self.source_scale, corners, full), dim=1)
 
     def conditions(self, call: Call) -> dict[str, Tensor] | None:
         pooled = call.pooled()
-        ids = [self._time_ids(call.canvas, region) for region in call.regions]
-        times = torch.tensor(ids * (len(call.texts) // len(ids)), dtype=pooled.dtype, device=pooled.device)
-        return {"text_embeds": pooled, "time_ids": times}
+        times = self._time_ids(call).to(pooled.dtype)
+        return {"text_embeds": pooled, "time_ids": times.repeat(len(call.texts) // len(times), 1)}

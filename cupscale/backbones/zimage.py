@@ -142,8 +142,10 @@ class ZImageBackbone(DiffusersBackbone):
                 own = torch.nn.functional.pad(pad_sequence(captions, batch_first=True), room)
                 own_freqs = pad_sequence(places, batch_first=True)
                 own_freqs = torch.cat((own_freqs.new_zeros(before, *own_freqs.shape[1:]), own_freqs))
-                lengths = torch.tensor([0] * before + [len(c) for c in captions], device=own.device)
-                layout.own = torch.arange(own.shape[1], device=own.device) < lengths[:, None]
+                read = pad_sequence(
+                    [c.new_ones(len(c), dtype=torch.bool) for c in captions], batch_first=True
+                )
+                layout.own = torch.nn.functional.pad(read, (0, 0, before, 0))
                 sequence = torch.cat((sequence, own.to(sequence.dtype)), dim=1)
                 freqs = torch.cat((freqs, own_freqs), dim=1)
             return sequence, freqs, mask, noise
@@ -174,7 +176,8 @@ class ZImageBackbone(DiffusersBackbone):
         device = self.device
         ids = torch.zeros(length, 3, dtype=torch.int32, device=device)
         ids[:, 0] = torch.arange(1, length + 1, device=device)
-        shift = torch.tensor([[abs(end - length), 0, 0]], dtype=torch.int32, device=device)
+        shift = torch.zeros(1, 3, dtype=torch.int32, device=device)
+        shift[:, 0] = abs(end - length)
         turn = embed(shift)
         return embed(ids) * (turn if end >= length else turn.conj())
 

@@ -15,33 +15,19 @@ equals cropping and resizing O_L = M V_g, as resizing is linear over space and V
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupscale.method.regions import Region, Size
+from cupscale.method.regions import Size
 
 
-class Box(NamedTuple):
-    """A region as fractions of the canvas, edges at 0 and 1."""
-
-    top: float
-    left: float
-    bottom: float
-    right: float
-
-    @classmethod
-    def of(cls, region: Region, canvas: Size) -> Box:
-        return cls(
-            region.y / canvas.h,
-            region.x / canvas.w,
-            (region.y + region.h) / canvas.h,
-            (region.x + region.w) / canvas.w,
-        )
+def boxes_of(corners: Tensor, canvas: Size) -> Tensor:
+    """Windows (R, 4) of (top, left, bottom, right) in cells, as fractions of the canvas, its edges at 0 and 1."""
+    top, left, bottom, right = corners.unbind(1)
+    return torch.stack((top / canvas.h, left / canvas.w, bottom / canvas.h, right / canvas.w), dim=1)
 
 
 def token_grid(tokens: int, cells: Size) -> Size:
@@ -54,26 +40,27 @@ def token_grid(tokens: int, cells: Size) -> Size:
     return grid
 
 
-@lru_cache(maxsize=8)  # every layer of a network call asks for one of a few grids
-def _centres(boxes: tuple[Box, ...], grid: Size, device: torch.device) -> Tensor:
+def _centres(boxes: Tensor, grid: Size) -> Tensor:
     """The token centres of each box, (R, grid.h, grid.w, 2) as (x, y), the edges of the picture at -1 and 1."""
-    rows = (torch.arange(grid.h, device=device, dtype=torch.float32) + 0.5) / grid.h
-    cols = (torch.arange(grid.w, device=device, dtype=torch.float32) + 0.5) / grid.w
-    edges = torch.tensor(boxes, device=device, dtype=torch.float32)  # (R, 4)
-    y = edges[:, 0:1] + rows * (edges[:, 2:3] - edges[:, 0:1])  # (R, h)
-    x = edges[:, 1:2] + cols * (edges[:, 3:4] - edges[:, 1:2])  # (R, w)
+    rows = (torch.arange(grid.h, device=boxes.device, dtype=torch.float32) + 0.5) / grid.h
+    cols = (torch.arange(grid.w, device=boxes.device, dtype=torch.float32) + 0.5) / grid.w
+    y = boxes[:, 0:1] + rows * (boxes[:, 2:3] - boxes[:, 0:1])  # (R, h)
+    x = boxes[:, 1:2] + cols * (boxes[:, 3:4] - boxes[:, 1:2])  # (R, w)
     where = (x[:, None, :].expand(-1, grid.h, -1), y[:, :, None].expand(-1, -1, grid.w))
     return 2 * torch.stack(where, dim=-1) - 1
 
 
-def crop_resize(plane: Tensor, boxes: Sequence[Box], grid: Size) -> Tensor:
-    """Bilinear samples of `plane` (1, C, H, W) at the token centres of each box: (R, C, grid.h, grid.w).
+def crop_resize(plane: Tensor, boxes: Tensor, grid: Size) -> Tensor:
+    """Bilinear samples of `plane` (1, C, H, W) at the token centres of each box (R, 4): (R, C, grid.h, grid.w).
 
     Sampled in float32, whatever the plane is in: coordinates in bfloat16 are up to a quarter of a token off on a grid of 128, and
     `grid_sample` of torch 2.13 can give NaN for bfloat16 on a CPU.
     """
-    where = _centres(tuple(boxes), grid, plane.device)
-    planes = plane.float().expand(len(boxes), -1, -1, -1)
+    return _sampled(plane, _centres(boxes, grid))
+
+
+def _sampled(plane: Tensor, where: Tensor) -> Tensor:
+    planes = plane.float().expand(len(where), -1, -1, -1)
     sampled = F.grid_sample(planes, where, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled.to(plane.dtype)
 
@@ -111,15 +98,24 @@ class GlobalAttention:
     def __init__(self, cells: Size):
         self._cells = cells
         self._outputs: dict[str, Tensor] = {}
+        self._boxes: Tensor | None = None
+        self._where: dict[Size, Tensor] = {}
 
     def keep(self, layer: str, output: Tensor) -> None:
         """output: (1, tokens, C)."""
         grid = token_grid(output.shape[1], self._cells)
         self._outputs[layer] = output.transpose(1, 2).reshape(1, -1, *grid)
 
-    def cropped(self, layer: str, boxes: Sequence[Box], grid: Size) -> Tensor:
-        """(R, grid.h * grid.w, C)."""
-        return crop_resize(self._outputs[layer], boxes, grid).flatten(2).transpose(1, 2)
+    def cropped(self, layer: str, boxes: Tensor, grid: Size) -> Tensor:
+        """(R, grid.h * grid.w, C). boxes: (R, 4)."""
+        if (
+            boxes is not self._boxes
+        ):  # every layer of a network call asks for the same ones, on one of a few grids
+            self._boxes, self._where = boxes, {}
+        if grid not in self._where:
+            self._where[grid] = _centres(boxes, grid)
+        return _sampled(self._outputs[layer], self._where[grid]).flatten(2).transpose(1, 2)
 
     def clear(self) -> None:
         self._outputs.clear()
+        self._boxes, self._where = None, {}

@@ -14,15 +14,15 @@ frequency (`semantics.add_high`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupscale.method.attention import Box, GlobalAttention, screen, token_grid
+from cupscale.method.attention import GlobalAttention, screen, token_grid
 from cupscale.method.regions import Size
 from cupscale.method.semantics import add_high, add_semantics
 from cupscale.method.word_screen import WordScreen
@@ -37,9 +37,10 @@ class Composer:
         detail: lambda, 0 to 1.
         overview: The attention outputs of the overview, O_L.
         mode: "off" leaves attention alone, "capture" keeps the outputs of the overview, "compose" mixes them into the
-            regions `boxes`, whose latents have `cells`.
+            regions `boxes` (R, 4), fractions of the canvas, whose latents have `cells`.
         own: Tokens of the regions' own prompts, which follow the global prompt's in the text; 0 where every region has
             the global prompt.
+        prompts: Which global prompt each row of a call has, so that its keys and values are made once a run; empty: not known.
         words: The attention prior as a screen of words, in place of the mix.
         cutoff: The global prompt keeps the frequencies below this fraction of the canvas' Nyquist, and the region's own
             gives those above; None mixes them at all.
@@ -49,9 +50,10 @@ class Composer:
     detail: float
     overview: GlobalAttention
     mode: Literal["off", "capture", "compose"] = "off"
-    boxes: Sequence[Box] = ()
+    boxes: Tensor = field(default_factory=lambda: torch.empty(0, 4))
     cells: Size = Size(0, 0)
     own: int = 0
+    prompts: tuple[Hashable, ...] = ()
     words: WordScreen | None = None
     cutoff: float | None = None
 

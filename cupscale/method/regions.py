@@ -46,34 +46,34 @@ def window_count(length: int, window: int, overlap: float) -> int:
     return math.ceil((length - window) / stride) + 1
 
 
-def _starts(length: int, window: int, count: int, shift: float) -> list[int]:
+def even_starts(
+    length: int, window: int, overlap: float, generator: torch.Generator | None = None
+) -> tuple[int, ...]:
+    """The fewest windows that cover `length`: the outer ones touch its ends, the ones between are evenly spread.
+
+    With a `generator` (on the CPU) the inner ones are shifted together by up to half of the overlap, so that no seam stays in one
+    place. The number of windows never depends on the shift.
+    """
+    window = min(window, length)
+    count = window_count(length, window, overlap)
     if count == 1:
-        return [0]
+        return (0,)
     stride = (length - window) / (count - 1)
-    inner = [round(i * stride + shift) for i in range(1, count - 1)]
-    return [0, *inner, length - window]
+    shift = 0.0
+    if generator is not None and count > 2:
+        room = min(window - stride, stride)  # the overlap, and no window passes its neighbour
+        shift = (2 * torch.rand((), generator=generator).item() - 1) * room / 2
+    return (0, *(round(i * stride + shift) for i in range(1, count - 1)), length - window)
 
 
 def plan_regions(
     canvas: Size, window: Size, overlap: float, generator: torch.Generator | None = None
 ) -> list[Region]:
-    """Windows that cover `canvas`, row by row.
-
-    The outer windows touch the canvas edges; the ones between are evenly spread. With a `generator` (on the CPU) the inner
-    ones are shifted together, per axis, by up to half of the overlap, so that no seam stays in one place. The number of
-    windows never depends on the shift.
-    """
-    window = Size(min(window.h, canvas.h), min(window.w, canvas.w))
-    axes = []
-    for length, side in zip(canvas, window, strict=True):
-        count = window_count(length, side, overlap)
-        shift = 0.0
-        if generator is not None and count > 2:
-            stride = (length - side) / (count - 1)
-            room = min(side - stride, stride)  # the overlap, and no window passes its neighbour
-            shift = (2 * torch.rand((), generator=generator).item() - 1) * room / 2
-        axes.append(_starts(length, side, count, shift))
-    return [Region(y, x, window.h, window.w) for y in axes[0] for x in axes[1]]
+    """Windows that cover `canvas`, row by row, each axis as `even_starts` has it."""
+    rows, cols = (
+        even_starts(length, side, overlap, generator) for length, side in zip(canvas, window, strict=True)
+    )
+    return [Region(y, x, min(window.h, canvas.h), min(window.w, canvas.w)) for y in rows for x in cols]
 
 
 def feather(length: int, window: int, starts: Sequence[int]) -> dict[int, Tensor]:
@@ -97,30 +97,48 @@ def feather(length: int, window: int, starts: Sequence[int]) -> dict[int, Tensor
     return {start: (weight / total[start : start + window]).float() for start, weight in raw.items()}
 
 
+class Feathers(NamedTuple):
+    """The weights of windows on a grid, an axis each: start -> (window,) float32."""
+
+    rows: dict[int, Tensor]
+    cols: dict[int, Tensor]
+
+    @classmethod
+    def of(cls, canvas: Size, regions: Sequence[Region]) -> Feathers:
+        """Those of the windows of a grid, which are all of one size."""
+        first = regions[0]
+        return cls(
+            feather(canvas.h, first.h, [r.y for r in regions]),
+            feather(canvas.w, first.w, [r.x for r in regions]),
+        )
+
+    def weight(self, region: Region) -> Tensor:
+        """(h, w). Over all windows of the grid they sum to one at every cell."""
+        return self.rows[region.y][:, None] * self.cols[region.x][None, :]
+
+
 class Fusion:
     """Feathered sum of window outputs, gathered one window at a time: memory does not grow with their number.
 
     Windows are added in the order they are given, so the sum is the same for any number of windows at once.
+
+    Args:
+        canvas: In cells.
+        feathers: Of all the windows, on the outputs' device.
     """
 
-    def __init__(self, canvas: Size, regions: Sequence[Region]):
-        first = regions[0]
-        self._rows = feather(canvas.h, first.h, [r.y for r in regions])
-        self._cols = feather(canvas.w, first.w, [r.x for r in regions])
+    def __init__(self, canvas: Size, feathers: Feathers):
         self._canvas = canvas
+        self._feathers = feathers
         self._sum: Tensor | None = None
 
-    def weight(self, region: Region) -> Tensor:
-        """(h, w) float32 weights of one window. Over all windows they sum to one at every cell."""
-        return self._rows[region.y][:, None] * self._cols[region.x][None, :]
-
     def add(self, region: Region, output: Tensor) -> None:
-        """Add one window's output (C, h, w)."""
+        """Add one window's output (C, h, w). Later ones may have fewer channels than the first, and add nothing to the rest."""
         if self._sum is None:
             self._sum = torch.zeros(
                 1, output.shape[0], *self._canvas, dtype=torch.float32, device=output.device
             )
-        region.crop(self._sum)[0].add_(output.float() * self.weight(region).to(output.device))
+        region.crop(self._sum)[0, : len(output)].add_(output.float() * self._feathers.weight(region))
 
     def result(self) -> Tensor:
         """(1, C, H, W) float32."""

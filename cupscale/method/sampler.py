@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from cupscale.method.guidance import LowGuidance
 from cupscale.method.memory import fitting
-from cupscale.method.regions import Fusion, Region, Size, plan_regions
+from cupscale.method.regions import Feathers, Fusion, Region, Size
 from cupscale.method.structure import GlobalStructure
+from cupscale.method.windows import FlatPlaces, Grid, Placement, even_grid, feathers
 
 
 class Schedule(Protocol):
@@ -41,11 +42,28 @@ class Denoiser(Protocol):
     def capture(self, latents: Tensor, t: Tensor) -> Tensor:
         """The pass over the overview (1, C, h, w), the whole picture at native size, that feeds RAP: its output, unguided."""
 
-    def predict(self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int]) -> Tensor:
-        """Guided outputs (R, C, h, w) of a batch of regions; `ids` are their places in the plan (their captions).
+    def predict(
+        self, latents: Tensor, t: Tensor, regions: Sequence[Region], ids: Sequence[int], guided: bool = True
+    ) -> Tensor:
+        """Outputs (R, C, h, w) of a batch of regions; `ids` are their places in the plan (their captions).
 
-        For a guidance of its own for low frequencies, (R, 2 C, h, w): behind them, what the prompt adds, conditional minus
-        unconditional.
+        Those that are guided, where guidance for low frequencies is one of its own, are (R, 2 C, h, w): behind them, what the
+        prompt adds, conditional minus unconditional.
+        """
+
+
+class Share(Protocol):
+    """The part of one process among several that denoise one canvas."""
+
+    def own(self, batches: int) -> Sequence[int]:
+        """Which of a step's batches are this process' own."""
+
+    def gather(self, own: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """The outputs of all batches in their order, in every process, from those of its own: one exchange.
+
+        Args:
+            own: Outputs of this process' batches, in their order, each (R, C, h, w).
+            sizes: R of every batch.
         """
 
 
@@ -76,6 +94,9 @@ class Notice:
     message: str
 
 
+JITTER = 3  # the stream of the windows' places
+
+
 def draw_noise(shape: Sequence[int], seed: int, stream: int = 0) -> Tensor:
     """Standard normal float32 noise, drawn on the CPU so that a seed means the same on every device.
 
@@ -97,11 +118,15 @@ def denoise(
     window: Size,
     overlap: float,
     seed: int,
+    placement: Placement | None = None,
+    flat: FlatPlaces | None = None,
+    guided_steps: int | None = None,
     sample: Tensor | None = None,
     structure: GlobalStructure | None = None,
     overview: Tensor | None = None,
     low_guidance: LowGuidance | None = None,
     batch: int = 1,
+    share: Share | None = None,
 ) -> Generator[RegionsDone | StepDone | Notice, None, None]:
     """Diffuse a canvas to the schedule's first step, then denoise it to the end.
 
@@ -111,12 +136,16 @@ def denoise(
         latent: (1, C, H, W) float32, the latent of the base upscale, at canvas size.
         window: Size of a region in cells.
         overlap: Of neighbouring windows, a fraction of a window, 0 to 0.75.
-        seed: Of all noise and of the jitter of the windows.
+        seed: Of all noise and of the places of the windows.
+        placement: How the windows move from step to step; None for the jittered ones.
+        flat: Windows that show nothing and need no network; None where all are denoised.
+        guided_steps: How many of the steps are guided, from the first on; None for all.
         sample: (1, C, H, W), the state to begin with in place of the diffused `latent`, as `Schedule.from_noise` gives it.
         structure: The global structure prior; None leaves it out.
         overview: (1, C, h, w), the low-resolution latent at native size; None leaves the regional attention prior out.
         low_guidance: Another scale of guidance for low frequencies; None for one scale.
         batch: Regions per network call. Halved, with a Notice, when the memory does not hold it.
+        share: This process' part, where several denoise the same canvas; None where one does.
 
     Yields:
         RegionsDone after every network call, StepDone after every step.
@@ -129,19 +158,27 @@ def denoise(
     if sample is None:
         sample = schedule.noised(latent, draw_noise(latent.shape, seed).to(latent.device), 0)
     whole = None if overview is None else _Overview(overview, draw_noise(overview.shape, seed, 1))
-    jitter = generator(seed, 3)
     steps = len(schedule.timesteps)
+    placement = placement or Placement()
+    grids = placement.grids(canvas, window, overlap, steps, generator(seed, JITTER))
+    weights = feathers(canvas, grids, latent.device)
+    named = even_grid(canvas, window, overlap)
+    network = _Network(denoiser, batch, share)
     for i, t in enumerate(schedule.timesteps):
         if whole is not None:
             whole.capture(denoiser, schedule, i, structure)
         w = 0.0 if structure is None else structure.weight(i, steps)
         if structure is not None and structure.space == "z_t" and w > 0:
             sample = structure.apply(sample, w, _noised_reference(structure, schedule, seed, i))
-        regions = plan_regions(canvas, window, overlap, jitter)
-        model_input = schedule.model_input(sample, i)
-        output, batch = yield from _predict(denoiser, model_input, t, regions, batch, (i, steps))
+        guided = guided_steps is None or i < guided_steps
+        kept = _Kept(flat, grids[i], schedule, sample, i)
+        step = _Step(i, steps, guided, kept.left_over(named), weights[i])
+        fusion = Fusion(canvas, weights[i])
+        yield from network.predict(schedule.model_input(sample, i), t, step, fusion)
+        kept.add_to(fusion)
+        output = fusion.result()
         _check_first(output, i)
-        if low_guidance is not None:
+        if low_guidance is not None and output.shape[1] > latent.shape[1]:
             output = low_guidance.apply(output)
         x0 = schedule.to_x0(output, sample, i)
         if structure is not None and structure.space == "x0" and w > 0:
@@ -179,46 +216,119 @@ class _Overview:
             structure.follow(schedule.to_x0(output, sample, i))
 
 
-def _predict(
-    denoiser: Denoiser,
-    model_input: Tensor,
-    t: Tensor,
-    regions: Sequence[Region],
-    batch: int,
-    step: tuple[int, int],
-) -> Generator[RegionsDone | Notice, None, tuple[Tensor, int]]:
-    """The network's output for the whole canvas, region by region.
+class _Place(NamedTuple):
+    """A window and its place in the plan."""
 
-    Args:
-        denoiser: The network with its prompts.
-        model_input: (1, C, H, W).
-        t: The timestep.
-        regions: That cover the canvas.
-        batch: Regions per network call.
-        step: Its number, from 0, and how many there are, for the events.
+    region: Region
+    id: int
 
-    Returns:
-        The fused output (1, C, H, W), and the regions per call that the memory held.
-    """
-    fusion = Fusion(Size(*model_input.shape[-2:]), regions)
-    done = 0
 
-    def call(count: int) -> tuple[Sequence[Region], Tensor]:
-        ids = range(done, done + count)
-        some = [regions[k] for k in ids]
-        latents = torch.cat([region.crop(model_input) for region in some])
-        return some, denoiser.predict(latents, t, some, ids)
+class _Step(NamedTuple):
+    """Step `i` of `steps`, and what the network is asked in it."""
 
-    while done < len(regions):
-        count = min(batch, len(regions) - done)
-        (some, outputs), held = yield from fitting(call, count, _fewer)
-        if held < count:
-            batch = held
-        for region, output in zip(some, outputs, strict=True):
-            fusion.add(region, output)
-        done += held
-        yield RegionsDone(*step, done, len(regions))
-    return fusion.result(), batch
+    i: int
+    steps: int
+    guided: bool
+    places: Sequence[_Place]
+    feathers: Feathers
+
+
+class _Kept:
+    """The windows of one step that show nothing: x0 = z_L in them, and no network is asked."""
+
+    def __init__(self, flat: FlatPlaces | None, grid: Grid, schedule: Schedule, sample: Tensor, i: int):
+        self._grid = grid
+        self._empty = [False] * grid.total if flat is None else flat.empty(grid)
+        self._output: Tensor | None = None
+        if flat is not None and any(self._empty):
+            self._output = schedule.from_x0(flat.latent, sample, i)
+
+    def left_over(self, named: Grid) -> list[_Place]:
+        """The other windows, each with its place among those of the plan."""
+        every = zip(self._grid.regions, self._grid.nearest(named), self._empty, strict=True)
+        return [_Place(region, place) for region, place, empty in every if not empty]
+
+    def add_to(self, fusion: Fusion) -> None:
+        """Add the output that means z_L in them."""
+        if self._output is None:
+            return
+        for region, empty in zip(self._grid.regions, self._empty, strict=True):
+            if empty:
+                fusion.add(region, region.crop(self._output)[0])
+
+
+@dataclass
+class _Network:
+    """The network over the windows of a step, `batch` at once: it shrinks to what the memory holds."""
+
+    denoiser: Denoiser
+    batch: int
+    share: Share | None
+
+    def __post_init__(self) -> None:
+        self.first_batch = self.batch
+
+    def predict(
+        self, model_input: Tensor, t: Tensor, step: _Step, fusion: Fusion
+    ) -> Generator[RegionsDone | Notice, None, None]:
+        """Add the outputs of a step's windows to their fusion.
+
+        Args:
+            model_input: (1, C, H, W).
+            t: The timestep.
+            step: Which windows.
+            fusion: Of the step.
+        """
+        places, total = step.places, len(step.places)
+        if self.share is not None and total:
+            yield from self._shared(self.share, model_input, t, step, fusion)
+            return
+        done = 0
+        while done < total:
+            some = places[done : done + self.batch]
+            outputs = yield from self._called(model_input, t, some, step.guided)
+            for place, output in zip(some, outputs, strict=False):
+                fusion.add(place.region, output)
+            done += len(outputs)
+            yield RegionsDone(step.i, step.steps, done, total)
+
+    def _shared(
+        self, share: Share, model_input: Tensor, t: Tensor, step: _Step, fusion: Fusion
+    ) -> Generator[RegionsDone | Notice, None, None]:
+        """The same where other processes have a part of the batches, the same ones whatever memory this one has."""
+        places = step.places
+        batches = [places[k : k + self.first_batch] for k in range(0, len(places), self.first_batch)]
+        own = share.own(len(batches))
+        outputs, done = [], 0
+        for k in own:
+            left, found = batches[k], []
+            while left:
+                some = yield from self._called(model_input, t, left[: self.batch], step.guided)
+                left = left[len(some) :]
+                found.append(some)
+            outputs.append(torch.cat(found))
+            done += len(batches[k])
+            yield RegionsDone(step.i, step.steps, done, sum(len(batches[k]) for k in own))
+        everything = torch.cat(share.gather(outputs, [len(batch) for batch in batches]))
+        for place, output in zip(places, everything, strict=True):
+            fusion.add(place.region, output)
+
+    def _called(
+        self, model_input: Tensor, t: Tensor, places: Sequence[_Place], guided: bool
+    ) -> Generator[Notice, None, Tensor]:
+        """One call: the outputs of as many of `places` as the memory holds, from the first on."""
+
+        def call(count: int) -> Tensor:
+            regions, ids = zip(*places[:count], strict=True)
+            latents = torch.cat([region.crop(model_input) for region in regions])
+            return self.denoiser.predict(latents, t, regions, ids, guided)
+
+        outputs, held = yield from fitting(call, len(places), _fewer)
+        if held < len(places):
+            self.batch = held
+        if len(outputs) != held:
+            raise ValueError(f"{len(outputs)} outputs for {held} regions")
+        return outputs
 
 
 def _fewer(count: int) -> Notice:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cupscale.method.attention import Box, crop_resize, fused
+from cupscale.method.attention import crop_resize, fused
 from cupscale.method.regions import Size
 
 SHARE = 0.3  # c, AccDiffusion's
@@ -38,30 +38,30 @@ class WordScreen:
         self._cells = cells
         self._words = words
         self._maps: dict[str, Tensor] = {}
-        self._masked: dict[tuple[Box, ...], Tensor] = {}
+        self._masked: tuple[Tensor, Tensor] | None = None  # boxes, and the words they do not show
 
     def keep(self, layer: str, maps: Tensor) -> None:
         """maps: (1, places, tokens), the mean of a layer's heads in the overview."""
         self._maps[layer] = maps
-        self._masked.clear()
+        self._masked = None
 
-    def bias(self, boxes: Sequence[Box], tokens: int, attention: float) -> Tensor:
-        """b_r of the regions `boxes`, (R, tokens) float32, for the prior's weight mu."""
-        masked = self._not_shown(tuple(boxes), tokens)
+    def bias(self, boxes: Tensor, tokens: int, attention: float) -> Tensor:
+        """b_r of the regions `boxes` (R, 4), (R, tokens) float32, for the prior's weight mu."""
+        masked = self._not_shown(boxes, tokens)
         lowered = math.log(1 - attention) if attention < 1 else -math.inf
         return torch.zeros(masked.shape, device=masked.device).masked_fill_(masked, lowered)
 
     def clear(self) -> None:
         self._maps.clear()
-        self._masked.clear()
+        self._masked = None
 
-    def _not_shown(self, boxes: tuple[Box, ...], tokens: int) -> Tensor:
+    def _not_shown(self, boxes: Tensor, tokens: int) -> Tensor:
         """(R, tokens) bool. Every layer of a network call asks for the same boxes."""
-        if boxes not in self._masked:
-            self._masked[boxes] = self._measured(boxes, tokens)
-        return self._masked[boxes]
+        if self._masked is None or self._masked[0] is not boxes:
+            self._masked = (boxes, self._measured(boxes, tokens))
+        return self._masked[1]
 
-    def _measured(self, boxes: tuple[Box, ...], tokens: int) -> Tensor:
+    def _measured(self, boxes: Tensor, tokens: int) -> Tensor:
         whole = fused(self._maps, self._cells)[0]
         masked = torch.zeros(len(boxes), tokens, dtype=torch.bool, device=whole.device)
         if self._words:

@@ -101,7 +101,7 @@ class Endpoints:
             scale: Output size over input size, each side, from 1 to 16. The output is exactly round(scale * input).
             seed: Seed of the noise, a whole number from 0. The same seed and settings give the same picture.
             model: Name of the model; empty for this server's default. See the endpoint "models".
-            preset: "none" for the model's own defaults, "quick" or "paper".
+            preset: "none" for the model's own defaults, "quick", "turbo" or "paper".
             settings: Any further settings, by name. They win over the arguments of the same names.
             format: "png", "webp" or "jpg". The settings are written inside the file.
 
@@ -147,7 +147,7 @@ class Endpoints:
             image: The picture to enlarge, as for "upscale". Left out: one is drawn from "prompt" among the settings.
             scale: Output size over input size, each side, from 1 to 16.
             model: Name of the model; empty for this server's default.
-            preset: "none", "quick" or "paper".
+            preset: "none", "quick", "turbo" or "paper".
             settings: Any further settings, as for "upscale".
 
         Returns:

@@ -39,5 +39,5 @@ def scale_to(kind: str, value: Any, image: str | None, limits: Limits) -> float:
     picture = source.opened(image, limits)
     if kind not in _KINDS or isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise CupscaleError("a size is a number above 0: of pixels, or of megapixels")
-    whole = float(value) if kind == "megapixels" else round(value)
+    whole: Any = float(value) if kind == "megapixels" else round(value)
     return Target(**{kind: whole}).scale(picture.size)

@@ -33,6 +33,8 @@ BOTH = {
 FIRST = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 # Results that leave the card.
 PLAIN = {torch.Tensor.tolist, torch.Tensor.item, torch.Tensor.untyped_storage}
+# What makes a tensor of values that are given.
+MADE = {torch.tensor, torch.as_tensor, torch.Tensor.new_tensor}
 NUMPY = {torch.Tensor.numpy, torch.Tensor.__array__}
 # Where a program waits for its card.
 WAITS = {
@@ -156,6 +158,11 @@ class Card(TorchFunctionMode):
         result = tensor.to(target or tensor.device, dtype or tensor.dtype, copy=copy or moved, **options)
         return result if result is tensor else mark(result, there)
 
+    def _given(self, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """A tensor made of Python's numbers, or of one in main memory, is a transfer too."""
+        if func in MADE and args and not (isinstance(args[0], torch.Tensor) and on_card(args[0])):
+            self.moves["in"] += 1
+
     def _computed(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = [*tensors(args), *tensors(kwargs)]
         there = any(map(on_card, given))
@@ -168,6 +175,9 @@ class Card(TorchFunctionMode):
             there = _is_cuda(device)
             if there:
                 kwargs["device"] = "cpu"
+                self._given(func, args)
+        elif func is torch.Tensor.new_tensor and there:
+            self._given(func, args[1:])
         elif func in FIRST:
             there = on_card(args[0])
         result = func(*args, **kwargs)

@@ -16,7 +16,7 @@ import cupscale
 from cupscale import pipeline as pipeline_module
 from cupscale.backbones import base, unet
 from cupscale.captioners.vlm import _Loaded
-from cupscale.method import sampler
+from cupscale.method import regions, sampler
 
 OFFLOADS = ["none", "model", "group", "sequential"]
 RUN = {
@@ -116,6 +116,42 @@ def test_waiting_does_not_grow_with_the_regions(on, card, name):
         _picture(pipe, overlap=overlap)
         waits.append(card.waits)
     assert waits[0] == waits[1]
+
+
+def _in_steps(pipe, card, **fields):
+    """Moves and waits from the end of the first step to the last region of the last one."""
+    run, found = cupscale.CUpscalePipeline(pipe, batch=4, preview_px=0), None
+    for event in run.stream(photo(), run.settings(**RUN | {"steps": 8} | fields)):
+        if isinstance(event, cupscale.Progress) and event.stage == "denoise" and event.regions == event.total:
+            if event.step == 2:  # what the first step ends with is behind
+                card.forget()
+            if event.step == event.steps:
+                found = (dict(card.moves), card.waits)
+    return found
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_inside_a_step_nothing_is_moved_and_nothing_waited_for(on, card, name):
+    assert _in_steps(on(name), card) == ({}, 0)
+
+
+def test_a_weight_that_is_brought_anew_is_counted(on, card, monkeypatch):
+    """Planted: feathers that stay in main memory and go to the card window by window, as they once did."""
+    weight = regions.Feathers.weight
+    monkeypatch.setattr(
+        regions.Feathers, "weight", lambda self, region: weight(self, region).cpu().to("cuda")
+    )
+    moves, _ = _in_steps(on("sdxl"), card)
+    assert moves["in"] > 0
+
+
+def test_numbers_that_become_a_tensor_of_the_card_are_counted(card):
+    there = torch.zeros(2, device="cuda")
+    torch.tensor([1.0, 2.0], device="cuda")
+    there.new_tensor([3.0])
+    assert card.moves["in"] == 2
+    torch.zeros(3, device="cuda")
+    assert card.moves["in"] == 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -236,7 +272,7 @@ def test_noise_left_on_the_cpu_in_the_sampler_is_caught(on, card, planted, monke
 
 
 def test_a_condition_left_on_the_cpu_in_a_backbone_is_caught(on, card, planted, monkeypatch):
-    wrong = planted(unet, ", dtype=pooled.dtype, device=pooled.device", ", dtype=pooled.dtype")
+    wrong = planted(unet, "self._time_ids(call)", "self._time_ids(call).cpu()")
     pipe = on("sdxl")
     monkeypatch.setattr(unet.SDXLBackbone, "conditions", wrong.SDXLBackbone.conditions)
     with pytest.raises(MixedDevices):

@@ -5,10 +5,10 @@ import pytest
 import slow
 import torch
 
-from cupscale.method.attention import Box, GlobalAttention, crop_resize, screen, token_grid
-from cupscale.method.regions import Region, Size
+from cupscale.method.attention import GlobalAttention, boxes_of, crop_resize, screen, token_grid
+from cupscale.method.regions import Size
 
-BOXES = [Box(0, 0, 1, 1), Box(0.1, 0.33, 0.6, 0.71), Box(0.5, 0.625, 1, 1), Box(0.0, 0.2, 0.3, 0.3)]
+BOXES = torch.tensor([(0, 0, 1, 1), (0.1, 0.33, 0.6, 0.71), (0.5, 0.625, 1, 1), (0.0, 0.2, 0.3, 0.3)])
 
 
 def noise(*shape, seed=2):
@@ -16,7 +16,9 @@ def noise(*shape, seed=2):
 
 
 def test_a_box_is_a_region_in_fractions_of_the_canvas():
-    assert Box.of(Region(y=6, x=5, h=9, w=10), Size(h=24, w=40)) == (0.25, 0.125, 0.625, 0.375)
+    """6 rows down and 5 columns across, 9 x 10 cells, on 24 x 40."""
+    corners = torch.tensor([[6.0, 5.0, 15.0, 15.0]])
+    assert boxes_of(corners, Size(h=24, w=40)).tolist() == [[0.25, 0.125, 0.625, 0.375]]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_crop_resize_against_a_slow_loop(grid):
     plane = noise(1, 2, 7, 12)
     out = crop_resize(plane, BOXES, Size(*grid))
     assert out.shape == (len(BOXES), 2, *grid)
-    for r, box in enumerate(BOXES):
+    for r, box in enumerate(BOXES.tolist()):
         for c in range(2):
             expected = slow.crop(plane[0, c].double().numpy(), box, *grid)
             assert np.allclose(out[r, c], expected, atol=1e-5)
@@ -52,9 +54,9 @@ def test_crop_resize_against_a_slow_loop(grid):
 
 def test_the_same_boxes_again_on_another_grid_and_plane():
     """What is kept between calls belongs to its boxes and grid."""
-    for seed, grid, boxes in ((1, (2, 3), BOXES), (2, (3, 2), BOXES), (3, (2, 3), BOXES[::-1])):
+    for seed, grid, boxes in ((1, (2, 3), BOXES), (2, (3, 2), BOXES), (3, (2, 3), BOXES.flip(0))):
         plane = noise(1, 1, 5, 4, seed=seed)
-        for box, out in zip(boxes, crop_resize(plane, boxes, Size(*grid)), strict=True):
+        for box, out in zip(boxes.tolist(), crop_resize(plane, boxes, Size(*grid)), strict=True):
             assert np.allclose(out[0], slow.crop(plane[0, 0].double().numpy(), box, *grid), atol=1e-5)
 
 
@@ -75,7 +77,7 @@ def test_cropped_outputs_are_the_cropped_maps_times_the_values():
     out = Size(9, 4)
     cropped = overview.cropped("layer", BOXES, out)
     assert cropped.shape == (len(BOXES), out.h * out.w, channels)
-    for r, box in enumerate(BOXES):
+    for r, box in enumerate(BOXES.tolist()):
         expected = slow.crop_maps(maps, grid, box, out) @ value.double().numpy()
         assert np.allclose(cropped[r], expected, atol=1e-5)
 
@@ -93,11 +95,11 @@ def test_a_step_replaces_what_the_last_one_kept_and_clear_forgets_it():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_samples_the_same_places(dtype):
     plane = noise(1, 8, 128, 128).to(dtype)
-    for box in (Box(0.1, 0.2, 0.6, 0.7), Box(0, 0, 0.5, 1), Box(0.5, 0.5, 1, 1)):
+    for box in torch.tensor([(0.1, 0.2, 0.6, 0.7), (0, 0, 0.5, 1), (0.5, 0.5, 1, 1)]):
         for grid in (Size(16, 16), Size(128, 128)):
-            sampled = crop_resize(plane, [box], grid)
+            sampled = crop_resize(plane, box[None], grid)
             assert sampled.dtype == dtype
-            assert torch.allclose(sampled.float(), crop_resize(plane.float(), [box], grid), atol=0.02)
+            assert torch.allclose(sampled.float(), crop_resize(plane.float(), box[None], grid), atol=0.02)
 
 
 def test_screen():

@@ -5,12 +5,12 @@ import pytest
 import slow
 import torch
 
-from cupscale.method.attention import Box, GlobalAttention
+from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Size
 
 OVERVIEW, CELLS = Size(5, 6), Size(6, 8)  # the layer has half of both: 3 x 3 and 3 x 4 tokens
-BOXES = [Box(0.0, 0.125, 0.6, 0.75), Box(0.3, 0.25, 1.0, 0.875)]
+BOXES = torch.tensor([(0.0, 0.125, 0.6, 0.75), (0.3, 0.25, 1.0, 0.875)])
 
 
 def noise(*shape, seed):
@@ -39,7 +39,7 @@ def case():
         ),
         "cropped": [
             slow.crop_maps(slow.softmax_maps(whole[2], key), (3, 3), box, (3, 4)) @ value.double().numpy()
-            for box in BOXES
+            for box in BOXES.tolist()
         ],
     }
 
@@ -80,7 +80,7 @@ def test_where_no_region_has_a_caption_the_prompt_is_every_regions_own(case):
 
 def test_off_leaves_attention_alone(case):
     made = Composer(0.6, 0.3, GlobalAttention(OVERVIEW))
-    assert made.mode == "off" and made.own == 0 and list(made.boxes) == [] and made.cells == (0, 0)
+    assert made.mode == "off" and made.own == 0 and len(made.boxes) == 0 and made.cells == (0, 0)
     assert made.compose("layer", case["plain"], never) is case["plain"]
 
 

@@ -5,7 +5,7 @@ import pytest
 import slow
 import torch
 
-from cupscale.method.attention import Box, GlobalAttention
+from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
 from cupscale.method.joint import Stream, attend, compose_joint, merge, split
 from cupscale.method.regions import Size
@@ -13,7 +13,7 @@ from cupscale.method.regions import Size
 HEADS, WIDTH = 2, 4
 GRID, OVERVIEW = (3, 5), (4, 3)  # the image's tokens; two more are padding
 IMAGE, TEXT, OWN = 17, 6, 5
-BOXES = [Box(0.0, 0.125, 0.6, 0.75), Box(0.3, 0.25, 1.0, 0.875)]
+BOXES = torch.tensor([(0.0, 0.125, 0.6, 0.75), (0.3, 0.25, 1.0, 0.875)])
 ROWS = 5  # three without the prompt, two with it
 # Whole rows, and the first tokens of each: texts end at different places.
 READ = torch.arange(TEXT) < torch.tensor([[6], [3], [6], [4], [5]])
@@ -85,7 +85,7 @@ def expected_grid(streams, overview, row, mu, lam, with_own):
         mass = both[:, IMAGE:].sum(axis=1, keepdims=True)
         alone, text_value = maps(query, (text,), row, head)
         of_whole, whole_value = maps(whole.query[:, :, :12], (words,), 2, head)
-        cropped = slow.crop_maps(of_whole, OVERVIEW, BOXES[row - 3], GRID) @ whole_value
+        cropped = slow.crop_maps(of_whole, OVERVIEW, BOXES[row - 3].tolist(), GRID) @ whole_value
         screened = image_share + mass * (mu * cropped + (1 - mu) * (alone @ text_value))
         plain, value = maps(query, (image, own if with_own else text), row, head)
         heads.append((1 - lam) * screened + lam * (plain @ value))

@@ -8,7 +8,7 @@ import pytest
 import slow
 import torch
 
-from cupscale.method.regions import Fusion, Region, Size, feather, plan_regions, window_count
+from cupscale.method.regions import Feathers, Fusion, Region, Size, feather, plan_regions, window_count
 
 SIZES = [(128, 128), (512, 512), (129, 128), (500, 333), (130, 1000), (64, 200), (8, 8), (127, 129)]
 OVERLAPS = [0.0, 0.125, 0.25, 0.5, 0.75]
@@ -171,7 +171,7 @@ def test_fusion_is_the_weighted_sum():
     rows = slow.weights(13, height, [region.y for region in regions])
     cols = slow.weights(21, width, [region.x for region in regions])
     expected = np.zeros((2, *canvas))
-    fusion = Fusion(canvas, regions)
+    fusion = Fusion(canvas, Feathers.of(canvas, regions))
     for region, output in zip(regions, outputs, strict=True):
         for i in range(height):
             for j in range(width):
@@ -185,7 +185,7 @@ def test_fusion_is_the_weighted_sum():
 
 def test_fusion_sums_half_precision_in_float32():
     regions = plan_regions(Size(8, 12), Size(8, 8), 0.5)
-    fusion = Fusion(Size(8, 12), regions)
+    fusion = Fusion(Size(8, 12), Feathers.of(Size(8, 12), regions))
     for region in regions:
         fusion.add(region, torch.full((1, 8, 8), 0.1, dtype=torch.float16))
     assert torch.allclose(fusion.result(), torch.full((1, 1, 8, 12), 0.0999755859375), atol=1e-7)
@@ -196,10 +196,10 @@ def test_weights_sum_to_one_and_a_constant_comes_back(size, overlap):
     canvas = Size(*size)
     for generator in jitters():
         regions = plan_regions(canvas, Size(128, 128), overlap, generator)
-        fusion = Fusion(canvas, regions)
+        fusion = Fusion(canvas, feathers := Feathers.of(canvas, regions))
         total = torch.zeros(canvas, dtype=torch.float64)
         for region in regions:
-            weight = fusion.weight(region)
+            weight = feathers.weight(region)
             assert weight.min() >= 0
             region.crop(total).add_(weight.double())
             fusion.add(region, torch.full((4, region.h, region.w), 3.5))
@@ -211,7 +211,7 @@ def test_weights_fall_smoothly_towards_a_shared_edge():
     """No step larger than a raised cosine makes over half a window: no seam on a smooth area."""
     canvas = Size(128, 320)
     regions = plan_regions(canvas, Size(128, 128), 0.5)
-    fusion = Fusion(canvas, regions)
+    feathers = Feathers.of(canvas, regions)
     for region in regions:
-        row = fusion.weight(region)[64]
+        row = feathers.weight(region)[64]
         assert row.diff().abs().max() < math.pi / 2 / 64 * 1.1

@@ -52,13 +52,13 @@ class Network:
         self.captured.append((latents, t.item()))
         return 0.2 * latents - t / 2000
 
-    def predict(self, latents, t, regions, ids):
+    def predict(self, latents, t, regions, ids, guided=True):
         if len(regions) > self._most:
             raise torch.OutOfMemoryError("no room")
         self.calls.append(list(ids))
         if ids[0] == 0:
             self.regions.append([])
-        self.regions[-1] += regions
+        self.regions[-1] += list(regions)
         return 0.3 * latents + t / 1000
 
 
@@ -173,7 +173,7 @@ def test_low_guidance_joins_what_the_network_gives():
     """Outputs of 2 C channels, the canvas fused from windows: the first C and, at a cutoff above all, twice the last C."""
 
     class Apart(Network):
-        def predict(self, latents, t, regions, ids):
+        def predict(self, latents, t, regions, ids, guided=True):
             return torch.cat((super().predict(latents, t, regions, ids), 0.1 * latents), dim=1)
 
     z, _ = latents()
@@ -251,7 +251,7 @@ def test_each_region_is_cropped_from_its_place_and_fused_there():
     """A network that says which region it was given: neighbours are mixed by their weights."""
 
     class Numbered(Network):
-        def predict(self, latents, t, regions, ids):
+        def predict(self, latents, t, regions, ids, guided=True):
             super().predict(latents, t, regions, ids)
             for latent, region in zip(latents, regions, strict=True):
                 assert latent.tolist() == region.crop(ramp)[0].div(2).tolist()
@@ -289,7 +289,7 @@ def test_batches(batch, calls):
 
 def test_an_output_for_every_region_is_asked_for():
     class Short(Network):
-        def predict(self, latents, t, regions, ids):
+        def predict(self, latents, t, regions, ids, guided=True):
             return super().predict(latents, t, regions, ids)[:-1]
 
     options = {"window": Size(4, 8), "overlap": 0.5, "seed": 0, "batch": 3}

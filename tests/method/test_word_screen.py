@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cupscale.method.attention import Box, GlobalAttention
+from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Size
 from cupscale.method.word_screen import WordScreen
@@ -13,7 +13,7 @@ from cupscale.method.word_screen import WordScreen
 CELLS = Size(4, 8)
 # Begin, "red" (1), "castle" (2, 3), end: 5 tokens.
 WORDS = [slice(1, 2), slice(2, 4)]
-LEFT, RIGHT, TOP = Box(0.0, 0.0, 1.0, 0.5), Box(0.0, 0.5, 1.0, 1.0), Box(0.0, 0.0, 0.5, 1.0)
+LEFT, RIGHT, TOP = torch.tensor([(0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)])
 
 
 def maps(height, width, left_of):
@@ -31,12 +31,12 @@ def screen():
 
 def test_words_that_leave_a_region_are_lowered_there():
     """red covers 1/2 of the left half, 0 of the right and 1/4 of the top; castle 1, 0 and 1/2. The share is 0.3."""
-    bias = screen().bias([LEFT, RIGHT, TOP], 5, 0.6)
+    bias = screen().bias(torch.stack([LEFT, RIGHT, TOP]), 5, 0.6)
     low = math.log(0.4)
     expected = torch.tensor([[0, 0, 0, 0, 0], [0, low, low, low, 0], [0, low, 0, 0, 0]])
     assert torch.allclose(bias, expected)
-    assert screen().bias([RIGHT], 5, 1.0)[0, 1] == -math.inf
-    assert not screen().bias([LEFT, RIGHT], 5, 0.0).any()
+    assert screen().bias(torch.stack([RIGHT]), 5, 1.0)[0, 1] == -math.inf
+    assert not screen().bias(torch.stack([LEFT, RIGHT]), 5, 0.0).any()
 
 
 def test_a_words_map_is_the_mean_of_its_tokens_and_of_the_layers():
@@ -45,26 +45,31 @@ def test_a_words_map_is_the_mean_of_its_tokens_and_of_the_layers():
     even = maps(4, 8, (8, 2, 4, 0, 8))
     even[..., 3] = 1 - even[..., 2]
     made.keep("fine", even)
-    assert made.bias([LEFT], 5, 0.5)[0].tolist() == pytest.approx([0, 0, math.log(0.5), math.log(0.5), 0])
+    assert made.bias(torch.stack([LEFT]), 5, 0.5)[0].tolist() == pytest.approx(
+        [0, 0, math.log(0.5), math.log(0.5), 0]
+    )
     # A second layer of the same grid that sees it right, three times as strongly, decides.
     made.keep("other", 3 * (1 - maps(4, 8, (8, 8, 4, 4, 8))))
-    assert made.bias([RIGHT], 5, 0.5)[0, 2] == 0 and made.bias([LEFT], 5, 0.5)[0, 2] < 0
+    assert (
+        made.bias(torch.stack([RIGHT]), 5, 0.5)[0, 2] == 0
+        and made.bias(torch.stack([LEFT]), 5, 0.5)[0, 2] < 0
+    )
 
 
 def test_a_new_step_replaces_the_maps_and_clear_forgets_them():
     made = screen()
-    assert made.bias([RIGHT], 5, 0.6)[0, 1] < 0
+    assert made.bias(torch.stack([RIGHT]), 5, 0.6)[0, 1] < 0
     made.keep("fine", 1 - maps(4, 8, (0, 4, 4, 4, 0)))
-    assert made.bias([RIGHT], 5, 0.6)[0, 1] == 0
+    assert made.bias(torch.stack([RIGHT]), 5, 0.6)[0, 1] == 0
     made.clear()
     made.keep("coarse", maps(2, 4, (4, 1, 2, 2, 4)))
-    assert made.bias([LEFT, RIGHT], 5, 0.6)[:, 2].tolist() == pytest.approx([0, math.log(0.4)])
+    assert made.bias(torch.stack([LEFT, RIGHT]), 5, 0.6)[:, 2].tolist() == pytest.approx([0, math.log(0.4)])
 
 
 def test_a_prompt_without_words_is_left_alone():
     made = WordScreen(CELLS, [])
     made.keep("fine", maps(4, 8, (8, 8, 8, 8, 8)))
-    assert not made.bias([RIGHT], 5, 0.6).any()
+    assert not made.bias(torch.stack([RIGHT]), 5, 0.6).any()
 
 
 def test_the_composer_screens_the_conditional_rows():
@@ -72,7 +77,7 @@ def test_the_composer_screens_the_conditional_rows():
     whole = maps(4, 8, (8, 2, 4, 4, 8))
     composer.look("layer", lambda: whole)
     assert composer.screening(2, 5, torch.float32) is None  # the overview reads every word
-    composer.mode, composer.boxes, composer.cells = "compose", [LEFT, RIGHT], CELLS
+    composer.mode, composer.boxes, composer.cells = "compose", torch.stack([LEFT, RIGHT]), CELLS
     composer.look("layer", lambda: 1 - whole)  # a region's own maps are not looked at
     added = composer.screening(4, 5, torch.float32)
     assert added.shape == (4, 1, 1, 5)
