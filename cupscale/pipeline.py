@@ -9,8 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from torch import Tensor
 from cupscale import images, machine, models, offload, upscalers
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.backbones.maps import check_maps
+from cupscale.backbones.own import unheard
 from cupscale.backbones.texts import readable
 from cupscale.captioners import (
     Cache,
@@ -57,7 +57,7 @@ from cupscale.preview import PreviewMap
 from cupscale.settings import CHOICES, Settings
 from cupscale.upscalers.choose import settle
 
-Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
+Source = images.Source | images.Picture
 CaptionEvent = CaptionProgress | Notice | Captioned
 
 
@@ -88,6 +88,7 @@ class CUpscalePipeline:
         self.pipe = pipe
         self.model = models.name_of(pipe)
         self.loras: tuple[str, ...] = getattr(pipe, "cupscale_loras", ())
+        self.own_scheduler = models.has_own_scheduler(pipe)
         self.batch = batch or (1 if self.backbone.device.type == "cpu" else 4)
         self.tiles = tiles or Tiles()
         self.preview_px = preview_px
@@ -107,6 +108,8 @@ class CUpscalePipeline:
             CupscaleError: An unknown preset or field, or a value outside its range.
         """
         usual = models.defaults(self.model, self.backbone.defaults)
+        if self.own_scheduler:
+            usual = usual | {"scheduler": "model"}
         return Settings.build(usual, self._preset(preset), **fields)
 
     def plan(
@@ -268,11 +271,8 @@ class _Run:
         """
         self._began = time.perf_counter()
         yield Planned(self.plan, self.settings)
-        if self.other_loras:
-            names = ", ".join(self.other_loras)
-            yield Notice(
-                f"the settings name LoRAs that this model was not loaded with: {names}; it goes on without them"
-            )
+        for message in self._first_notices():
+            yield Notice(message)
         try:
             yield from self._stages()
         except RuntimeError as error:
@@ -299,6 +299,15 @@ class _Run:
             self.pipeline.backbone.release()
         self._remember_speed(self._elapsed() - captioned - (self._network_seconds - drawn))
         yield self._finished(image)
+
+    def _first_notices(self) -> Iterator[str]:
+        """What a person should know before the work begins."""
+        if self.other_loras:
+            names = ", ".join(self.other_loras)
+            yield f"the settings name LoRAs that this model was not loaded with: {names}; it goes on without them"
+        yield from unheard(self.pipeline.pipe, self.settings, self.pipeline.own_scheduler)
+        if self.source is not None:
+            yield from self.source.notices
 
     def _finished(self, image: Image.Image) -> Finished:
         total = self._elapsed()
