@@ -92,7 +92,7 @@ def test_bt2020_primaries_of_cicp_with_the_curve_of_srgb() -> None:
     ("transfer", "code", "wanted"), [(8, 128, 188), (4, 100, 100), (5, 128, 106), (17, 200, 196)]
 )
 def test_curves_of_cicp_without_another_gamut(transfer: int, code: int, wanted: int) -> None:
-    """Linear 0.502 is 188 in sRGB. Gamma 2.2: 0.392^2.2 = 0.1275 is 100. 2.8: 0.502^2.8 = 0.1451 is 106. ST 428: 0.5809 is 199."""
+    """Linear 0.502 is 188 in sRGB. Gamma 2.2: 0.392^2.2 = 0.1275 is 100. 2.8: 0.502^2.8 = 0.1451 is 106."""
     light = {
         8: code / 255,
         4: (code / 255) ** 2.2,

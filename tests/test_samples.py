@@ -1,4 +1,4 @@
-"""Samples that are not 8 bits, files that end early, files of several pictures, pictures in memory: right values, or the true reason."""
+"""Odd samples, files that end early or hold several pictures, pictures in memory: right values, or the true reason."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_the_size_of_an_odd_tiff_and_its_limit(tmp_path: Path) -> None:
     with pytest.raises(CupscaleError, match="the limit is"):
         images.read(path, max_pixels=23 * 18 - 1)
     for share in (0.05, 0.3, 0.7):
-        with pytest.raises(CupscaleError, match="truncated|is not an image"):
+        with pytest.raises(CupscaleError, match=r"truncated|is not an image"):
             images.read(path.read_bytes()[: int(path.stat().st_size * share)])
 
 

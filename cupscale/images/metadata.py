@@ -58,14 +58,18 @@ class Kept:
         profile = None if data["profile"] is None else base64.b64decode(data["profile"])
         return cls({int(tag): text for tag, text in data["texts"].items()}, place, profile)
 
-    def put(self, exif: Image.Exif, *, place: bool) -> None:
-        """Into the EXIF of a result."""
+    def put(self, exif: Image.Exif, *, place: bool, nested: bool = True) -> None:
+        """Into the EXIF of a result. Without `nested` its first folder alone holds texts, as in a TIFF: the date a picture
+        was taken stands for that of the file."""
         for tag, text in self.texts.items():
-            if tag in _PHOTO_TEXTS:
+            if tag in _PHOTO_TEXTS and not nested:
+                if tag == ExifTags.Base.DateTimeOriginal:
+                    exif[ExifTags.Base.DateTime] = text
+            elif tag in _PHOTO_TEXTS:
                 exif.get_ifd(ExifTags.IFD.Exif)[tag] = text
             else:
                 exif[tag] = text
-        if place and self.place:
+        if place and self.place and nested:
             fields = exif.get_ifd(ExifTags.IFD.GPSInfo)
             for tag, value in self.place.items():
                 fields[tag] = _rationals(value) if isinstance(value, tuple) else value
