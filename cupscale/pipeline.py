@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -36,7 +37,7 @@ from cupscale.captions import match, within_budget
 from cupscale.correct import correct, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
-from cupscale.images.tensors import carried_on, padded, to_bytes
+from cupscale.images.tensors import carried_on, padded, to_bytes, to_uint16
 from cupscale.method.edges import edges, with_edge_noise
 from cupscale.method.guidance import LowGuidance, guidance_map, richness
 from cupscale.method.lowpass import LowPass
@@ -54,6 +55,7 @@ from cupscale.planning import (
     make_plan,
 )
 from cupscale.preview import PreviewMap
+from cupscale.protect import protect, read_mask
 from cupscale.settings import CHOICES, Settings
 from cupscale.upscalers.choose import settle
 
@@ -69,6 +71,7 @@ class CUpscalePipeline:
         batch: Regions per network call. Decides memory and time, not the picture.
         tiles: Of the VAE.
         preview_px: Longer side of previews in pixels, 0 for none.
+        bits: Of a sample of the result: 8, or 16 for what is printed or edited, which `Result.deep` holds.
         cache: Where the base upscaler's results are kept; the user's cache folder by default.
 
     Raises:
@@ -82,8 +85,12 @@ class CUpscalePipeline:
         batch: int | None = None,
         tiles: Tiles | None = None,
         preview_px: int = 512,
+        bits: int = 8,
         cache: upscalers.Cache | None = None,
     ):
+        if bits not in (8, 16):
+            raise CupscaleError(f"bits is {bits}: choose 8 or 16")
+        self.bits = bits
         self.backbone: Backbone = adapt(pipe)
         self.pipe = pipe
         self.model = models.name_of(pipe)
@@ -140,6 +147,7 @@ class CUpscalePipeline:
         *,
         preset: str | None = None,
         captioning: Captioning | None = None,
+        mask: Source | None = None,
         **fields: Any,
     ) -> Result:
         """Upscale one image, or one drawn from the prompt. See `stream` for the arguments.
@@ -147,7 +155,7 @@ class CUpscalePipeline:
         Raises:
             CupscaleError: Bad input, before any work is done.
         """
-        events = self.stream(image, settings, preset=preset, captioning=captioning, **fields)
+        events = self.stream(image, settings, preset=preset, captioning=captioning, mask=mask, **fields)
         with contextlib.closing(events):
             for event in events:
                 if isinstance(event, Finished):
@@ -161,6 +169,7 @@ class CUpscalePipeline:
         *,
         preset: str | None = None,
         captioning: Captioning | None = None,
+        mask: Source | None = None,
         **fields: Any,
     ) -> Generator[Event, None, None]:
         """The events of a run, `Finished` last. Closing it stops the work within one network call and leaves no hook.
@@ -171,6 +180,7 @@ class CUpscalePipeline:
             settings: Whole; None for the model's defaults.
             preset: Its fields come over `settings`.
             captioning: Who writes what is not given, the captions and the prompt, before anything else.
+            mask: A picture of the image's size, white where the base upscale stays: see `cupscale.protect`.
             **fields: Single settings, over everything else.
 
         Raises:
@@ -188,7 +198,8 @@ class CUpscalePipeline:
         if picture is not None:
             chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
-        return _Run(self, picture, chosen, plan, captioning or Captioning(), other).events()
+        protected = None if mask is None else read_mask(mask, plan.input)
+        return _Run(self, picture, chosen, plan, captioning or Captioning(), other, protected).events()
 
     def caption(
         self,
@@ -249,6 +260,7 @@ class _Run:
     plan: Plan
     captioning: Captioning
     other_loras: Sequence[str] = ()
+    mask: Image.Image | None = None
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
@@ -256,6 +268,8 @@ class _Run:
         self._known: dict[str, Any] = {}  # texts that are encoded already
         self._tiles = self.pipeline.tiles
         self._stage = ""
+        self._protected: Image.Image | None = None  # the base upscale, where a mask asks for it
+        self._deep: np.ndarray | None = None
 
     @property
     def picture(self) -> images.Picture:
@@ -291,6 +305,7 @@ class _Run:
         try:
             plain, base = yield from self._base_upscale()
             latents = yield from self._encode(plain, base)
+            self._protected = base if self.mask else None
             del plain, base
             z = yield from self._denoise(latents, read, texts)
             pixels = yield from self._decode(z)
@@ -311,7 +326,10 @@ class _Run:
 
     def _finished(self, image: Image.Image) -> Finished:
         total = self._elapsed()
-        return Finished(Result(image, self.settings, replace(self.plan, seconds=round(total, 1)), total))
+        if self.pipeline.bits == 16 and self._deep is None:  # drawn, and not enlarged
+            self._deep = np.asarray(image, np.uint16) * np.uint16(257)
+        plan = replace(self.plan, seconds=round(total, 1))
+        return Finished(Result(image, self.settings, plan, total, self.picture.kept, self._deep))
 
     def written(self, *, regions: bool) -> Generator[CaptionEvent, None, None]:
         """`caption_regions`, with room made on the device, and its speed remembered."""
@@ -513,9 +531,14 @@ class _Run:
         """What the result keeps of the input."""
         yield self._progress("correct")
         assert self.settings.fidelity != "auto"
+        if self.mask is not None and self._protected is not None:
+            protect(pixels, self._protected, self.mask)
         correct(pixels, self.picture.rgb, self.settings.fidelity)
         image = images.to_image(pixels)
-        if is_grey(self.picture.rgb):
+        grey = is_grey(self.picture.rgb)
+        if self.pipeline.bits == 16:
+            self._deep = to_uint16(pixels)[..., 1 if grey else slice(None)]
+        if grey:
             image = image.convert("L")
         return images.finish(image, self.picture.alpha)
 
