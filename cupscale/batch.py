@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from cupscale import images
 from cupscale.captioners import Captioning
 from cupscale.errors import CupscaleError
 from cupscale.events import Event, Finished, Result
-from cupscale.files import Job, find_images, plan_jobs
+from cupscale.files import STREAM, Job, find_images, plan_jobs
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.planning import Target, drawn_size, output_size
 from cupscale.processes import own_share
+from cupscale.saving import Saving
 from cupscale.settings import Settings
+
+PLAIN = Saving()
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,9 @@ def run_jobs(
     settings: Callable[[tuple[int, int]], Settings],
     *,
     captioning: Captioning | None = None,
-    quality: int = 95,
+    saving: Saving = PLAIN,
     opened: images.Picture | None = None,
+    mask: images.Picture | None = None,
 ) -> Generator[Started | Event | Done, None, None]:
     """The events of all images, one after the other. Each result is written before its Done.
 
@@ -59,8 +64,9 @@ def run_jobs(
         jobs: The images, and where their results go.
         settings: Of the run of one image of that (width, height): a target size gives each its own scale.
         captioning: Of the runs.
-        quality: Of JPEG, WebP and AVIF, 1 to 100.
+        saving: How results are written.
         opened: The first image, where the caller has decoded it already.
+        mask: Of the first image.
     """
     for number, job in enumerate(jobs, 1):
         yield Started(job, number, len(jobs))
@@ -68,8 +74,8 @@ def run_jobs(
             yield Done(job)
             continue
         try:
-            first = opened if number == 1 else None
-            result = yield from _run_job(pipeline, job, settings, captioning, quality, first)
+            picture = opened if number == 1 and opened else images.read(job.source) if job.source else None
+            result = yield from _run_job(pipeline, job, settings, captioning, saving, picture, mask)
             yield Done(job, result)
         except CupscaleError as error:
             yield Done(job, error=str(error))
@@ -80,22 +86,26 @@ def _run_job(
     job: Job,
     settings: Callable[[tuple[int, int]], Settings],
     captioning: Captioning | None,
-    quality: int,
-    opened: images.Picture | None,
+    saving: Saving,
+    picture: images.Picture | None,
+    mask: images.Picture | None,
 ) -> Generator[Event, None, Result]:
-    picture = opened or (images.read(job.source) if job.source else None)
     size = picture.size if picture else drawn_size(job.size, pipeline.backbone.geometry)
     chosen = settings(size)
-    alpha = picture is not None and picture.alpha is not None
-    images.check_writable(job.target, size=output_size(size, chosen.scale), alpha=alpha)
+    if job.target != STREAM:
+        saving.check(job.target, size=output_size(size, chosen.scale), picture=picture, bits=pipeline.bits)
     result = None
-    with contextlib.closing(pipeline.stream(picture, chosen, captioning=captioning)) as events:
+    with contextlib.closing(pipeline.stream(picture, chosen, captioning=captioning, mask=mask)) as events:
         for event in events:
             if isinstance(event, Finished):
                 result = event.result
             yield event
     assert result is not None
-    images.write(result.image, job.target, result.settings.to_json(), quality)
+    if job.target == STREAM:
+        sys.stdout.buffer.write(saving.encode(result, f"stdout{job.suffix}"))
+        sys.stdout.buffer.flush()
+    else:
+        saving.write(result, job.target)
     return result
 
 
@@ -111,6 +121,8 @@ def upscale_many(
     target: Target | None = None,
     preset: str | None = None,
     captioning: Captioning | None = None,
+    bits: int = 8,
+    saving: Saving = PLAIN,
     **fields: Any,
 ) -> Generator[Done, None, None]:
     """Upscale files and folders; one Done an image, as it ends.
@@ -126,12 +138,14 @@ def upscale_many(
         target: A size to reach, in place of a scale.
         preset: See `CUpscalePipeline.stream`.
         captioning: See `CUpscalePipeline.stream`.
+        bits: See `CUpscalePipeline`.
+        saving: How results are written.
         **fields: Single settings.
 
     Raises:
         CupscaleError: Bad arguments, at the first step; what is wrong with one image is in its Done.
     """
-    pipeline = CUpscalePipeline(pipe, preview_px=0)
+    pipeline = CUpscalePipeline(pipe, preview_px=0, bits=bits)
     usual = pipeline.settings(preset, **fields)
 
     def settings(size: tuple[int, int]) -> Settings:
@@ -146,6 +160,6 @@ def upscale_many(
     jobs = plan_jobs(
         sources, folder, usual, target=target, suffix=suffix, overwrite=overwrite, skip_existing=skip_existing
     )
-    for event in run_jobs(pipeline, own_share(jobs), settings, captioning=captioning):
+    for event in run_jobs(pipeline, own_share(jobs), settings, captioning=captioning, saving=saving):
         if isinstance(event, Done):
             yield event

@@ -8,7 +8,7 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -20,21 +20,30 @@ from tqdm import tqdm
 import cupscale
 from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
+from cupscale.flags import (
+    CAPTIONER_FLAGS,
+    CAPTIONER_NAMES,
+    DEVICE,
+    FILE,
+    FILE_FLAGS,
+    MODEL_FLAGS,
+    SETTINGS_FILE,
+    SIZE_FLAGS,
+    SUFFIX_OF,
+    setting_flags,
+)
 from cupscale.settings import PRESETS, Settings
+from cupscale.showing import show
 from cupscale.study.command import study
 
 if TYPE_CHECKING:
-    from cupscale.batch import Done
     from cupscale.captioners import Captioned, Captioner, Captioning
     from cupscale.captions import TokenBudget
     from cupscale.files import Job
     from cupscale.images import Picture
     from cupscale.pipeline import CUpscalePipeline
     from cupscale.planning import Geometry, Plan, Target
-
-Command = Callable[..., Any]
-FILE = click.Path(path_type=Path)
-
+    from cupscale.saving import Saving
 
 _ELSEWHERE = {"reproduce": "cupscale.reproduce.command"}  # commands that stand in a room of their own
 
@@ -81,160 +90,6 @@ def _close_stdout() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
 
 
-def _flags(*options: Command) -> Callable[[Command], Command]:
-    """One decorator of several options, in the order that --help shows."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _setting_flags(*names: str) -> Callable[[Command], Command]:
-    """A flag per field of Settings, named as the field."""
-    options = []
-    for name in names:
-        field = Settings.model_fields[name]
-        kind: Any = field.annotation
-        if typing.get_origin(kind) is typing.Literal:
-            kind = click.Choice(typing.get_args(kind))
-        elif not isinstance(kind, type):  # a number or a word, which `Settings` tells apart
-            kind = str
-        flag = f"--{name.replace('_', '-')}"
-        options.append(click.option(flag, name, type=kind, default=None, help=field.description))
-    return _flags(*options)
-
-
-_CAPTIONER_FLAGS = _flags(
-    click.option(
-        "--captioner",
-        metavar="NAME",
-        default="auto",
-        show_default=True,
-        help="Who writes captions, and the prompt if it is empty: auto (a multimodal model on an accelerator), none, "
-        "appearance (smooth, sharp, blue ...), qwen, smolvlm, llava, florence, a hub id, a folder, or a server's address such "
-        "as http://localhost:8000/v1#model (its key: OPENAI_API_KEY).",
-    ),
-    click.option(
-        "--share",
-        type=click.FloatRange(0, 1),
-        default=0.08,
-        show_default=True,
-        help="Neighbouring regions that differ by less share one caption; 0: never.",
-    ),
-    click.option("--prepend-prompt", is_flag=True, help="Put the prompt before every caption."),
-    click.option(
-        "--captioner-seconds",
-        type=click.FloatRange(1, 3600),
-        help="Time one region may take.  [default: 60 for a server, 600 for a model]",
-    ),
-    click.option("--fresh", is_flag=True, help="Ask again for captions that are known from before."),
-)
-_CAPTIONER_NAMES = ("captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
-_SETTINGS_FILE = click.option("--settings", "settings_file", type=FILE, help="Settings from a JSON file.")
-_DEVICE = click.option(
-    "--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]"
-)
-MODEL_FLAGS = _flags(
-    _DEVICE,
-    click.option(
-        "--dtype",
-        type=click.Choice(["float16", "bfloat16", "float32"]),
-        help="[default: float16; float32 on a CPU]",
-    ),
-    click.option(
-        "--offload",
-        type=click.Choice(["auto", "none", "model", "group", "sequential"]),
-        default="auto",
-        show_default=True,
-        help="What waits in main memory. auto: the fastest that the free memory holds.",
-    ),
-    click.option(
-        "--controlnet",
-        metavar="ID",
-        default="auto",
-        show_default=True,
-        help="A ControlNet for tiles, hub id or folder, which --control above 0 loads with the model.",
-    ),
-    click.option("--batch", type=click.IntRange(1, 256), help="Regions at once.  [default: 4; 1 on a CPU]"),
-    click.option(
-        "--tile",
-        type=click.IntRange(256, 8192),
-        default=1024,
-        show_default=True,
-        help="Side of a VAE tile in pixels.",
-    ),
-    click.option(
-        "--lora",
-        "loras",
-        multiple=True,
-        metavar="PATH_OR_ID[:weight]",
-        help="Several may be given. Their weight is 1 unless said.",
-    ),
-)
-
-
-SUFFIX_OF = {
-    "same": None,
-    "png": ".png",
-    "webp": ".webp",
-    "jpeg": ".jpg",
-    "avif": ".avif",
-    "tiff": ".tif",
-}
-_FILE_FLAGS = _flags(
-    click.option(
-        "--out",
-        "-o",
-        type=FILE,
-        help="A file for one image, a folder for several.  [default: IMAGE-x<scale>-seed<seed>.png beside each]",
-    ),
-    click.option("--recursive", "-r", is_flag=True, help="Look into the folders inside folders, too."),
-    click.option("--overwrite", is_flag=True, help="Replace results that are there."),
-    click.option("--skip-existing", is_flag=True, help="Leave out images whose results are there."),
-    click.option(
-        "--format",
-        type=click.Choice(list(SUFFIX_OF)),
-        default="png",
-        show_default=True,
-        help="Of results without a name.",
-    ),
-    click.option(
-        "--quality",
-        type=click.IntRange(1, 100),
-        default=95,
-        show_default=True,
-        help="Of JPEG, WebP and AVIF.",
-    ),
-)
-
-
-class Frame(click.ParamType[tuple[int, int]]):
-    """'3840x2160' to (3840, 2160)."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        parts = str(value).lower().split("x")
-        if len(parts) == 2 and all(part.isdecimal() and 0 < len(part) < 7 and int(part) for part in parts):
-            return int(parts[0]), int(parts[1])
-        self.fail(f"{value!r} is not WIDTHxHEIGHT, such as 3840x2160", param, ctx)
-
-
-_SIDE = click.IntRange(1, 2**20)
-_SIZE_FLAGS = _flags(
-    click.option(
-        "--width", type=_SIDE, help="Of the result in pixels, in place of --scale; the aspect stays."
-    ),
-    click.option("--height", type=_SIDE, help="Likewise."),
-    click.option("--megapixels", type=click.FloatRange(0.001, 1000), help="Likewise, in millions of pixels."),
-    click.option("--fit", type=Frame(), help="The largest result that fits into this frame."),
-    click.option("--to", type=click.Choice(["4k", "8k"]), help="A longer side of 4096 or 8192 pixels."),
-)
-
-
 @dataclass(frozen=True)
 class Hardware:
     """How a model is loaded and run; it does not decide the picture. A model is loaded once."""
@@ -246,6 +101,7 @@ class Hardware:
     tile: int = 1024
     controlnet: str | None = None
     loras: tuple[str, ...] = ()
+    bits: int = 8
     _loaded: dict[str, CUpscalePipeline] = field(default_factory=dict, compare=False)
 
     def geometry(self, model: str) -> Geometry:
@@ -275,7 +131,7 @@ class Hardware:
             controlnet=self.controlnet,
             loras=self.loras,
         )
-        return CUpscalePipeline(pipe, batch=self.batch, tiles=Tiles(self.tile), preview_px=0)
+        return CUpscalePipeline(pipe, batch=self.batch, tiles=Tiles(self.tile), preview_px=0, bits=self.bits)
 
 
 @click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -289,25 +145,25 @@ def main() -> None:
 
 @main.command()
 @click.argument("images", type=FILE, nargs=-1, metavar="[IMAGE...]")
-@_FILE_FLAGS
+@FILE_FLAGS
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), help="A set of settings; single flags win over it."
 )
-@_SETTINGS_FILE
+@SETTINGS_FILE
 @click.option(
     "--captions",
     "captions_path",
     type=FILE,
     help="A caption per region, from a JSON file that `caption` or a person wrote.",
 )
-@_CAPTIONER_FLAGS
+@CAPTIONER_FLAGS
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be done, and stop.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the plan or the result as JSON, a line an image."
 )
 @MODEL_FLAGS
-@_SIZE_FLAGS
-@_setting_flags(*(name for name in Settings.model_fields if name not in ("captions", "loras")))
+@SIZE_FLAGS
+@setting_flags(*(name for name in Settings.model_fields if name not in ("captions", "loras")))
 @click.pass_context
 def upscale(
     ctx: click.Context,
@@ -320,25 +176,30 @@ def upscale(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Upscale images: files, folders, patterns. Without one, a picture is drawn from --prompt first.
+    """Upscale images: files, folders, patterns, - for stdin. Without one, a picture is drawn from --prompt first.
 
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order. With several
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
     from cupscale.batch import run_jobs
-    from cupscale.files import plan_jobs
+    from cupscale.files import STREAM, plan_jobs
     from cupscale.processes import own_share, wait_for_all
+    from cupscale.saving import Saving
 
-    files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
-    hardware = Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet"))
+    files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "mask")
+    saving = Saving(**_take(flags, "quality", "dpi", "keep_metadata", "keep_profile"))
+    hardware = Hardware(
+        bits=int(flags.pop("bits")),
+        **_take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet"),
+    )
     target = _target(flags)
-    writer = _take(flags, *_CAPTIONER_NAMES)
+    writer = _take(flags, *CAPTIONER_NAMES)
     usual = _settings(settings_file, preset, flags)
     hardware = replace(hardware, loras=usual.loras)
     if usual.control == 0:
         hardware = replace(hardware, controlnet=None)
     captioning = _captioning(hardware.device, writer, usual.model, preset)
-    sources = _sources(images, files["recursive"], usual, captions_path)
+    sources = _sources(images, files["recursive"], usual, captions_path, files["mask"])
     settings = _settings_of(target, usual, captions_path)
     if plan_only:
         _print_plans(sources, usual, settings, captioning, hardware, as_json)
@@ -348,17 +209,18 @@ def upscale(
         files["out"],
         usual,
         target=target,
-        suffix=SUFFIX_OF[files["format"]],
+        suffix=_suffix(files["format"], files["out"], len(sources) > 1),
         overwrite=files["overwrite"],
         skip_existing=files["skip_existing"],
     )
     share = own_share(jobs)
-    opened = _check(jobs, settings, usual)
+    opened, mask = _check(jobs, settings, usual, saving, hardware.bits, files["mask"])
     pipeline = hardware.pipeline(usual.model)
     events = run_jobs(
-        pipeline, share, settings, captioning=captioning, quality=files["quality"], opened=opened
+        pipeline, share, settings, captioning=captioning, saving=saving, opened=opened, mask=mask
     )
-    failed = _show(events, several=len(jobs) > 1, as_json=as_json)
+    to_stdout = any(job.target == STREAM for job in jobs)
+    failed = show(events, several=len(jobs) > 1, as_json=as_json, to_stdout=to_stdout)
     wait_for_all()
     if failed and len(jobs) == 1:
         raise CupscaleError(failed[0].error or "")
@@ -371,11 +233,11 @@ def upscale(
 @main.command()
 @click.argument("image", type=FILE)
 @click.option("--out", "-o", type=FILE, help="JSON file.  [default: IMAGE-captions.json]")
-@_SETTINGS_FILE
-@_setting_flags("scale", "overlap", "prompt", "model")
-@_DEVICE
+@SETTINGS_FILE
+@setting_flags("scale", "overlap", "prompt", "model")
+@DEVICE
 @click.option("--style", is_flag=True, help="Ask for words of style too.")
-@_CAPTIONER_FLAGS
+@CAPTIONER_FLAGS
 def caption(
     image: Path,
     out: Path | None,
@@ -395,7 +257,7 @@ def caption(
     from cupscale.captioners.file import check_target, write_text
     from cupscale.captions import captions_file, captions_text
 
-    writer = _take(flags, *_CAPTIONER_NAMES)
+    writer = _take(flags, *CAPTIONER_NAMES)
     settings = _settings(settings_file, None, flags)
     if writer["captioner"] == "auto":
         chosen = automatic(settings.model, device=device)
@@ -460,7 +322,11 @@ def _take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _sources(
-    images: tuple[Path, ...], recursive: bool, usual: Settings, captions_path: Path | None
+    images: tuple[Path, ...],
+    recursive: bool,
+    usual: Settings,
+    captions_path: Path | None,
+    mask: Path | None,
 ) -> list[Path | None]:
     """The files to enlarge, or None for a picture that is drawn from the prompt first."""
     from cupscale import models
@@ -469,6 +335,8 @@ def _sources(
     sources = find_images(images, recursive=recursive)
     if captions_path and len(sources) > 1:
         raise CupscaleError("--captions belongs to one image, and several are given: give one at a time")
+    if mask and len(sources) > 1:
+        raise CupscaleError("--mask belongs to one image, and several are given: give one at a time")
     if sources:
         return [*sources]
     models.check_words(usual.model, usual.prompt, "name an image, or give --prompt with words to draw from")
@@ -580,11 +448,10 @@ def _print_plans(
     hardware: Hardware,
     as_json: bool,
 ) -> None:
-    from cupscale import images
     from cupscale.planning import drawn_size
 
     for source in sources:
-        picture = images.read(source) if source else None
+        picture = _opened(source) if source else None
         size = picture.size if picture else drawn_size(usual.size, hardware.geometry(usual.model))
         plan = _plan(picture, settings(size), captioning, hardware)
         name = f"{source}: " if len(sources) > 1 else ""
@@ -592,14 +459,20 @@ def _print_plans(
 
 
 def _check(
-    jobs: Sequence[Job], settings: Callable[[tuple[int, int]], Settings], usual: Settings
-) -> Picture | None:
+    jobs: Sequence[Job],
+    settings: Callable[[tuple[int, int]], Settings],
+    usual: Settings,
+    saving: Saving,
+    bits: int,
+    mask_path: Path | None,
+) -> tuple[Picture | None, Picture | None]:
     """Refuse before the model is loaded what a run would refuse. Of several images each is looked at in its turn.
 
     Returns:
-        The image, decoded, where there is one.
+        The image and its mask, decoded, where there are any.
     """
     from cupscale import images, upscalers
+    from cupscale.files import STREAM
     from cupscale.planning import output_size
 
     upscalers.check(usual.upscaler)
@@ -608,70 +481,46 @@ def _check(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CupscaleError(f"the folder '{folder}' cannot be made: {error.strerror}") from None
-    if len(jobs) == 1 and not jobs[0].skip and jobs[0].source:
-        picture = images.read(jobs[0].source)
-        size = output_size(picture.size, settings(picture.size).scale)
-        images.check_writable(jobs[0].target, size=size, alpha=picture.alpha is not None)
-        return picture
-    return None
+    mask = images.read(mask_path) if mask_path else None
+    for job in jobs:  # what a format cannot hold is the same for all
+        name = job.target if job.target != STREAM else Path(f"stdout{job.suffix}")
+        images.check_format(name, bits=bits)
+    if len(jobs) > 1 or jobs[0].skip or not jobs[0].source:
+        return None, mask
+    from cupscale.protect import read_mask
 
-
-def _show(events: Iterable[Any], *, several: bool, as_json: bool) -> list[Done]:
-    """Bars while images run, a line for each; returns those that failed."""
-    from cupscale.batch import Done, Started
-    from cupscale.events import Planned, Progress
-    from cupscale.method.sampler import Notice
-
-    failed = []
-    with tqdm(total=1, unit="region", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
-        for event in events:
-            if isinstance(event, Started) and several:
-                bar.write(f"{event.number} of {event.total}: {event.job.source}", file=sys.stderr)
-            elif isinstance(event, Planned):
-                bar.write(event.plan.line(), file=sys.stderr)
-                bar.reset(total=event.plan.windows)
-            elif isinstance(event, Notice):
-                bar.write(f"note: {event.message}", file=sys.stderr)
-            elif isinstance(event, Progress):
-                _advance(bar, event)
-            elif isinstance(event, Done) and event.error is not None:
-                failed.append(event)
-            elif isinstance(event, Done):
-                bar.clear()
-                _report(event, as_json)
-    return failed
-
-
-def _advance(bar: Any, event: Any) -> None:
-    if event.stage == "draw":
-        bar.set_description_str(f"draw {event.step}/{event.steps}")
-    elif event.stage == "denoise":
-        bar.set_description_str(f"step {event.step}/{event.steps}", refresh=False)
-        bar.update(round(event.fraction * bar.total) - bar.n)
-    elif event.stage == "caption":
-        bar.set_description_str(f"caption {event.regions}/{event.total}")
+    (job,) = jobs
+    picture = _opened(jobs[0].source)
+    if mask is not None:
+        read_mask(mask, picture.size)
+    size = output_size(picture.size, settings(picture.size).scale)
+    if job.target != STREAM:
+        saving.check(job.target, size=size, picture=picture, bits=bits)
     else:
-        bar.set_description_str(event.stage + (f" {event.fraction:.0%}" if event.fraction else ""))
+        profile = picture.kept.profile if saving.keep_profile else None
+        name = Path(f"stdout{job.suffix}")
+        images.check_format(name, size, picture.alpha is not None, bits, profile)
+    return picture, mask
 
 
-def _report(done: Done, as_json: bool) -> None:
-    path, result = str(done.job.target), done.result
-    if result is None:
-        click.echo(json.dumps({"path": path, "skipped": True}) if as_json else f"{path}  is there already")
-        return
-    if as_json:
-        report = {
-            "path": path,
-            "source": str(done.job.source) if done.job.source else None,
-            "seconds": round(result.seconds, 2),
-            "plan": result.plan.to_dict(),
-            "settings": result.settings.model_dump(mode="json"),
-        }
-        click.echo(json.dumps(report))
-        return
-    shown = {name: value for name, value in result.settings.model_dump().items() if value not in ("", ())}
-    click.echo(f"{path}  {result.image.width} x {result.image.height}  {result.seconds:.1f} s")
-    click.echo("  ".join(f"{name}={value}" for name, value in shown.items()))
+def _opened(source: Path) -> Picture:
+    from cupscale import images
+    from cupscale.files import STREAM
+
+    return images.read(sys.stdin.buffer if source == STREAM else source)
+
+
+def _suffix(chosen: str | None, out: Path | None, several: bool) -> str | None:
+    """Of the names that are made; a format beside a name with another suffix is refused."""
+    from cupscale.images import SUFFIXES
+
+    suffix = SUFFIX_OF[chosen or "png"]
+    named = out is not None and not several and not out.is_dir() and out.suffix.lower() in SUFFIXES
+    if chosen and suffix and out is not None and named:
+        kinds = {".jpeg": ".jpg", ".tiff": ".tif"}
+        if kinds.get(out.suffix.lower(), out.suffix.lower()) != suffix:
+            raise CupscaleError(f"--format {chosen} and the name '{out}' do not agree: leave one of them out")
+    return suffix
 
 
 def _written(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from cupscale import images
 from cupscale.captioners import Captioned, CaptionProgress
+from cupscale.images.metadata import NOTHING, Kept
 from cupscale.method.sampler import Notice
 from cupscale.planning import Plan
+from cupscale.saving import Saving
 from cupscale.settings import Caption, Settings
 
 
@@ -23,25 +26,33 @@ class Result:
         settings: As used, with the captions that were written for the run.
         plan: What was planned, with the seconds that it took.
         seconds: From the call to the picture.
+        kept: What a file of it may keep of the input's.
+        deep: In 16 bits, (h, w, 3) uint16 in sRGB, or (h, w) where it is grey; None for a run of 8 bits.
     """
 
     image: Image.Image
     settings: Settings
     plan: Plan
     seconds: float
+    kept: Kept = NOTHING
+    deep: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def captions(self) -> tuple[Caption, ...]:
         """The captions that were used."""
         return self.settings.captions
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, **how: Any) -> None:
         """Write PNG, WebP, JPEG, AVIF or TIFF, by the path's suffix, with the settings inside.
+
+        Args:
+            path: Of the file.
+            **how: See `cupscale.saving.Saving`: quality, dpi, keep_metadata, keep_profile.
 
         Raises:
             CupscaleError: The path cannot be written, or the format cannot hold the picture.
         """
-        images.write(self.image, path, self.settings.to_json())
+        Saving(**how).write(self, path)
 
 
 @dataclass(frozen=True)

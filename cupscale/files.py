@@ -15,6 +15,7 @@ from cupscale.images import READABLE_SUFFIXES, SUFFIXES
 from cupscale.planning import Target
 from cupscale.settings import Settings
 
+STREAM = Path("-")  # stdin as an image, stdout as a result
 NAME_BYTES = 255  # of one name, on common file systems
 
 
@@ -27,12 +28,14 @@ class Job:
         target: Where the result goes.
         skip: The result is there already, and is to be left alone.
         size: Of the picture that is drawn from words, as `Settings.size`.
+        suffix: Of the format, where the target is stdout.
     """
 
     source: Path | None
     target: Path
     skip: bool = False
     size: str = ""
+    suffix: str = ".png"
 
 
 def find_images(given: Iterable[Path], *, recursive: bool = False) -> list[Path]:
@@ -96,6 +99,13 @@ def plan_jobs(
         CupscaleError: A result that would replace its input, or a file that is there and neither flag says what to do.
     """
     several = len(sources) > 1
+    if several and (STREAM in sources or out == STREAM):
+        raise CupscaleError(
+            f"'-' is one image, and {len(sources)} are given: give one, or names and a folder"
+        )
+    if out == STREAM or (out is None and sources == [STREAM]):
+        drawn = settings.size if sources == [None] else ""
+        return [Job(sources[0], STREAM, size=drawn, suffix=suffix or _stream_suffix(sources[0]))]
     size = f"x{settings.scale:.6g}" if target is None else target.label
     if several and out is not None and out.is_file():
         raise CupscaleError(f"'{out}' is a file and there are {len(sources)} images: give a folder")
@@ -113,6 +123,10 @@ def plan_jobs(
         jobs.append(job if source else replace(job, size=settings.size))
         taken.add(os.path.realpath(jobs[-1].target))
     return jobs
+
+
+def _stream_suffix(source: Path | None) -> str:
+    return ".png" if source is None or source == STREAM else _kept(source.suffix)
 
 
 def _origin(source: Path | None, stems: Mapping[str, int], prompt: str) -> tuple[Path, str, str]:

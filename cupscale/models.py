@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from cupscale import checkpoints, offload as offloading
-from cupscale.backbones import adapt, family_defaults
+from cupscale.backbones import adapt, family_defaults, own
 from cupscale.errors import CupscaleError
 from cupscale.installation import ASSETS, damaged, reinstall_command
 from cupscale.machine import best_device
@@ -75,6 +75,7 @@ class Known:
     pipeline: its diffusers class. memory: GB on an accelerator for a 4096 px result with nothing offloaded, an estimate from
     the weights in `dtype`. half_vae: a VAE that does not overflow in half precision. lora: (hub id, file) that makes a
     base model a few-step one. scheduler: a diffusers class and the options it takes the checkpoint's place with.
+    came_with: class of the checkpoint's scheduler, where `defaults` choose another in its place.
     """
 
     source: str
@@ -91,6 +92,7 @@ class Known:
     quick: Mapping[str, Any] = field(default_factory=lambda: QUICK)
     no_paper: str = ""
     no_words: str = ""
+    came_with: str = ""
 
 
 SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000, tile=KL_TILE)
@@ -119,6 +121,7 @@ KNOWN: dict[str, Known] = {
         quick={"steps": 10},
         no_paper="it is made for a strength of 0.1, and more turns its pictures into coloured noise",
         no_words="it was trained to refine photographs, and knows no things by name",
+        came_with="DDIMScheduler",
         note="bundled; runs on a CPU",
         memory=2,
     ),
@@ -127,6 +130,7 @@ KNOWN: dict[str, Known] = {
         licence="CreativeML Open RAIL-M",
         geometry=SD15_GEOMETRY,
         defaults=SDXL_DEFAULTS | {"scheduler": "ddim"},
+        came_with="PNDMScheduler",
         pipeline="StableDiffusionPipeline",
         memory=6,
     ),
@@ -289,6 +293,7 @@ def load(
         # For `name_of`: several names share a source.
         pipe.cupscale_name = model if model in KNOWN or checkpoints.is_single_file(model) else None
         pipe.cupscale_loras = tuple(lora.text for lora in chosen)
+        pipe.cupscale_scheduler = {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
     except CupscaleError:
         raise
     except checkpoints.faults() as error:
@@ -448,6 +453,12 @@ def defaults(model: str, family: Mapping[str, Any] | None = None) -> dict[str, A
     """The settings a model works best with, or, where it has no name, its `family` (a backbone's defaults)."""
     known = known_of(model)
     return dict(known.defaults if known else family or SDXL_DEFAULTS) | {"model": model}
+
+
+def has_own_scheduler(pipe: Any) -> bool:
+    """Whether a person has set another scheduler on a pipeline, which then goes before the one of its model's defaults."""
+    known = known_of(name_of(pipe))
+    return own.has_own_scheduler(pipe, known.came_with if known else "")
 
 
 def presets(model: str, family: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:

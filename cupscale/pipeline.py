@@ -9,9 +9,9 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from cupscale import images, machine, models, offload, upscalers
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.backbones.maps import check_maps
+from cupscale.backbones.own import unheard
 from cupscale.backbones.texts import readable
 from cupscale.captioners import (
     Cache,
@@ -35,7 +36,7 @@ from cupscale.captions import match, within_budget
 from cupscale.correct import correct, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
-from cupscale.images.tensors import padded, to_bytes
+from cupscale.images.tensors import padded, to_bytes, to_uint16
 from cupscale.method.edges import edges, with_edge_noise
 from cupscale.method.guidance import LowGuidance, guidance_map, richness
 from cupscale.method.lowpass import LowPass
@@ -56,11 +57,12 @@ from cupscale.planning import (
     per_cell,
 )
 from cupscale.preview import Pace, PreviewMap
+from cupscale.protect import protect, read_mask
 from cupscale.settings import CHOICES, SAVINGS, Settings
 from cupscale.upscalers.choose import settle
 
 PREVIEW_SECONDS = 0.5  # least time from one to the next
-Source = str | Path | bytes | BinaryIO | Image.Image | images.Picture
+Source = images.Source | images.Picture
 CaptionEvent = CaptionProgress | Notice | Captioned
 
 
@@ -72,6 +74,7 @@ class CUpscalePipeline:
         batch: Regions per network call. Decides memory and time, not the picture.
         tiles: Of the VAE.
         preview_px: Longer side of previews in pixels, 0 for none.
+        bits: Of a sample of the result: 8, or 16 for what is printed or edited, which `Result.deep` holds.
         cache: Where the base upscaler's results are kept; the user's cache folder by default.
 
     Raises:
@@ -85,12 +88,17 @@ class CUpscalePipeline:
         batch: int | None = None,
         tiles: Tiles | None = None,
         preview_px: int = 512,
+        bits: int = 8,
         cache: upscalers.Cache | None = None,
     ):
+        if bits not in (8, 16):
+            raise CupscaleError(f"bits is {bits}: choose 8 or 16")
+        self.bits = bits
         self.backbone: Backbone = adapt(pipe)
         self.pipe = pipe
         self.model = models.name_of(pipe)
         self.loras: tuple[str, ...] = getattr(pipe, "cupscale_loras", ())
+        self.own_scheduler = models.has_own_scheduler(pipe)
         self.batch = batch or (1 if self.backbone.device.type == "cpu" else 4)
         self.tiles = tiles or Tiles()
         self.preview_px = preview_px
@@ -110,6 +118,8 @@ class CUpscalePipeline:
             CupscaleError: An unknown preset or field, or a value outside its range.
         """
         usual = models.defaults(self.model, self.backbone.defaults)
+        if self.own_scheduler:
+            usual = usual | {"scheduler": "model"}
         return Settings.build(usual, self._preset(preset), **fields)
 
     def plan(
@@ -140,6 +150,7 @@ class CUpscalePipeline:
         *,
         preset: str | None = None,
         captioning: Captioning | None = None,
+        mask: Source | None = None,
         **fields: Any,
     ) -> Result:
         """Upscale one image, or one drawn from the prompt. See `stream` for the arguments.
@@ -147,7 +158,7 @@ class CUpscalePipeline:
         Raises:
             CupscaleError: Bad input, before any work is done.
         """
-        events = self.stream(image, settings, preset=preset, captioning=captioning, **fields)
+        events = self.stream(image, settings, preset=preset, captioning=captioning, mask=mask, **fields)
         with contextlib.closing(events):
             for event in events:
                 if isinstance(event, Finished):
@@ -161,6 +172,7 @@ class CUpscalePipeline:
         *,
         preset: str | None = None,
         captioning: Captioning | None = None,
+        mask: Source | None = None,
         **fields: Any,
     ) -> Generator[Event, None, None]:
         """The events of a run, `Finished` last. Closing it stops the work within one network call and leaves no hook.
@@ -171,6 +183,7 @@ class CUpscalePipeline:
             settings: Whole; None for the model's defaults.
             preset: Its fields come over `settings`.
             captioning: Who writes what is not given, the captions and the prompt, before anything else.
+            mask: A picture of the image's size, white where the base upscale stays: see `cupscale.protect`.
             **fields: Single settings, over everything else.
 
         Raises:
@@ -188,7 +201,8 @@ class CUpscalePipeline:
         if picture is not None:
             chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
-        return _Run(self, picture, chosen, plan, captioning or Captioning(), other).events()
+        protected = None if mask is None else read_mask(mask, plan.input)
+        return _Run(self, picture, chosen, plan, captioning or Captioning(), other, protected).events()
 
     def caption(
         self,
@@ -251,6 +265,7 @@ class _Run:
     plan: Plan
     captioning: Captioning
     other_loras: Sequence[str] = ()
+    mask: Image.Image | None = None
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
@@ -258,6 +273,8 @@ class _Run:
         self._known: dict[str, Any] = {}  # texts that are encoded already
         self._tiles = self.pipeline.tiles
         self._stage = ""
+        self._protected: Image.Image | None = None  # the base upscale, where a mask asks for it
+        self._deep: np.ndarray | None = None
 
     @property
     def picture(self) -> images.Picture:
@@ -273,11 +290,8 @@ class _Run:
         """
         self._began = time.perf_counter()
         yield Planned(self.plan, self.settings)
-        if self.other_loras:
-            names = ", ".join(self.other_loras)
-            yield Notice(
-                f"the settings name LoRAs that this model was not loaded with: {names}; it goes on without them"
-            )
+        for message in self._first_notices():
+            yield Notice(message)
         try:
             yield from self._stages()
         except RuntimeError as error:
@@ -296,6 +310,7 @@ class _Run:
         try:
             plain, base = yield from self._base_upscale()
             latents = yield from self._encode(plain, base)
+            self._protected = base if self.mask else None
             del plain, base
             z = yield from self._denoise(latents, read, texts)
             pixels = yield from self._decode(z)
@@ -305,9 +320,21 @@ class _Run:
         self._remember_speed(self._elapsed() - captioned - (self._network_seconds - drawn))
         yield self._finished(image)
 
+    def _first_notices(self) -> Iterator[str]:
+        """What a person should know before the work begins."""
+        if self.other_loras:
+            names = ", ".join(self.other_loras)
+            yield f"the settings name LoRAs that this model was not loaded with: {names}; it goes on without them"
+        yield from unheard(self.pipeline.pipe, self.settings, self.pipeline.own_scheduler)
+        if self.source is not None:
+            yield from self.source.notices
+
     def _finished(self, image: Image.Image) -> Finished:
         total = self._elapsed()
-        return Finished(Result(image, self.settings, replace(self.plan, seconds=round(total, 1)), total))
+        if self.pipeline.bits == 16 and self._deep is None:  # drawn, and not enlarged
+            self._deep = np.asarray(image, np.uint16) * np.uint16(257)
+        plan = replace(self.plan, seconds=round(total, 1))
+        return Finished(Result(image, self.settings, plan, total, self.picture.kept, self._deep))
 
     def written(self, *, regions: bool) -> Generator[CaptionEvent, None, None]:
         """`caption_regions`, with room made on the device, and its speed remembered."""
@@ -514,9 +541,14 @@ class _Run:
         """What the result keeps of the input."""
         yield self._progress("correct")
         assert self.settings.fidelity != "auto"
+        if self.mask is not None and self._protected is not None:
+            protect(pixels, self._protected, self.mask)
         correct(pixels, self.picture.rgb, self.settings.fidelity)
         image = images.to_image(pixels)
-        if is_grey(self.picture.rgb):
+        grey = is_grey(self.picture.rgb)
+        if self.pipeline.bits == 16:
+            self._deep = to_uint16(pixels)[..., 1 if grey else slice(None)]
+        if grey:
             image = image.convert("L")
         return images.finish(image, self.picture.alpha)
 

@@ -22,6 +22,8 @@ def stream(
     batch: int | None = None,
     tiles: Tiles | None = None,
     preview_px: int = 512,
+    mask: Source | None = None,
+    bits: int = 8,
     **fields: Any,
 ) -> Generator[Event, None, None]:
     """The events of a run: Planned, Progress, Preview and Notice as they come, Finished last. Close it to cancel.
@@ -38,15 +40,16 @@ def stream(
         batch: Regions per network call. It decides memory and time, not the picture.
         tiles: Of the VAE, likewise.
         preview_px: Longer side of the previews in pixels, 0 for none.
+        mask: A picture of the image's size, white where nothing is invented: the base upscale stays there.
+        bits: 8, or 16, which PNG and TIFF hold.
         **fields: Single settings, such as prompt, scale, seed, over all of these.
 
     Raises:
         CupscaleError: Bad input, at the call.
     """
-    run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=preview_px)
-    return run.stream(
-        image, settings, preset=preset, captioning=_captioning(run, captioner, preset), **fields
-    )
+    run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=preview_px, bits=bits)
+    captioning = _captioning(run, captioner, preset)
+    return run.stream(image, settings, preset=preset, captioning=captioning, mask=mask, **fields)
 
 
 def upscale(
@@ -58,6 +61,8 @@ def upscale(
     captioner: str | Captioner | Captioning | None = "auto",
     batch: int | None = None,
     tiles: Tiles | None = None,
+    mask: Source | None = None,
+    bits: int = 8,
     **fields: Any,
 ) -> Result:
     """Upscale an image, or one drawn from the prompt, with a diffusers pipeline. See `stream` for the arguments.
@@ -68,10 +73,9 @@ def upscale(
     Raises:
         CupscaleError: Bad input, before any work is done.
     """
-    run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=0)
-    return run.upscale(
-        image, settings, preset=preset, captioning=_captioning(run, captioner, preset), **fields
-    )
+    run = CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=0, bits=bits)
+    captioning = _captioning(run, captioner, preset)
+    return run.upscale(image, settings, preset=preset, captioning=captioning, mask=mask, **fields)
 
 
 def _captioning(

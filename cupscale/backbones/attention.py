@@ -79,7 +79,7 @@ def exchanged(
         )
     before = {name: module.processor for name, module in layers.items()}
     for processor in before.values():
-        if not isinstance(processor, tuple(usual)):
+        if type(processor) not in usual:  # a subclass computes something else
             raise CupscaleError(
                 f"text attention of this pipeline runs through {type(processor).__name__}, which {otherwise}"
             )

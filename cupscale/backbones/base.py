@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cupscale.backbones import SUPPORTED, Tiles
+from cupscale.backbones import SUPPORTED, Tiles, own
 from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
@@ -56,6 +56,7 @@ class DiffusersBackbone(ABC):
         self._control: Control | None = None
         self._hooked = True
         self._check_network()
+        own.check_caches(self.network)
         cell = pipe.vae_scale_factor
         self.geometry = Geometry(
             native=self._native_cells() * cell,

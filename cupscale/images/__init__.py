@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cupscale.images.extras import Extras
 from cupscale.images.picture import METHODS, Method, Picture, Source, finish, resize
 from cupscale.images.reading import (
     MAX_BYTES,
@@ -16,7 +17,7 @@ from cupscale.images.reading import (
     read_settings,
     read_size,
 )
-from cupscale.images.writing import SUFFIXES, check_writable, is_transparent, write
+from cupscale.images.writing import SUFFIXES, check_format, check_writable, encode, is_transparent, write
 
 if TYPE_CHECKING:
     from cupscale.images.tensors import to_image, to_tensor
@@ -28,10 +29,13 @@ __all__ = [
     "MIN_SIDE_PX",
     "READABLE_SUFFIXES",
     "SUFFIXES",
+    "Extras",
     "Method",
     "Picture",
     "Source",
+    "check_format",
     "check_writable",
+    "encode",
     "finish",
     "is_transparent",
     "open_own",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, overload
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
+from cupscale.images.metadata import NOTHING, Kept
 
 Method = Literal["lanczos", "bicubic"]
 METHODS: dict[str, Image.Resampling] = {
@@ -27,12 +28,18 @@ class Picture:
         alpha: Mode L, the same size, or None.
         settings_text: The cupscale settings found in the file as JSON text of at most 2 MB, or None.
         quality: Of a JPEG, 1 to 100, as its tables say; None for other files.
+        notices: What was guessed, bent or left out when the file was read, a line each.
+        converted: Whether its colours were another space's, so that what shows the file itself may show others.
+        kept: What a result may keep of the file.
     """
 
     rgb: Image.Image
     alpha: Image.Image | None = None
     settings_text: str | None = None
     quality: int | None = None
+    notices: tuple[str, ...] = ()
+    converted: bool = False
+    kept: Kept = NOTHING
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,7 +52,8 @@ class Picture:
         return parse_object(self.settings_text, "the settings inside") if self.settings_text else {}
 
 
-Source = str | Path | bytes | BinaryIO | Image.Image
+# What is read as one picture; arrays, tensors and lists of one are `Any` here, since torch is not imported for it.
+Source = str | Path | bytes | BinaryIO | Image.Image | Any
 
 
 @overload
@@ -63,7 +71,7 @@ def resize(
     if isinstance(picture, Picture):
         rgb = resize(picture.rgb, size, method)
         alpha = None if picture.alpha is None else _resize_alpha(picture.alpha, size)
-        return Picture(rgb, alpha, picture.settings_text, picture.quality)
+        return replace(picture, rgb=rgb, alpha=alpha)
     if method not in METHODS:
         raise CupscaleError(f"unknown resize {method!r}; choose {' or '.join(METHODS)}")
     return picture.resize(size, METHODS[method])  # Pillow premultiplies RGBA by itself

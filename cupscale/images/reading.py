@@ -1,32 +1,27 @@
-"""Images in: reading what people have.
+"""Images in: reading what people have, within bounds.
 
-Everything is 8-bit sRGB between `read` and `write`. The decoding is Pillow's; this file adds the limits,
-the colour management and the alpha channel.
-
-Transparency. Colour under alpha 0 is arbitrary (often black) and would bleed into the edges, both in a
-resize and in a network that never sees alpha. `read` replaces it by a smooth continuation of the visible
-colours ("bleed fill", push-pull: Gortler et al., The Lumigraph, 1996, section 3.4). RGB and alpha can then
-be resized apart from each other.
+What a file holds is looked at before its pixels are decoded: its length, its size, its scans. Decoders whose time does not
+follow from the pixels run in a process of their own.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import stat
 import threading
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image
 
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
-from cupscale.images import inspect, settings_text, worker
+from cupscale.images import inspect, samples, settings_text, worker
+from cupscale.images.decoding import decode
 from cupscale.images.picture import Picture, Source
+from cupscale.images.sources import content, plain
 from cupscale.images.writing import SUFFIXES
 from cupscale.settings import MIN_SIDE_PX
 
@@ -48,26 +43,30 @@ _READABLE_TEXT = "PNG, JPEG, WebP, AVIF, HEIC, TIFF, GIF or BMP"
 
 
 def read(source: Source, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Picture:
-    """Decode a path, the bytes of a file, an open binary file or a Pillow image.
+    """Decode a path, the bytes of a file, an open binary file, a Pillow image, an array or a tensor (see `sources.plain`).
 
-    EXIF orientation is applied, ICC profiles are converted to sRGB (a broken profile is ignored), 16-bit
-    and float samples are scaled to 8 bits, alpha is kept from wherever the format has it, and the first
-    frame of an animation is taken.
+    EXIF orientation is applied, colour is converted to sRGB by what the file declares (a broken profile is ignored), samples
+    of other than 8 bits are scaled, alpha is kept from wherever the format has it, and the first picture of several is taken.
+    What is guessed, bent or left out stands in the picture's notices.
 
     Raises CupscaleError for a missing file, a folder, no permission, 0 bytes, more than `max_bytes`,
     something that is not an image, a truncated one, more than `max_pixels` pixels, or a side below 16 px.
     """
+    source = plain(source)
     if isinstance(source, Image.Image):
         name = "the image"
         _check_size(name, source.size, max_pixels)
-        return _decode(name, source)
-    name, data = _bytes(source, max_bytes)
+        return decode(name, source, b"")
+    name, data = content(source, max_bytes)
+    inspect.check_bits(name, data)
+    if _is_odd_tiff(name, data):
+        return worker.decode(name, data, max_pixels)
     with _open(name, io.BytesIO(data)) as image:
         _check_size(name, image.size, max_pixels)
         inspect.check(name, data, image)
         if inspect.costly(data, image):
             return worker.decode(name, data, max_pixels)
-        return _decode(name, image)
+        return decode(name, image, data)
 
 
 def decode_here(name: str, data: bytes, max_pixels: int) -> Picture:
@@ -76,9 +75,40 @@ def decode_here(name: str, data: bytes, max_pixels: int) -> Picture:
     Raises:
         CupscaleError: As `read`.
     """
+    if _is_odd_tiff(name, data):
+        _check_size(name, samples.tiff_size(name, data), max_pixels)
+        try:
+            image, note = samples.open_tiff(name, data)
+        except CupscaleError:
+            if not _pillow_knows(name, data):
+                raise
+        else:
+            picture = decode(name, image, b"")
+            notes = (note, inspect.pages_notice(image, data))
+            said = (*(f"{name}: {note}" for note in notes if note), *picture.notices)
+            return replace(picture, notices=said)
     with _open(name, io.BytesIO(data)) as image:
         _check_size(name, image.size, max_pixels)
-        return _decode(name, image)
+        return decode(name, image, data)
+
+
+def _is_odd_tiff(name: str, data: bytes) -> bool:
+    """Whether a file is a TIFF of other samples than unsigned ones of 8 bits or fewer, which is read in another way."""
+    if not samples.is_tiff(data):
+        return False
+    try:
+        with _open(name, io.BytesIO(data)) as image:
+            return samples.is_odd(image)
+    except CupscaleError:
+        return True
+
+
+def _pillow_knows(name: str, data: bytes) -> bool:
+    try:
+        with _open(name, io.BytesIO(data)) as image:
+            return samples.pillow_reads(image)
+    except CupscaleError:
+        return False
 
 
 def read_size(
@@ -88,7 +118,11 @@ def read_size(
 
     Raises CupscaleError as `read` does, but for pixels that are truncated or damaged.
     """
-    name, data = _bytes(source, max_bytes)
+    name, data = content(source, max_bytes)
+    if _is_odd_tiff(name, data):
+        size = samples.tiff_size(name, data)
+        _check_size(name, size, max_pixels)
+        return size
     with _open(name, io.BytesIO(data)) as image:
         _check_size(name, image.size, max_pixels)
         try:
@@ -103,7 +137,7 @@ def read_settings(source: str | Path | bytes) -> dict[str, Any] | None:
 
     Raises CupscaleError as `read` does for a file that cannot be opened.
     """
-    name, data = _bytes(source, MAX_BYTES * 16)
+    name, data = content(source, MAX_BYTES * 16)
     return _settings_in(_open(name, io.BytesIO(data)))
 
 
@@ -127,58 +161,6 @@ def open_own(path: str | Path) -> Image.Image:
 def _settings_in(image: Image.Image) -> dict[str, Any] | None:
     text = settings_text.find(image)
     return None if text is None else parse_object(text, "the settings inside")
-
-
-def _bytes(source: str | Path | bytes | BinaryIO, max_bytes: int) -> tuple[str, bytes]:
-    """The name for messages, and the content."""
-    if isinstance(source, (str, Path)):
-        name = f"{str(source)!r}"
-        try:
-            status = os.stat(source)
-            if stat.S_ISDIR(status.st_mode):
-                raise CupscaleError(f"{name} is a folder; give one image file")
-            if not stat.S_ISREG(status.st_mode):
-                raise CupscaleError(f"{name} is not a regular file; give one image file")
-            with open(source, "rb") as file:
-                data = _limited(name, file, max_bytes)
-        except FileNotFoundError:
-            raise CupscaleError(f"{name} does not exist; check the path") from None
-        except PermissionError:
-            raise CupscaleError(f"{name} may not be read; give yourself read permission") from None
-        except OSError as error:
-            raise CupscaleError(f"{name} cannot be read: {error.strerror or error}; check the path") from None
-        except CupscaleError:
-            raise
-        except ValueError:  # a NUL in the path
-            raise CupscaleError(f"{name} is not a valid path; check it") from None
-    elif isinstance(source, bytes):
-        name, data = "the image", source
-        if len(data) > max_bytes:
-            raise _too_many_bytes(name, len(data), max_bytes)
-    else:
-        name = "the image"
-        data = _limited(name, source, max_bytes)
-    if not data:
-        raise CupscaleError(f"{name} has 0 bytes; save or download it again")
-    return name, data
-
-
-def _limited(name: str, file: BinaryIO, max_bytes: int) -> bytes:
-    data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        count = len(data) + len(file.read()) if not file.seekable() else file.seek(0, io.SEEK_END)
-        raise _too_many_bytes(name, count, max_bytes)
-    return data
-
-
-def _too_many_bytes(name: str, count: int, limit: int) -> CupscaleError:
-    return CupscaleError(
-        f"{name} has {_megabytes(count)}, the limit is {_megabytes(limit)}; save it as JPEG or WebP"
-    )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count} bytes"
 
 
 def _open(name: str, file: BinaryIO, formats: Sequence[str] = _READABLE) -> Image.Image:
@@ -232,118 +214,3 @@ def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
         raise CupscaleError(
             f"{name} is {width} x {height}, the limit is {MIN_SIDE_PX} px a side; give a larger image or crop"
         )
-
-
-def _decode(name: str, image: Image.Image) -> Picture:
-    """Pixels, from a checked header. Leaves the caller's image as it is."""
-    depth_16 = bool(getattr(image, "tile", None)) and "16" in str(image.tile[0][3])  # type: ignore[attr-defined]
-    try:
-        image.load()
-    except Exception:  # decoders raise OSError, SyntaxError, RuntimeError, EOFError, struct.error ...
-        raise CupscaleError(f"{name} is truncated or damaged; save or download it again") from None
-    text, quality = settings_text.find(image), _jpeg_quality(image)
-    profile = image.info.get("icc_profile")
-    transparency = image.info.get("transparency")
-    try:
-        image = ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF: the pixels are still good
-        image = image.copy()
-
-    alpha = None
-    if image.mode.startswith("I;16"):
-        samples = np.asarray(image)
-        if isinstance(transparency, int):
-            alpha = Image.fromarray(np.where(samples == transparency, 0, 255).astype(np.uint8))
-        to_8_bits = np.round(np.arange(65536) / 257).astype(np.uint8)
-        image = Image.fromarray(to_8_bits[samples])
-    elif image.mode in ("I", "F"):
-        image = Image.fromarray(_scaled(np.asarray(image)))
-    elif image.has_transparency_data:
-        if isinstance(transparency, tuple) and depth_16:  # the pixels keep 8 of 16 bits, the key must too
-            image.info["transparency"] = tuple(v >> 8 for v in transparency)
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        image = image.convert("RGB")
-    rgb = _to_srgb(image, profile)
-    if alpha is not None and alpha.getextrema()[0] == 255:  # opaque, as every screenshot: no alpha at all
-        alpha = None
-    if alpha is not None:
-        rgb = _bleed(rgb, alpha)
-    rgb.info = {}
-    return Picture(rgb, alpha, text, quality)
-
-
-def _jpeg_quality(image: Image.Image) -> int | None:
-    """1 to 100, from how much coarser the first table is than the standard's; None for other files."""
-    tables = getattr(image, "quantization", None)
-    if not tables or 0 not in tables:
-        return None
-    coarseness = 100 * sum(tables[0]) / 3688  # the standard's table of brightness has this sum
-    quality = 100 - coarseness / 2 if coarseness <= 100 else 5000 / coarseness
-    return min(100, max(1, round(quality)))
-
-
-def _scaled(samples: np.ndarray) -> np.ndarray:
-    """Integer ("I") or float ("F") samples of unknown range to uint8.
-
-    Integers in 0..65535 count as 16-bit. Floats in 0..1, 0..255 or 0..65535 count as that range, a hundredth more on
-    either side included. Anything
-    else is stretched from its own minimum to its maximum. NaN is black.
-    """
-    floats = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(floats.min()), float(floats.max())
-    ranges = (65535.0,) if samples.dtype.kind == "i" else (1.0, 255.0, 65535.0)
-    slack = (
-        0.01 if samples.dtype.kind == "f" else 0.0
-    )  # a filter's overshoot is still of that range; it is clipped
-    top = next((r for r in ranges if high <= r * (1 + slack)), None)
-    if top is not None and low < -slack * top:
-        top = None
-    if top is None:
-        floats -= low
-        top = high - low
-    return np.round(floats * (255.0 / top)).clip(0, 255).astype(np.uint8)
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Any 8-bit mode without alpha to RGB in sRGB."""
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None
-        return converted
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            description = (source.profile.profile_description or "").strip()
-            space = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
-            same_kind = (image.mode == "CMYK") == (space == "CMYK")
-            if same_kind and description not in ("sRGB IEC61966-2.1", "sRGB built-in", "sRGB"):
-                srgb = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(image.convert(space), source, srgb, outputMode="RGB")
-                if converted is not None:
-                    return converted
-        except (ImageCms.PyCMSError, OSError, ValueError, KeyError, TypeError):
-            pass  # a broken profile: the plain conversion below
-    return image.convert("RGB")
-
-
-def _bleed(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
-    """Replace the colour under alpha 0 by a smooth continuation of the visible colours; keep other pixels.
-
-    Push: halve (alpha-weighted) until every pixel has a colour. Pull: fill each level from the coarser one.
-    """
-    low, high = alpha.getextrema()
-    if low != 0 or high == 0:
-        return rgb
-    levels = [(rgb, alpha)]
-    while levels[-1][1].getextrema()[0] == 0:
-        coarse = Image.merge("RGBA", (*levels[-1][0].split(), levels[-1][1])).reduce(2)
-        seen = coarse.getchannel("A").point([0] + [255] * 255)
-        levels.append((coarse.convert("RGB"), seen))
-    filled = levels.pop()[0]
-    while levels:
-        colour, seen = levels.pop()
-        mask = seen.point([0] + [255] * 255)
-        filled = Image.composite(colour, filled.resize(colour.size, Image.Resampling.BILINEAR), mask)
-    return filled

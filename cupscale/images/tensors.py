@@ -44,6 +44,17 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def to_uint16(tensor: torch.Tensor) -> np.ndarray:
+    """(3, H, W) float in [-1, 1] to (H, W, 3) uint16; values outside are clipped."""
+    _, height, width = tensor.shape
+    pixels = np.empty((height, width, 3), np.uint16)
+    for top, bottom in _strips(width, height):
+        strip = tensor[:, top:bottom].detach().to("cpu", torch.float32)
+        scaled = strip.add(1).mul_(32767.5).round_().clamp_(0, 65535)
+        pixels[top:bottom] = scaled.permute(1, 2, 0).numpy().astype(np.uint16)
+    return pixels
+
+
 def to_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """(3, H, W) float in [-1, 1] to uint8, of the same shape: the inverse of `to_tensor`."""
     return tensor.add(1).mul_(127.5).round_().clamp_(0, 255).byte()

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from cupscale.errors import CupscaleError
+from cupscale.images.metadata import Kept
 from cupscale.images.picture import Picture
 
 CPU_SECONDS = 10
@@ -55,7 +56,15 @@ def decode(name: str, data: bytes, max_pixels: int) -> Picture:
     pixels = size[0] * size[1]
     rgb = Image.frombytes("RGB", size, samples[: 3 * pixels])
     alpha = Image.frombytes("L", size, samples[3 * pixels :]) if answer["alpha"] else None
-    return Picture(rgb, alpha, answer["settings"], answer["quality"])
+    return Picture(
+        rgb,
+        alpha,
+        answer["settings"],
+        answer["quality"],
+        tuple(answer["notices"]),
+        answer["converted"],
+        Kept.from_dict(answer["kept"]),
+    )
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -73,6 +82,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         "alpha": picture.alpha is not None,
         "settings": picture.settings_text,
         "quality": picture.quality,
+        "notices": picture.notices,
+        "converted": picture.converted,
+        "kept": picture.kept.to_dict(),
     }
     sink.write(json.dumps(head).encode() + b"\n")
     sink.write(picture.rgb.tobytes())

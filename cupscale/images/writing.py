@@ -16,6 +16,9 @@ from typing import Any
 from PIL import ExifTags, Image, PngImagePlugin
 
 from cupscale.errors import CupscaleError
+from cupscale.images import deep
+from cupscale.images.extras import NO_EXTRAS, Extras
+from cupscale.images.profiles import in_profile, space_of
 from cupscale.images.settings_text import COMPRESSED, KEY, MARK
 
 _FORMATS = {
@@ -33,15 +36,22 @@ _EXIF_LIMIT = 65000  # a JPEG segment holds 65,533 bytes; the rest is the EXIF h
 _PNG_LEVEL = 4  # level 6 takes twice the time of level 4 for a file 6% smaller
 
 
-def check_writable(path: str | Path, *, size: tuple[int, int] | None = None, alpha: bool = False) -> None:
-    """Refuse before a long run what `write` would refuse after it: an unknown suffix, alpha in a JPEG, a
+def check_writable(
+    path: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    alpha: bool = False,
+    bits: int = 8,
+    profile: bytes | None = None,
+) -> None:
+    """Refuse before a long run what `write` would refuse after it: an unknown suffix, alpha in a JPEG, 16 bits in a WebP, a
     side too long for the format, a missing folder, a folder as the name, no permission, a full disk.
 
-    `size` is the (width, height) px of the result, `alpha` whether it has transparent pixels. Raises
-    CupscaleError.
+    `size` is the (width, height) px of the result, `alpha` whether it has transparent pixels, `bits` of a sample, `profile` the
+    ICC profile it is to be in. Raises CupscaleError.
     """
     path = Path(path)
-    _check_format(path, size, alpha)
+    check_format(path, size, alpha, bits, profile)
     with _explained(path):
         probe = _temporary(path)
         try:
@@ -60,23 +70,24 @@ def is_transparent(image: Image.Image) -> bool:
     return image.mode == "RGBA" and image.getchannel("A").getextrema()[0] != 255
 
 
-def write(image: Image.Image, path: str | Path, settings_json: str | None = None, quality: int = 95) -> Path:
+def write(
+    image: Image.Image,
+    path: str | Path,
+    settings_json: str | None = None,
+    quality: int = 95,
+    extras: Extras = NO_EXTRAS,
+) -> Path:
     """Write an RGB, RGBA or grey image in the format of the suffix: png, webp, jpg, jpeg, avif, tif, tiff.
 
     `settings_json` (a JSON object) goes inside: a PNG's iTXt "cupscale", else EXIF. Nothing
-    else of the image's metadata is kept: no location, no camera, no thumbnail. `quality`, 1 to 100, is for
-    JPEG, WebP and AVIF; from 90 on, JPEG keeps colour at full resolution.
+    else of the image's metadata is kept, but what `extras` names: no location, no camera, no thumbnail. `quality`, 1 to
+    100, is for JPEG, WebP and AVIF; from 90 on, JPEG keeps colour at full resolution.
 
     The file appears whole or not at all: it is written beside its final name, synced and renamed. Returns
     the path. Raises CupscaleError as `check_writable` does, and for a `quality` out of range.
     """
     path = Path(path)
-    if not 1 <= quality <= 100:
-        raise CupscaleError(f"quality is {quality}, the limits are 1 and 100; 95 is a good start")
-    if image.mode not in ("RGB", "RGBA", "L"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    kind = _check_format(path, image.size, is_transparent(image))
-    data = _encode(image, kind, settings_json, quality)
+    data = encode(image, path, settings_json, quality, extras)
     with _explained(path):
         temporary = _temporary(path)
         try:
@@ -92,19 +103,51 @@ def write(image: Image.Image, path: str | Path, settings_json: str | None = None
     return path
 
 
-def _encode(image: Image.Image, kind: str, settings_json: str | None, quality: int) -> memoryview:
-    """The bytes of the file. In memory, so that an encoder cannot lose a short write."""
+def encode(
+    image: Image.Image,
+    name: str | Path,
+    settings_json: str | None = None,
+    quality: int = 95,
+    extras: Extras = NO_EXTRAS,
+) -> memoryview:
+    """The bytes of the file that `write` would write. In memory, so that an encoder cannot lose a short write.
+
+    Raises:
+        CupscaleError: As `write`, but for what lies in the file system.
+    """
+    if not 1 <= quality <= 100:
+        raise CupscaleError(f"quality is {quality}, the limits are 1 and 100; 95 is a good start")
+    if image.mode not in ("RGB", "RGBA", "L"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    bits = 8 if extras.deep is None else 16
+    kind = check_format(Path(name), image.size, is_transparent(image), bits, extras.profile)
+    if extras.deep is not None:
+        alpha = image.getchannel("A") if is_transparent(image) else None
+        samples = deep.in_profile(deep.with_alpha(extras.deep, alpha), extras.profile)
+        return (deep.png if kind == "PNG" else deep.tiff)(samples, settings_json, extras)
+    if extras.profile is not None:
+        image = in_profile(image, extras.profile)
+    return _encode(image, kind, settings_json, quality, extras)
+
+
+def _encode(
+    image: Image.Image, kind: str, settings_json: str | None, quality: int, extras: Extras
+) -> memoryview:
     if image.mode == "RGBA" and kind == "JPEG":
         image = image.convert("RGB")
     if image.info:  # encoders copy comments, XMP and profiles from here
         image = image.copy()
         image.info = {}
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"icc_profile": extras.profile} if extras.profile else {}
+    if extras.dpi and kind in ("PNG", "JPEG", "TIFF"):
+        options["dpi"] = (extras.dpi, extras.dpi)
     if kind == "PNG":
         options["compress_level"] = _PNG_LEVEL
         if settings_json is not None:
             options["pnginfo"] = PngImagePlugin.PngInfo()
             options["pnginfo"].add_itxt(KEY, settings_json)
+        if len(exif := extras.exif(kind)):
+            options["exif"] = exif
     else:
         if kind == "TIFF":
             options["compression"] = "tiff_adobe_deflate"
@@ -112,22 +155,24 @@ def _encode(image: Image.Image, kind: str, settings_json: str | None, quality: i
             options["quality"] = quality
         if kind == "JPEG" and quality >= 90:
             options["subsampling"] = "4:4:4"
+        exif = extras.exif(kind)
         if settings_json is not None:
-            options["exif"] = _exif(settings_json, kind)
+            _put_settings(exif, settings_json, kind)
+        if len(exif):
+            options["exif"] = exif
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getbuffer()
 
 
-def _exif(settings_json: str, kind: str) -> Image.Exif:
+def _put_settings(exif: Image.Exif, settings_json: str, kind: str) -> None:
     """The settings as UserComment, compressed if they are long; in a TIFF, where Pillow does not write that
-    tag, as ImageDescription. Read back by `_settings`."""
+    tag, as ImageDescription. Read back by `settings_text.find`."""
     text = json.dumps(json.loads(settings_json), separators=(",", ":")).encode("ascii")
-    exif = Image.Exif()
     exif[ExifTags.Base.Software] = KEY
     if kind == "TIFF":
         exif[ExifTags.Base.ImageDescription] = (MARK + text).decode("ascii")
-        return exif
+        return
     if len(text) > _EXIF_LIMIT:
         text = COMPRESSED + base64.b64encode(zlib.compress(text, 9))
     if len(text) > _EXIF_LIMIT:
@@ -135,16 +180,34 @@ def _exif(settings_json: str, kind: str) -> Image.Exif:
             f"the settings take {len(text)} bytes, the limit in {kind} is {_EXIF_LIMIT}; save as PNG"
         )
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + MARK + text
-    return exif
 
 
-def _check_format(path: Path, size: tuple[int, int] | None, alpha: bool) -> str:
+def check_format(
+    path: Path,
+    size: tuple[int, int] | None = None,
+    alpha: bool = False,
+    bits: int = 8,
+    profile: bytes | None = None,
+) -> str:
+    """Pillow's name of the format of a suffix. Raises CupscaleError where it cannot hold what is asked; see
+    `check_writable`."""
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         known = ", ".join(_FORMATS)
         raise CupscaleError(f"{str(path)!r} has a suffix that cannot be written; use one of {known}")
     if alpha and kind == "JPEG":
         raise CupscaleError(f"{str(path)!r}: JPEG has no alpha and this image has; save as PNG or WebP")
+    if bits == 16 and kind not in ("PNG", "TIFF"):
+        raise CupscaleError(f"{str(path)!r}: {kind} cannot hold 16 bits; save as PNG or TIFF, or with 8 bits")
+    space = space_of(profile)
+    if space == "CMYK" and (kind not in ("JPEG", "TIFF") or alpha or bits == 16):
+        what = "16 bits of CMYK" if bits == 16 else "CMYK with alpha" if alpha else f"CMYK in {kind}"
+        raise CupscaleError(
+            f"{str(path)!r}: the profile is of CMYK, and {what} is not written; save as JPEG or TIFF with 8 bits and without "
+            "alpha, or leave the profile out"
+        )
+    if bits == 16 and profile is not None:
+        deep.check_profile(profile)
     limit = _MAX_SIDE_PX.get(kind)
     if size is not None and limit is not None and max(size) > limit:
         raise CupscaleError(

@@ -165,7 +165,8 @@ class UpscaleTab:
     # Handlers
 
     def arrived(self, path: str | None, laid: Any) -> Updates:
-        """A new input image: captions of another one go, and what a browser cannot show is shown as PNG."""
+        """A new input image: captions of another one go; what a browser cannot show, or may show in other colours than those of
+        the result, is shown as PNG."""
         session = self._session
         updates: Updates = {session.example: None, self.inside: gr.update(visible=False)}
         if laid is not None and laid["image"] != path:
@@ -177,7 +178,7 @@ class UpscaleTab:
         except CupscaleError:  # the plan line says it, and so does the run
             return updates
         with Image.open(path) as opened:
-            plain = opened.format in _SHOWN_BY_BROWSERS
+            plain = opened.format in _SHOWN_BY_BROWSERS and not picture.converted
         if not plain:
             shown = scratch.new_folder() / source.shown_name(path)
             image = images.finish(picture.rgb, picture.alpha)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from cupscale import images
@@ -62,6 +63,18 @@ def noise(side):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
+def float_tiff(side):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((side, side, 3), "f4"), photometric="rgb", compression="zlib")
+    return buffer.getvalue()
+
+
+def many_pictures(count):
+    """Each of 1 x 1 px, without a colour table of its own."""
+    one = b"," + bytes(4) + b"\1\0\1\0\0" + b"\2\2\x44\1\0"
+    return encoded(Image.new("P", (16, 16)), "GIF")[:-1] + one * count + b";"
+
+
 def plain_ppm(side):
     return f"P3 {side} {side} 255\n".encode() + b"7 " * (3 * side * side)
 
@@ -89,6 +102,13 @@ BOMBS = {
     "a plain PPM": lambda: plain_ppm(1200),
     "JPEG 2000": lambda: encoded(noise(1400), "JPEG2000", quality_layers=[1]),
     "AVIF": lambda: encoded(Image.new("RGB", (4000, 4000), "teal"), "AVIF", speed=10),
+    "a TIFF of floats of the most pixels": lambda: float_tiff(4096),
+    "high dynamic range of the most pixels": lambda: png(
+        4096, 4096, zlib.compress(bytes(4096 * (3 * 4096 + 1)), 9), chunk(b"cICP", bytes([9, 18, 0, 1]))
+    ),
+    "a GIF of very many pictures": lambda: many_pictures(10**6),
+    "a JPEG without its end": lambda: encoded(noise(4096), "JPEG", quality=60)[:-2],
+    "very many chunks": lambda: png(16, 16, zlib.compress(bytes(16 * 49)), *[chunk(b"teSt", b"")] * 10**5),
 }
 
 
@@ -161,9 +181,11 @@ def test_what_is_decoded_elsewhere_is_the_same(kind, monkeypatch):
         image.putalpha(Image.linear_gradient("L").resize(image.size))
     if kind in ("TIFF", "AVIF"):
         buffer = io.BytesIO()
-        from cupscale.images.writing import _exif
+        from cupscale.images.writing import _put_settings
 
-        image.save(buffer, kind, exif=_exif(settings, kind))
+        exif = Image.Exif()
+        _put_settings(exif, settings, kind)
+        image.save(buffer, kind, exif=exif)
         data = buffer.getvalue()
     else:
         data = encoded(image, kind)
