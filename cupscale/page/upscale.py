@@ -110,7 +110,7 @@ class UpscaleTab:
             for name in ("structure", "attention", "detail", "strength"):
                 controls.slider(name)
             controls.number("steps", 1, 1000)
-            for name in ("guidance", "flat_guidance", "overlap"):
+            for name in ("guidance", "flat_guidance", "flat_strength", "overlap"):
                 controls.slider(name)
             for name in ("upscaler", "scheduler", "model"):
                 controls.choice(name)
