@@ -38,7 +38,7 @@ from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
 from cupscale.images.tensors import padded, to_bytes, to_uint16
 from cupscale.method.edges import edges, with_edge_noise
-from cupscale.method.guidance import LowGuidance, guidance_map, richness
+from cupscale.method.guidance import LowGuidance, flat_kept, guidance_map, richness
 from cupscale.method.lowpass import LowPass
 from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
 from cupscale.method.regions import Size
@@ -528,7 +528,10 @@ class _Run:
                 low_guidance=self._low_guidance(),
                 batch=self.pipeline.batch,
             )
-            return (yield from self._looped("denoise", loop, latents.preview))
+            z = yield from self._looped("denoise", loop, latents.preview)
+        if settings.flat_strength >= 1:
+            return z
+        return flat_kept(z, latents.base, self._rich().to(z.device), settings.flat_strength)
 
     def _decode(self, z: Tensor) -> Generator[Event, None, Tensor]:
         """Returns (3, H, W)."""
@@ -608,8 +611,11 @@ class _Run:
         settings = self.settings
         if settings.guidance <= 1 or settings.flat_guidance >= 1:
             return None
-        rich = self._per_cell(richness(images.to_tensor(self.picture.rgb)))
-        return guidance_map(rich, settings.guidance, settings.flat_guidance)
+        return guidance_map(self._rich(), settings.guidance, settings.flat_guidance)
+
+    def _rich(self) -> Tensor:
+        """How much the input has to show in each cell of the canvas, (1, 1, H, W)."""
+        return self._per_cell(richness(images.to_tensor(self.picture.rgb)))
 
     def _low_guidance(self) -> LowGuidance | None:
         settings, backbone = self.settings, self.pipeline.backbone

@@ -109,6 +109,12 @@ class Settings(BaseModel):
     flat_guidance: float = Field(
         1.0, ge=0, le=1, description="Share of the guidance that flat places get. 1: as everywhere."
     )
+    flat_strength: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of what the diffusion changes that flat places get. 0: they stay as the base upscaler made them.",
+    )
     overlap: float = Field(
         0.5, ge=0, le=0.75, description="Overlap of neighbouring windows, a fraction of a window."
     )

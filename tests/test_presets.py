@@ -42,7 +42,8 @@ def test_paper_is_the_papers_or_is_not_offered(name):
     assert list(offered) == ["quick", "paper"]
     paper = Settings.build(models.defaults(name), offered["paper"])
     assert (paper.strength, paper.steps, paper.run_steps) == (0.45, 50, 23)  # S = 0.45 T
-    assert (paper.overlap, paper.structure, paper.flat_guidance) == (0.5, 1.0, 1.0)
+    assert (paper.overlap, paper.structure) == (0.5, 1.0)
+    assert (paper.flat_guidance, paper.flat_strength) == (1.0, 1.0)
     assert (paper.upscaler, paper.fidelity) == ("bicubic", 0.0)
     assert paper.guidance == Settings.build(models.defaults(name)).guidance > 1
 

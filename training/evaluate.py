@@ -350,7 +350,7 @@ def main() -> None:
     parser.add_argument("--overlap", type=float, default=0.5, help="of windows, for the border measure")
     parser.add_argument("--settings", help="settings for `upscale`, as JSON; the defaults without it")
     parser.add_argument(
-        "--grid", default='{"start": [0.05, 0.1, 0.15], "steps": [50]}', help="for `sweep`, as JSON"
+        "--grid", default='{"strength": [0.05, 0.1, 0.15], "steps": [50]}', help="for `sweep`, as JSON"
     )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

@@ -61,6 +61,23 @@ def guidance_map(rich: Tensor, guidance: float, flat_guidance: float) -> Tensor:
     return guidance * (flat_guidance + (1 - flat_guidance) * rich)
 
 
+def flat_kept(z: Tensor, base: Tensor, rich: Tensor, flat_strength: float) -> Tensor:
+    """The finished canvas, its flat places moved back towards what the diffusion started from (ours).
+
+        z <- z_base + (f + (1 - f) rich) (z - z_base),    f = flat_strength
+
+    A denoiser that sees only a few grey levels of texture under more noise than that takes the texture away, and where it
+    is not guided nothing gives it back.
+
+    Args:
+        z: (1, C, H, W), denoised.
+        base: (1, C, H, W), the latent of the base upscale.
+        rich: (1, 1, H, W), 0 to 1, as `richness` measures it.
+        flat_strength: f, 0 to 1.
+    """
+    return base + guidance_map(rich, 1.0, flat_strength) * (z - base)
+
+
 class LowGuidance:
     """Guidance split by frequency, on the fused canvas, with the mask of the global structure prior (after FDG).
 

@@ -49,7 +49,8 @@ class Advanced:
             controls.slider("structure")
         with gr.Row():
             controls.slider("cutoff")
-            controls.share("fidelity")
+            controls.slider("flat_strength")
+        controls.share("fidelity")
         self.kept = gr.Image(
             label="What the cutoff keeps of your image",
             interactive=False,

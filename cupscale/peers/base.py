@@ -177,6 +177,7 @@ class Work:
             "detail": 0.0,
             "captions": (),
             "flat_guidance": 1.0,
+            "flat_strength": 1.0,
         }
         settings, _ = readable(self.task.settings.replace(**off | fields), self.backbone)
         return settings

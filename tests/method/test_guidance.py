@@ -7,7 +7,7 @@ import torch
 
 import cupscale
 from cupscale import images
-from cupscale.method.guidance import FLAT, RICH, LowGuidance, guidance_map, richness
+from cupscale.method.guidance import FLAT, RICH, LowGuidance, flat_kept, guidance_map, richness
 from cupscale.method.lowpass import LowPass
 from cupscale.method.regions import Size
 
@@ -96,13 +96,49 @@ def test_flat_places_alone_change(size):
     right = torch.zeros(1, 3, height, width - width // 2)
     photo = images.to_image(torch.cat((left, right), dim=3))
     runs = [
-        cupscale.upscale(pipe, photo, scale=2, negative_prompt="blurred, smooth", flat_guidance=flat, **FAST)
+        cupscale.upscale(
+            pipe,
+            photo,
+            scale=2,
+            negative_prompt="blurred, smooth",
+            flat_guidance=flat,
+            flat_strength=1,
+            **FAST,
+        )
         for flat in (1, 0)
     ]
     even, calm = (np.asarray(run.image.convert("RGB")).astype(int) for run in runs)
     change = abs(even - calm)
     assert change.shape == (2 * height, 2 * width, 3)
     assert change[:, -width // 2 :].mean() > 4 * change[:, : width // 2].mean()
+
+
+def test_flat_places_go_back_to_the_start_by_hand():
+    """base + (f + (1 - f) rich) (z - base), at f = 0.2: shares 0.2, 0.4 and 1 of the change in three columns."""
+    base = torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.0, 4.0]]).expand(1, 2, 2, 3)
+    z = base + torch.tensor([10.0, 20.0, -30.0])
+    rich = torch.tensor([0.0, 0.25, 1.0]).expand(1, 1, 2, 3)
+    moved = flat_kept(z, base, rich, 0.2) - base
+    assert torch.allclose(moved, torch.tensor([2.0, 8.0, -30.0]).expand(1, 2, 2, 3), atol=1e-6)
+    assert torch.equal(flat_kept(z, base, rich * 0, 0.0), base) and torch.allclose(
+        flat_kept(z, base, rich, 1.0), z
+    )
+
+
+@pytest.mark.parametrize("size", [(60, 44), (67, 41)])
+def test_a_run_leaves_flat_places_as_the_base_upscaler_made_them(size):
+    """Texture on the left alone; past the neighbourhood of it every byte on the right is the plain enlargement's."""
+    width, height = size
+    pipe = cupscale.load("tiny", device="cpu")
+    left = textured(40, 128)[..., :height, : width // 2]
+    slope = torch.linspace(-0.2, 0.2, width - width // 2).expand(1, 3, height, -1)
+    photo = images.to_image(torch.cat((left, slope), dim=3))
+    plain = np.asarray(images.resize(photo, (2 * width, 2 * height), "lanczos")).astype(int)
+    run = [cupscale.upscale(pipe, photo, scale=2, flat_strength=share, **FAST).image for share in (0, 1)]
+    kept, changed = (abs(np.asarray(one.convert("RGB")).astype(int) - plain) for one in run)
+    right = np.s_[:, -2 * (width // 2 - 2) :]
+    assert kept[right].max() == 0 and changed[right].max() > 1
+    assert kept[:, : width // 2].mean() > 1  # and the texture is not
 
 
 def test_low_frequencies_have_a_guidance_of_their_own():
