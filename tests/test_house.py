@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from huggingface_hub import SpaceHardware
+
+from cupscale import models
+from cupscale.captioners import vlm
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = sorted(file.name for file in (ROOT / "cupscale" / "method").glob("*.py"))
@@ -70,5 +75,9 @@ def test_a_space_finds_what_it_needs():
         "thumbnail",
     ):
         assert key in front
+    about = yaml.safe_load(front)
+    assert about["suggested_hardware"] in {hardware.value for hardware in SpaceHardware}
+    wanted = {models.KNOWN["sdxl"].source, models.KNOWN["sdxl"].half_vae, vlm.DEFAULT}
+    assert {entry.split()[0] for entry in about["preload_from_hub"]} == wanted
     requirements = (ROOT / "requirements.txt").read_text()
     assert "torch>=" in requirements and "torch==" not in requirements
