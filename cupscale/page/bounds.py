@@ -49,7 +49,38 @@ def allowed_plan(
     plan = engine.planned(image, settings, writer)
     limits.check_output(plan)
     check_run(None if image is None else plan.input, [settings], limits)
+    if plan.caption_calls:
+        _check_captions(plan, engine.expected_seconds(plan, settings), limits, "this run with its captions")
     return plan
+
+
+def check_captions(picture: Picture, settings: Settings, limits: Limits, writer: str) -> None:
+    """See that captions alone, written before a run, stay within its time.
+
+    Args:
+        picture: The input.
+        settings: Of the run.
+        limits: Of the page.
+        writer: Who writes them, by name.
+
+    Raises:
+        CupscaleError: They take too long.
+    """
+    blank = settings.replace(captions=())
+    plan = engine.planned(picture, blank, writer)
+    seconds = engine.expected_seconds(plan, blank) - engine.expected_seconds(
+        engine.planned(picture, blank), blank
+    )
+    _check_captions(plan, seconds, limits, "captions")
+
+
+def _check_captions(plan: Plan, seconds: float, limits: Limits, what: str) -> None:
+    allowed = seconds_allowed(limits)
+    if allowed and seconds > allowed:
+        raise CupscaleError(
+            f"{what} would take about {duration(seconds)}, of which {plan.caption_calls} calls of the captioner are a part: this "
+            f"page allows {duration(allowed)} a run; choose a smaller scale, less overlap or no captioner"
+        )
 
 
 def check_run(size: tuple[int, int] | None, settings: Sequence[Settings], limits: Limits) -> None:

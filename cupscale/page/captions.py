@@ -89,6 +89,7 @@ def write(
             f"the plan has {len(plan.regions)} regions: captions are written here for at most {limits.captions}; "
             "choose a smaller scale or less overlap"
         )
+    bounds.check_captions(picture, settings, limits, name)
     deadline = bounds.Deadline(limits)
     yield Step(status_html("opening the captioner", 0.0))
     done = 0

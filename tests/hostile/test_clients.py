@@ -11,11 +11,14 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from page_server import FAST_SETTINGS, photo, serve
+from PIL import Image
 
 from cupscale import models
 from cupscale.errors import CupscaleError
+from cupscale.images import Picture
 from cupscale.page import bounds, desk as desk_module, engine, limits as limits_module, run
 from cupscale.page.desk import Desk, Dropped, Refusal
 from cupscale.page.limits import Limits
@@ -336,6 +339,30 @@ def test_seconds_are_bounded_by_the_plan_and_by_a_guess_before_it(tiny, monkeypa
             fits = long.replace(**change)
             bounds.check_run((256, 256), [fits], Limits(max_seconds=60))
         bounds.check_run((256, 256), [long], Limits())
+
+
+def test_a_captioners_seconds_are_bounded_before_it_is_asked(tiny, monkeypatch):
+    monkeypatch.setattr(
+        engine.machine,
+        "known_speed",
+        lambda *_: {"sample": 1e-6, "cells": 128 * 128, "megapixel": 1e-6, "call": 10.0},
+    )
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    picture = Picture(Image.fromarray(noise))
+    settings = tiny.replace(detail=0.5, prompt="a")
+    calls = engine.planned(picture, settings, "appearance").caption_calls
+    assert calls > 2
+    enough, little = Limits(max_seconds=10 * calls + 1), Limits(max_seconds=10 * calls - 1)
+    for check in (
+        lambda limits: bounds.allowed_plan(picture, settings, limits, "appearance"),
+        lambda limits: bounds.check_captions(picture, settings, limits, "appearance"),
+    ):
+        check(enough)
+        with pytest.raises(
+            CupscaleError, match=f"{calls} calls of the captioner .* less overlap or no captioner"
+        ):
+            check(little)
+    bounds.allowed_plan(picture, settings, little)  # nobody writes
 
 
 def test_the_remedy_is_the_largest_that_fits(tiny, monkeypatch):
