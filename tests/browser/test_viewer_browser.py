@@ -1,0 +1,305 @@
+"""The slider as a person uses it: zoom, pan, lenses, keys, what is shown while a run goes on, and what becomes of the result."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser_hands import WAIT, download, expect, give, upscale, visit
+from page_server import FAST, photo
+from PIL import Image
+
+LONG = "seed=3&steps=1000&strength=1&guidance=4&overlap=0.5&upscaler=lanczos"
+
+
+@pytest.fixture
+def result(page, url, small):
+    """A page with a result of 128 x 96 px in its slider."""
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    return page
+
+
+def moves(page):
+    """The transforms of both pictures, which must be one."""
+    both = [
+        page.locator(f"#result .cu-{side}").evaluate("e => e.style.transform") for side in ("before", "after")
+    ]
+    assert both[0] == both[1]
+    return both[0]
+
+
+def zoom(page):
+    """How far it is zoomed in, and the point of the picture in the middle."""
+    found = re.fullmatch(r"translate\((.+)%, (.+)%\) scale\((.+)\)", moves(page))
+    if not found:
+        assert moves(page) == ""
+        return 1.0, 0.5, 0.5
+    x, y, scale = map(float, found.groups())
+    return scale, (0.5 - x / 100) / scale, (0.5 - y / 100) / scale
+
+
+def stage(page):
+    return page.locator("#result .cu-stage").bounding_box()
+
+
+def test_keys_zoom_and_move_both_pictures(result):
+    result.locator("#result .cu-range").focus()
+    for key in ("+", "+"):
+        result.keyboard.press(key)
+    assert zoom(result) == pytest.approx((1.5625, 0.5, 0.5))
+    result.keyboard.press("Shift+ArrowRight")
+    result.keyboard.press("Shift+ArrowUp")
+    assert zoom(result) == pytest.approx((1.5625, 0.5 + 0.08 / 1.5625, 0.5 - 0.08 / 1.5625), abs=1e-4)
+    for _ in range(30):
+        result.keyboard.press("Shift+ArrowLeft")
+    assert zoom(result)[1] == pytest.approx(0.5 / 1.5625, abs=1e-4)  # and no further than the edge
+    result.keyboard.press("ArrowRight")  # without Shift: the divider
+    assert float(result.locator("#result .cu-range").input_value()) == 50.5
+    result.keyboard.press("0")
+    assert zoom(result) == (1.0, 0.5, 0.5)
+    result.keyboard.press("l")
+    lens = result.locator("#result .cu-lens")
+    assert lens.is_visible()
+    pane = lens.locator("span").nth(1)
+    assert pane.evaluate("e => e.style.backgroundSize") == "128px 96px"
+    result.keyboard.press("l")
+    assert pane.evaluate("e => e.style.backgroundSize") == "256px 192px"
+    before = pane.evaluate("e => e.style.backgroundPosition")
+    result.keyboard.press("Shift+ArrowRight")  # the lens moves, the picture does not
+    assert pane.evaluate("e => e.style.backgroundPosition") != before and moves(result) == ""
+    result.keyboard.press("l")
+    assert not lens.is_visible()
+
+
+def test_the_wheel_zooms_about_the_pointer_and_lets_the_page_scroll(result):
+    result.mouse.wheel(0, -1)  # at the top of the page: nothing scrolls
+    box = stage(result)
+    x, y = box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.75
+    result.mouse.move(x, y)
+    result.mouse.wheel(0, -240)
+    result.wait_for_function("document.querySelector('#result .cu-after').style.transform !== ''")
+    scale, middle_x, middle_y = zoom(result)
+    assert scale == pytest.approx(np.exp(0.48), rel=1e-3)
+    # What lay under the pointer, a quarter from the left and a quarter from below, lies there still.
+    assert middle_x + (0.25 - 0.5) / scale == pytest.approx(0.25, abs=2e-3)
+    assert middle_y + (0.75 - 0.5) / scale == pytest.approx(0.75, abs=2e-3)
+    assert result.evaluate("scrollY") == 0
+    for _ in range(3):
+        result.mouse.wheel(0, 300)
+    result.wait_for_function("document.querySelector('#result .cu-after').style.transform === ''")
+    result.wait_for_function("() => { dispatchEvent(new Event('x')); return true }")
+    result.mouse.wheel(0, 300)  # out no further: the page scrolls
+    result.wait_for_function("scrollY > 0")
+
+
+def test_a_drag_moves_the_divider_and_zoomed_in_the_picture(result):
+    box = stage(result)
+    left, top, width, height = (box[name] for name in ("x", "y", "width", "height"))
+    slider = result.locator("#result .cu-range")
+    result.mouse.move(left + width * 0.5, top + height * 0.5)
+    result.mouse.down()
+    result.mouse.move(left + width * 0.3, top + height * 0.6)
+    result.mouse.up()
+    assert float(slider.input_value()) == pytest.approx(30, abs=1)
+    result.locator("#result [data-do=in]").click()
+    result.locator("#result [data-do=in]").click()
+    result.mouse.move(left + width * 0.7, top + height * 0.5)
+    result.mouse.down()
+    result.mouse.move(left + width * 0.6, top + height * 0.45)
+    result.mouse.up()
+    scale, x, y = zoom(result)
+    assert float(slider.input_value()) == pytest.approx(30, abs=1)
+    assert (x, y) == pytest.approx((0.5 + 0.1 / scale, 0.5 + 0.05 / scale), abs=3e-3)
+    result.mouse.move(left + width * 0.3, top + height * 0.5)  # by its handle the divider still moves
+    result.mouse.down()
+    result.mouse.move(left + width * 0.8, top + height * 0.5)
+    result.mouse.up()
+    assert float(slider.input_value()) == pytest.approx(80, abs=1)
+    result.locator("#result [data-do=true]").click()
+    assert result.locator("#result .cu-scale").inner_text() == "100%" or zoom(result)[0] == 1.0
+    result.locator("#result [data-do=fit]").click()
+    assert moves(result) == ""
+
+
+def test_two_fingers_zoom_and_one_moves(chromium, url, small):
+    context = chromium.new_context(
+        viewport={"width": 390, "height": 844}, device_scale_factor=2, has_touch=True
+    )
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    page.locator("#result .cu-stage").scroll_into_view_if_needed()
+    box = stage(page)
+    x, y, width = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, box["width"]
+    hand = context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        fingers = [{"x": px, "y": py, "id": k} for k, (px, py) in enumerate(points)]
+        hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
+    touch("touchStart", (x - 30, y))
+    touch("touchStart", (x - 30, y), (x + 30, y))
+    for apart in (36, 45, 60, 75, 90):
+        touch("touchMove", (x - apart, y), (x + apart, y))
+    touch("touchEnd")
+    page.wait_for_function("document.querySelector('#result .cu-after').style.transform !== ''")
+    scale, middle, _ = zoom(page)
+    assert scale == pytest.approx(3, rel=0.05) and middle == pytest.approx(0.5, abs=0.02)
+    touch("touchStart", (x + 60, y))
+    for moved in (10, 30, 50):
+        touch("touchMove", (x + 60 - moved, y))
+    touch("touchEnd")
+    assert zoom(page)[1] == pytest.approx(0.5 + 50 / width / scale, abs=0.02)
+    assert page.evaluate("visualViewport.scale") == 1
+    context.close()
+
+
+def test_a_run_shows_the_plain_enlargement_at_once_and_then_its_steps(page, url, small):
+    """And how far it is, in the title of the tab."""
+    visit(page, url)
+    give(page, small)
+    page.evaluate("""() => {
+      window.seen = []
+      const view = document.querySelector('#result .cu-view')
+      const look = () => seen.push([view.dataset.state, Boolean(view.querySelector('.cu-before').getAttribute('src')),
+        (view.querySelector('.cu-after').getAttribute('src') || '').slice(0, 5), document.title].join('|'))
+      new MutationObserver(look).observe(document, {subtree: true, childList: true, attributes: true})
+    }""")
+    upscale(page)
+    expect(page).to_have_title(re.compile("Done · "))
+    seen = list(dict.fromkeys(page.evaluate("window.seen")))
+    states = [re.sub(r"\|[^|]*$", "", one) for one in seen]
+    states = [one for k, one in enumerate(states) if k == 0 or one != states[k - 1]]
+    assert states[-3:] == ["preview|true|", "preview|true|data:", "pair|true|http:"]
+    assert any(re.search(r"\|\d+% · ", one) for one in seen)
+    page.locator("#set-prompt textarea").click()
+    expect(page).not_to_have_title(re.compile("·"))
+
+
+def test_a_sound_and_a_notification_are_for_those_who_ask(chromium, url, small):
+    context = chromium.new_context(permissions=["notifications"])
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    page.add_init_script("""
+      window.heard = []
+      Object.defineProperty(document, 'hidden', {get: () => window.away || false})
+      const start = OscillatorNode.prototype.start
+      OscillatorNode.prototype.start = function (...given) { heard.push('tone'); return start.apply(this, given) }
+      window.Notification = class { constructor(title, {body}) { heard.push(`${title}: ${body}`) }
+        static permission = 'granted'
+        static requestPermission() { return Promise.resolve('granted') } }
+    """)
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    expect(page).to_have_title(re.compile("Done"))
+    assert page.evaluate("heard") == []
+    visit(page, url, LONG)
+    give(page, small)
+    page.locator("#run").click()
+    for way in ("sound", "notify"):
+        button = page.locator(f"[data-tell={way}]:visible")
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")
+    page.locator("#cancel").click()
+    expect(page.locator("[data-tell=sound]").first).not_to_be_visible()
+    visit(page, url)
+    give(page, small)
+    page.evaluate("heard.length = 0; away = true")  # of one that was cancelled nothing is told
+    upscale(page)
+    page.wait_for_function("heard.length === 3")
+    assert sorted(page.evaluate("heard")) == ["cupscale: Done.", "tone", "tone"]
+    context.close()
+
+
+def test_the_result_is_copied_and_becomes_the_input(result, tmp_path):
+    result.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    result.locator("#result [data-do=copy]").click()
+    expect(result.locator("#result [data-do=copy]")).to_have_text("Copied")
+    size = result.evaluate("""async () => {
+      const [item] = await navigator.clipboard.read()
+      const picture = await createImageBitmap(await item.getType('image/png'))
+      return [picture.width, picture.height]
+    }""")
+    assert size == [128, 96]
+    result.locator("#result [data-do=use]").click()
+    expect(result.locator("#plan")).to_contain_text("128 × 96 → 256 × 192")
+    download(result, "#png").save_as(tmp_path / "shown.png")
+    with Image.open(tmp_path / "shown.png") as image:
+        assert image.size == (128, 96)  # what the slider shows is still the first result
+
+
+def card(page):
+    waiting = download(page, "#result [data-do=card]")
+    with Image.open(io.BytesIO(Path(waiting.path()).read_bytes())) as image:
+        return waiting.suggested_filename, np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_a_card_shows_what_is_in_sight(result):
+    name, whole = card(result)
+    assert name == "small-x2-seed3-card.jpg" and whole.shape == (630, 1200, 3)
+    result.locator("#result .cu-range").focus()
+    for key in "++++":
+        result.keyboard.press(key)
+    for _ in range(20):
+        result.keyboard.press("Shift+ArrowLeft")
+        result.keyboard.press("Shift+ArrowUp")
+    _, part = card(result)
+    assert np.abs(part[:540, :590] - whole[:540, :590]).mean() > 5
+    shown = np.asarray(
+        Image.open(io.BytesIO(Path(download(result, "#png").path()).read_bytes())).convert("RGB")
+    )
+    side = (
+        1 / 1.25**4
+    )  # of the picture, at its top left corner; the panel is cut to its own shape about the middle
+    width, height = 128 * side, 96 * side
+    wide = height * 598 / 558
+    left = (width - wide) / 2
+    panel = Image.fromarray(shown.astype(np.uint8)).resize(
+        (598, 558), Image.Resampling.LANCZOS, box=(left, 0, left + wide, height)
+    )
+    inner = (slice(20, 480), slice(20, 570))
+    found = part[:558, 602:][inner]
+    assert np.abs(found - np.asarray(panel).astype(int)[inner]).mean() < 6
+
+
+def test_an_example_has_a_card_and_can_be_the_input(page, url):
+    """Its pictures are not of a run of this visit."""
+    page.goto(url)
+    page.locator("#examples button img").first.click()
+    expect(page.locator("#result .cu-note")).to_contain_text("Example:")
+    _, made = card(page)
+    assert made.std() > 10
+    page.locator("#result [data-do=use]").click()
+    size = page.locator("#result .cu-after").evaluate("e => `${e.naturalWidth} × ${e.naturalHeight}`")
+    expect(page.locator("#plan")).to_contain_text(size)
+
+
+def test_a_run_that_is_cancelled_in_the_queue_gives_the_result_back(chromium, result, url, tmp_path):
+    """Another visitor's run is before it."""
+    other = chromium.new_context().new_page()
+    other.set_default_timeout(WAIT)
+    visit(other, url, LONG)
+    give(other, photo(tmp_path / "other.png"))
+    other.locator("#run").click()
+    expect(other.locator("#status")).to_contain_text("step")
+    result.locator("#run").click()
+    expect(result.locator("#status")).to_contain_text("waiting in the queue")
+    expect(result.locator("#result .cu-view")).to_have_attribute("data-state", "preview")
+    expect(result.locator("#downloads")).not_to_be_visible()
+    result.locator("#cancel").click()
+    expect(result.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+    expect(result.locator("#png")).to_be_visible()
+    download(result, "#png").save_as(tmp_path / "back.png")
+    with Image.open(tmp_path / "back.png") as image:
+        assert image.size == (128, 96)
+    other.locator("#cancel").click()
+    expect(other.locator("#status")).to_contain_text("Cancelled")
+    other.context.close()
