@@ -17,6 +17,7 @@ LEAST_TILE_PX = 256
 # Bytes of a pixel of the canvas: on the device, in and out of the autoencoder, and in main memory, where the result is made.
 DEVICE_PX_BYTES = 18
 HOST_PX_BYTES = 26
+CONTROL_SHARE = 0.5  # of a sample: a ControlNet is the half of its network that reads (ours, by its parts and not measured)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Plan:
     caption_calls: of the captioner, at most; it keeps answers, and does not give them twice. captioner: its name.
     steps: that are run, the last of the schedule's `schedule_steps`.
     upscaler: the base upscaler. why: it was chosen; empty where a person chose it, or where there was no image to look at.
+    controlled: a ControlNet runs beside the network.
     """
 
     input: tuple[int, int]
@@ -66,6 +68,7 @@ class Plan:
     drawing: int = 0
     upscaler: str = ""
     why: str = ""
+    controlled: bool = False
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -83,11 +86,16 @@ class Plan:
         return (1 + self.guided) * windows + (self.evaluations - windows)
 
     @property
+    def control_samples(self) -> int:
+        """Samples of the ControlNet: one for each of the network's, but for those that draw from words."""
+        return self.samples - (1 + self.guided) * self.drawing if self.controlled else 0
+
+    @property
     def work(self) -> float:
-        """Samples, those of the drawing counted by their size in windows."""
+        """Samples, those of the drawing counted by their size in windows, and those of a ControlNet as a share."""
         drawing = (1 + self.guided) * self.drawing
         size = self.input[0] * self.input[1] / self.cell_px**2 / (self.window.h * self.window.w)
-        return self.samples - drawing + drawing * size
+        return self.samples - drawing + drawing * size + CONTROL_SHARE * self.control_samples
 
     def lead(self) -> str:
         """The sizes, and the time where it is known."""
@@ -98,7 +106,7 @@ class Plan:
         """What else there is to know of the run."""
         parts = [
             f"{len(self.regions)} region{'s' * (len(self.regions) > 1)}",
-            f"{self.evaluations} model calls{' (guidance doubles each)' * self.guided}",
+            f"{self.evaluations} model calls{self._beside}",
             *[f"the last {self.steps} of {self.schedule_steps} steps"] * bool(self.steps),
             f"about {self.bytes / 2**30:.1f} GB",
         ]
@@ -111,6 +119,12 @@ class Plan:
             parts.insert(0, f"drawn from the prompt in {self.drawing} steps")
         return ", ".join(parts)
 
+    @property
+    def _beside(self) -> str:
+        """What else a model call takes, in brackets."""
+        parts = ["guidance doubles each"] * self.guided + ["a ControlNet runs beside each"] * self.controlled
+        return f" ({', '.join(parts)})" if parts else ""
+
     def line(self) -> str:
         """One line for a person; size and time lead."""
         return f"{self.lead()}, {self.rest()}"
@@ -118,7 +132,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         data = asdict(self)
         data["regions"] = [list(box) for box in self.boxes]
-        data["samples"] = self.samples
+        data |= {"samples": self.samples, "control_samples": self.control_samples}
         for name in ("canvas", "window", "overview"):
             data[name] = [side * self.cell_px for side in reversed(data[name])]
         return data
@@ -246,6 +260,7 @@ def make_plan(
         schedule_steps=settings.steps,
         drawing=drawing,
         upscaler=settings.upscaler,
+        controlled=settings.control > 0,
     )
     return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
 
