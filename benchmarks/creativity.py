@@ -24,7 +24,7 @@ from cupscale.metrics import METRICS, Case
 from cupscale.metrics.base import floats
 
 SCALE, SIDE_PX, SEED = 4, 256, 7
-POINTS = ((0.05, 1.0), (0.1, 1.0), (0.15, 1.0), (0.2, 1.0), (0.15, 0.5), (0.2, 0.5))
+POINTS = ((0.05, 1.0), (0.1, 1.0), (0.15, 1.0), (0.2, 1.0), (0.2, 0.5))
 FIDELITIES = (1.0, 0.25, 0.1, 0.0)
 FIGURES = ("psnr", "patch1", "slope", "grain")
 
@@ -71,14 +71,17 @@ def main() -> None:
             for fidelity in FIDELITIES:
                 row = figures(original, small, corrected(result, small, fidelity))
                 found.setdefault((strength, structure, fidelity), []).append(row)
-        print(path.name, flush=True)
-    print(
-        "| strength | structure | fidelity | added | kept | patch | slope | grain |\n|---|---|---|---|---|---|---|---|"
-    )
+        print(f"\n{path.name}, and the means so far:\n{table(found)}", flush=True)
+
+
+def table(found: dict[tuple[float, float, float], list[list[float]]]) -> str:
+    """In Markdown: a row for strength, structure and fidelity each."""
+    lines = ["| strength | structure | fidelity | added | kept | patch | slope | grain |", "|---|---|---|---|---|---|---|---|"]
     for point, rows in found.items():
         added, kept, patch, slope, grain = np.mean(rows, axis=0)
         where = " | ".join(f"{value:g}" for value in point)
-        print(f"| {where} | {added:.2f} | {kept:.1f} | {patch:.1f} | {slope:.2f} | {grain:.2f} |")
+        lines.append(f"| {where} | {added:.2f} | {kept:.1f} | {patch:.1f} | {slope:.2f} | {grain:.2f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
