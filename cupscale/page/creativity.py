@@ -27,7 +27,7 @@ class Stop(NamedTuple):
 
 Path = Mapping[int, Stop]  # by the slider's level, 0 (keeps) to 100 (invents)
 
-# Of the bundled model, measured: benchmarks/results.md, "Creativity". It runs whole steps, and 0.05 is one of its 20.
+# Of the bundled model, by the sweep of benchmarks/results.md, "Creativity". It runs whole steps, and 0.05 is one of its 20.
 _TINY: Path = {
     0: Stop(0.05, 1.0, 1.0),
     25: Stop(0.1, 1.0, "auto"),
@@ -38,7 +38,7 @@ _TINY: Path = {
 
 
 def measured(model: str) -> bool:
-    """Whether the path of a model was chosen by measuring."""
+    """Whether the path of a model rests on a sweep."""
     return model == "tiny"
 
 

@@ -55,7 +55,9 @@ def test_all_that_a_run_needs_is_in_sight(chromium, url, size):
     for k in range(6):
         there = names.nth(k).bounding_box()
         assert there["y"] + there["height"] <= size[1] and there["x"] + there["width"] <= size[0]
-        assert names.nth(k).evaluate("e => e.scrollWidth <= e.clientWidth + 1 && getComputedStyle(e).overflow")
+        assert names.nth(k).evaluate(
+            "e => e.scrollWidth <= e.clientWidth + 1 && getComputedStyle(e).overflow"
+        )
     page.context.close()
 
 
