@@ -22,6 +22,7 @@ LEAST_TILE_PX = 256
 # Bytes of a pixel of the canvas: on the device, in and out of the autoencoder, and in main memory, where the result is made.
 DEVICE_PX_BYTES = 18
 HOST_PX_BYTES = 26
+CONTROL_SHARE = 0.5  # of a sample: a ControlNet is the half of its network that reads (ours, by its parts and not measured)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Plan:
     caption_calls: of the captioner, at most; it keeps answers, and does not give them twice. captioner: its name.
     steps: that are run, the last of the schedule's `schedule_steps`.
     upscaler: the base upscaler. why: it was chosen; empty where a person chose it, or where there was no image to look at.
+    controlled: a ControlNet runs beside the network.
     """
 
     input: tuple[int, int]
@@ -76,6 +78,7 @@ class Plan:
     windows: int = 0
     kept: int = 0
     doubled: int = 0
+    controlled: bool = False
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -92,11 +95,16 @@ class Plan:
         return self.evaluations + self.doubled + self.guided * self.drawing
 
     @property
+    def control_samples(self) -> int:
+        """Samples of the ControlNet: one for each of the network's, but for those that draw from words."""
+        return self.samples - (1 + self.guided) * self.drawing if self.controlled else 0
+
+    @property
     def work(self) -> float:
-        """Samples, those of the drawing counted by their size in windows."""
+        """Samples, those of the drawing counted by their size in windows, and those of a ControlNet as a share."""
         drawing = (1 + self.guided) * self.drawing
         size = self.input[0] * self.input[1] / self.cell_px**2 / (self.window.h * self.window.w)
-        return self.samples - drawing + drawing * size
+        return self.samples - drawing + drawing * size + CONTROL_SHARE * self.control_samples
 
     def lead(self) -> str:
         """The sizes, and the time where it is known."""
@@ -107,7 +115,7 @@ class Plan:
         """What else there is to know of the run."""
         parts = [
             f"{len(self.regions)} region{'s' * (len(self.regions) > 1)}",
-            f"{self.evaluations} model calls{self._guidance_in_words()}",
+            f"{self.evaluations} model calls{self._beside()}",
             *[f"{self.kept} windows show nothing and cost nothing"] * bool(self.kept),
             *[f"the last {self.steps} of {self.schedule_steps} steps"] * bool(self.steps),
             f"about {self.bytes / 2**30:.1f} GB",
@@ -121,20 +129,21 @@ class Plan:
             parts.insert(0, f"drawn from the prompt in {self.drawing} steps")
         return ", ".join(parts)
 
+    def _beside(self) -> str:
+        """What else a model call takes, in brackets."""
+        which = "each" if self.doubled == self.windows else f"{self.doubled + self.drawing} of them"
+        parts = [f"guidance doubles {which}"] * self.guided
+        parts += ["a ControlNet runs beside each"] * self.controlled
+        return f" ({', '.join(parts)})" if parts else ""
+
     def line(self) -> str:
         """One line for a person; size and time lead."""
         return f"{self.lead()}, {self.rest()}"
 
-    def _guidance_in_words(self) -> str:
-        if not self.guided:
-            return ""
-        which = "each" if self.doubled == self.windows else f"{self.doubled + self.drawing} of them"
-        return f" (guidance doubles {which})"
-
     def to_dict(self) -> dict[str, Any]:
         data = asdict(self)
         data["regions"] = [list(box) for box in self.boxes]
-        data["samples"] = self.samples
+        data |= {"samples": self.samples, "control_samples": self.control_samples}
         for name in ("canvas", "window", "overview"):
             data[name] = [side * self.cell_px for side in reversed(data[name])]
         return data
@@ -263,6 +272,7 @@ def make_plan(
         schedule_steps=settings.steps,
         drawing=drawing,
         upscaler=settings.upscaler,
+        controlled=settings.control > 0,
     )
     plan = counted(plan, settings, rich)
     return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan

@@ -17,6 +17,7 @@ from checkpoints import make_sdxl
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+START_SECONDS = 5 * int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60"))  # a busy machine takes minutes
 FAST = (
     "seed=3&steps=4&strength=0.5&guidance=1&attention=0&overlap=0.25&upscaler=lanczos"  # 2 steps: for links
 )
@@ -86,7 +87,7 @@ def start(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Po
     )
     url = f"http://127.0.0.1:{port}/"
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + START_SECONDS
         while True:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(url, timeout=5).close()

@@ -54,3 +54,19 @@ def test_what_a_device_holds_leaves_out_what_waits_in_main_memory():
     assert device_bytes(make_plan((1024, 768), Settings.build(scale=4), small), small) == (
         device - 1024**2 * 1434 + 128 * 128 * 320 * 160
     )
+
+
+def test_a_controlnet_runs_beside_every_sample_but_those_that_draw():
+    """3 windows x 2 steps and 2 overviews, guided: 14 samples; a ControlNet's count half. Drawing takes 4 x 2 more."""
+    size, geometry = (64, 32), Geometry(native=64, cell=8, align=32)
+    fields = {"scale": 2, "steps": 4, "strength": 0.5, "overlap": 0.0, "guidance": 3}
+    plain = make_plan(size, Settings.build(fields), geometry)
+    windows = len(plain.regions)
+    beside = make_plan(size, Settings.build(fields, control=0.7), geometry)
+    assert (plain.samples, plain.control_samples) == (2 * (2 * windows) + 2, 0)
+    assert beside.samples == plain.samples == beside.control_samples
+    assert beside.work == 1.5 * plain.work
+    assert "model calls (guidance doubles each, a ControlNet runs beside each)" in beside.line()
+    assert "ControlNet" not in plain.line()
+    drawn = make_plan((64, 64), Settings.build(fields, control=0.7), geometry, drawn=True)
+    assert drawn.samples - drawn.control_samples == 2 * 4

@@ -63,7 +63,7 @@ def test_quick_at_the_4k_of_sdxls_layout_takes_at_most_280_samples(pipeline, see
     fields = models.presets("sdxl")["quick"] | {"upscaler": "lanczos", "scale": 4, "guidance": 7.5}
     result = pipeline.upscale(photo(), pipeline.settings(**fields))
     assert sum(seen) == result.plan.samples <= 280
-    assert result.plan.kept == 0 and result.plan.line().count("evaluations (guidance doubles")
+    assert result.plan.kept == 0 and result.plan.line().count("model calls (guidance doubles")
 
 
 def test_turbo_at_4k_takes_at_most_100_samples(pipeline, seen):
@@ -87,7 +87,7 @@ def test_the_last_steps_go_without_guidance(pipeline, seen):
     result = pipeline.upscale(photo(), **FAST, guidance_until=0.5)
     assert seen == ([1] + [2] * 16) * 3 + ([1] + [1] * 16) * 2
     assert result.plan.samples == sum(seen) and result.plan.doubled == 48
-    assert "85 evaluations (guidance doubles 48 of them)" in result.plan.line()
+    assert "85 model calls (guidance doubles 48 of them)" in result.plan.line()
 
 
 def test_guidance_to_the_end_is_as_before_and_none_at_all_is_guidance_1(pipeline):

@@ -101,7 +101,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
     usual: dict[str, Any] = {
         "theme": style.theme(),
         "css": style.css(),
-        "head": style.head(),
+        "head": style.head() + light.styles(demo),
         "footer_links": ["api", "settings"],
         "run_history": False,
         "max_file_size": limits.file_bytes,

@@ -1,92 +1,89 @@
 """Creativity: one slider that moves three settings along a path, from keeping to inventing.
 
-The settings stay the truth: the slider only writes them, and shows where they lie. A path is a few anchors, between which
-strength and structure go linearly and fidelity is that of the anchor before. At 50 lie the model's own defaults.
+The settings stay the truth: the slider only writes them, and shows where they lie. A path has five stops, and the model's own
+defaults are one of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from cupscale.page import engine
 from cupscale.page.viewer import Scripted
 from cupscale.settings import Fidelity, Settings
 
-STEP = 5  # of the slider, which goes from 0 to 100
-MIDDLE = 50
 MOVED = ("strength", "structure", "fidelity")
 
 
-class Anchor(NamedTuple):
-    """A point of a path: the slider's level, and the settings there."""
+class Stop(NamedTuple):
+    """What the settings are at one place of the slider."""
 
-    level: int
     strength: float
     structure: float
     fidelity: Fidelity
 
 
-# Of the bundled model: measured (benchmarks/results.md, "Creativity").
-_TINY = (
-    Anchor(0, 0.05, 1.0, 1.0),
-    Anchor(30, 0.1, 1.0, "auto"),
-    Anchor(50, 0.1, 1.0, "auto"),
-    Anchor(70, 0.15, 1.0, 0.1),
-    Anchor(100, 0.2, 0.5, 0.0),
-)
+Path = Mapping[int, Stop]  # by the slider's level, 0 (keeps) to 100 (invents)
 
-
-def _usual(model: str) -> tuple[Anchor, ...]:
-    """For models of which no path was measured: their own strength in the middle, which is the paper's S = 0.45 T for most;
-    half of it and full fidelity below, half as much again and half of the structure above (ours)."""
-    own = Settings.build(engine.defaults(model))
-    high = min(1.0, 1.5 * own.strength)
-    return (
-        Anchor(0, own.strength / 2, 1.0, 1.0),
-        Anchor(30, own.strength * 0.8, own.structure, "auto"),
-        Anchor(MIDDLE, own.strength, own.structure, own.fidelity),
-        Anchor(100, high, own.structure / 2, 0.0),
-    )
+# Of the bundled model, by the sweep of benchmarks/results.md, "Creativity". It runs whole steps, and 0.05 is one of its 20.
+_TINY: Path = {
+    0: Stop(0.05, 1.0, 1.0),
+    25: Stop(0.1, 1.0, "auto"),
+    50: Stop(0.15, 1.0, "auto"),
+    75: Stop(0.15, 1.0, 0.1),
+    100: Stop(0.2, 0.5, 0.0),
+}
 
 
 def measured(model: str) -> bool:
-    """Whether the path of a model was chosen by measuring."""
+    """Whether the path of a model rests on a sweep."""
     return model == "tiny"
 
 
-def along(model: str, level: float) -> dict[str, Any]:
-    """The settings at a point of the path.
+@lru_cache(maxsize=64)
+def path(model: str) -> Path:
+    """The path of a model.
 
-    Args:
-        model: Its name.
-        level: 0 (keeps) to 100 (invents); what lies beyond is the end.
+    One that was not measured has the model's own strength, which is the paper's S = 0.45 T for most, in the middle; half
+    of it and full fidelity at the one end, half as much again, half of the structure and no fidelity at the other (ours).
     """
-    path = _TINY if measured(model) else _usual(model)
-    level = min(100.0, max(0.0, level))
-    before = [anchor for anchor in path if anchor.level <= level][-1]
-    after = next((anchor for anchor in path if anchor.level >= level), path[-1])
-    share = (level - before.level) / (after.level - before.level) if after.level > before.level else 0.0
+    if measured(model):
+        return _TINY
+    own = Settings.build(engine.defaults(model))
+
+    def strength(share: float) -> float:
+        return round(min(1.0, share * own.strength), 3)
+
     return {
-        "strength": round(before.strength + share * (after.strength - before.strength), 3),
-        "structure": round(before.structure + share * (after.structure - before.structure), 2),
-        "fidelity": before.fidelity,
+        0: Stop(strength(0.5), 1.0, 1.0),
+        25: Stop(strength(0.75), own.structure, "auto"),
+        50: Stop(own.strength, own.structure, own.fidelity),
+        75: Stop(strength(1.25), own.structure, 0.1),
+        100: Stop(strength(1.5), own.structure / 2, 0.0),
     }
+
+
+def along(model: str, level: float) -> dict[str, Any]:
+    """The settings at the stop that is nearest to a level."""
+    stops = path(model)
+    return stops[min(stops, key=lambda there: abs(there - level))]._asdict()
 
 
 def level_of(settings: Settings) -> tuple[int, bool]:
     """Where settings lie on their model's path.
 
     Returns:
-        The nearest level, by strength first, and whether the settings are those of that level.
+        The level of the stop with the nearest strength, and whether the settings are those of that stop.
     """
+    here = Stop(settings.strength, settings.structure, settings.fidelity)
 
-    def distance(level: int) -> tuple[bool, float, int]:
-        there = along(settings.model, level)
-        other = any(there[name] != getattr(settings, name) for name in MOVED)
-        return other, abs(there["strength"] - settings.strength), abs(level - MIDDLE)
+    def distance(level: int) -> tuple[bool, float]:
+        stop = path(settings.model)[level]
+        return stop != here, abs(stop.strength - here.strength)
 
-    best = min(range(0, 101, STEP), key=distance)
+    best = min(path(settings.model), key=distance)
     return best, not distance(best)[0]
 
 
@@ -111,5 +108,4 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 def chosen(model: str, level: Any) -> Mapping[str, Any]:
     """The settings for a level that a browser sent; the middle for what is no level."""
-    number = level if isinstance(level, int | float) and not isinstance(level, bool) else MIDDLE
-    return along(model, float(number))
+    return along(model, float(level) if isinstance(level, int | float) else 50.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -226,10 +225,9 @@ class Following:
         example = examples.named(name)
         if example:
             file = example.place
-        elif picture and (size := links.redrawn_size(_inside(picture), settings)):
-            settings, file = settings.replace(size=size), None
         elif picture:
-            file = source.file_name(image)
+            settings = links.as_drawn(picture, settings)
+            file = None if settings.size else source.file_name(image)
         return {
             self._links: share.texts(settings, name, file, session.limits),
             self._kept_visit: kept,
@@ -263,11 +261,3 @@ class Following:
         wanted = float(str(usual)) if usual is not None else default_cutoff(scale)
         cutoff_control = self._session.controls["cutoff"]
         return {cutoff_control: wanted, self._followed: wanted} if now == followed else gr.skip()
-
-
-def _inside(picture: Picture) -> Mapping[str, Any]:
-    """The settings inside a picture; none where they are no settings."""
-    try:
-        return picture.metadata
-    except CupscaleError:
-        return {}

@@ -1,18 +1,27 @@
 """A light first visit: the page's HTML is compressed, and what no one sees yet is not fetched.
 
 gradio's browser side fetches the code of every component that is visible by its own account, on tabs that are closed too.
-Here the components of a closed part begin invisible, and its opening shows them, within the browser.
+Here the components of a closed part begin invisible, and its opening shows them, within the browser. And it fetches a style
+sheet or two for every kind of component; those of the first screen are in the page, and marked as there.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+_ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+_KIND = re.compile(
+    r"[{,](?P<kind>[a-z_]+):\{[^{}]*component:\(\)=>\w+\(\(\)=>import\(`[^`]*`\)[^\[]*?__vite__mapDeps\(\[(?P<files>[\d,]*)\]\)"
+)
 # Once: what a handler hides later stays hidden.
 _SHOW = """() => {
   const opened = (window.cupscaleOpened ??= new Set()), first = !opened.has(%d)
@@ -59,3 +68,46 @@ def _within(part: gr.blocks.BlockContext) -> Iterator[Any]:
             yield from _within(child)
         elif isinstance(child, gr.components.Component) and not isinstance(child, gr.State):
             yield child
+
+
+def styles(demo: gr.Blocks) -> str:
+    """The style sheets of the components that are visible at first, for the page's head.
+
+    The browser's loader (Vite's) fetches a sheet unless a link to it is there: a disabled link is there and is not fetched.
+    Where this gradio is built in another way than the one that was looked at (6.31), this is empty, and all is fetched.
+    """
+    kinds = {block.get_block_name() for block in demo.blocks.values() if _seen(block)}
+    names = sorted({name for kind in kinds for name in _sheets().get(kind, ())})
+    text = "".join((_ASSETS / name).read_text("utf-8") for name in names)
+    if not names or "url(" in text or "</" in text:
+        return ""
+    links = "".join(f'<link rel="stylesheet" href="assets/{name}" disabled>' for name in names)
+    return f"<style>{text}</style>{links}"
+
+
+def _seen(block: Any) -> bool:
+    """Whether the browser fetches the code of a block at first; it does so by the block's own word."""
+    return getattr(block, "visible", True) is not False
+
+
+def _is_a_parts(name: str) -> bool:
+    """Whether a file is the style sheet of a component: the page's own link has that of the whole."""
+    return name.endswith(".css") and not name.startswith("index-")
+
+
+@lru_cache(maxsize=1)
+def _sheets() -> dict[str, tuple[str, ...]]:
+    """kind of component -> its style sheets, as gradio's own build lists them."""
+    for file in _ASSETS.glob("core-*.js"):
+        code = file.read_text("utf-8")
+        listed = re.search(r"m\.f=(\[[^\]]*\])", code)
+        if listed is None:
+            continue
+        files = [name.removeprefix("./") for name in json.loads(listed[1])]
+        return {
+            found["kind"]: tuple(
+                files[int(k)] for k in found["files"].split(",") if k and _is_a_parts(files[int(k)])
+            )
+            for found in _KIND.finditer(code)
+        }
+    return {}

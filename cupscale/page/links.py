@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from cupscale import models
 from cupscale.errors import CupscaleError
+from cupscale.images import Picture
 from cupscale.settings import Settings
 
 _LONGEST_JSON = 2**21
@@ -81,6 +82,16 @@ def redrawn_size(picture: Mapping[str, Any], settings: Settings) -> str:
     """
     same = all(picture.get(name) == getattr(settings, name) for name in _DRAWING)
     return str(picture.get("size", "")) if same and picture.get("scale") == 1 else ""
+
+
+def as_drawn(picture: Picture, settings: Settings) -> Settings:
+    """Settings with the size at which they draw their input again, where it was drawn from words."""
+    try:
+        inside = picture.metadata
+    except CupscaleError:  # they are no settings
+        return settings
+    size = redrawn_size(inside, settings)
+    return settings.replace(size=size) if size else settings
 
 
 def _own(settings: Settings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import gradio as gr
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, engine, history, queue, regions, run, source, viewer
+from cupscale.page import bounds, engine, history, links, queue, regions, run, source, viewer
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, new_book
 from cupscale.planning import Plan, nearest_size
@@ -97,6 +97,7 @@ class Painting:
         try:
             settings = session.settings(values, draw_seed=True)
             picture = session.picture(values)
+            settings = links.as_drawn(picture, settings)
             plan = bounds.allowed_plan(picture, settings, session.limits, session.writer(values))
         except CupscaleError as error:
             yield self._refused(error)

@@ -1,0 +1,207 @@
+"""The first screen's own parts, without a browser: Creativity, the size, the warning, what a page is opened with."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from cupscale import models
+from cupscale.errors import CupscaleError
+from cupscale.page import (
+    bounds,
+    creativity,
+    engine,
+    examples,
+    heading,
+    light,
+    links,
+    references,
+    run,
+    size,
+    visit,
+)
+from cupscale.page.limits import Limits
+from cupscale.page.size import scale_to
+from cupscale.planning import Plan
+from cupscale.settings import Settings
+
+
+def defaults(name):
+    return models.defaults(name)
+
+
+@pytest.fixture(autouse=True)
+def every_model(monkeypatch):
+    """As on a machine with a GPU, so that no list of models is in the way."""
+    monkeypatch.setattr(engine, "defaults", defaults)
+    creativity.path.cache_clear()
+    yield
+    creativity.path.cache_clear()
+
+
+@pytest.mark.parametrize("model", ["tiny", "sdxl", "z-image-turbo"])
+def test_creativity_has_the_models_own_defaults_and_only_grows(model):
+    own = Settings.build(defaults(model))
+    stops = creativity.path(model)
+    assert list(stops) == [0, 25, 50, 75, 100]
+    assert creativity.level_of(own) == (25 if model == "tiny" else 50, True)
+    strengths = [stop.strength for stop in stops.values()]
+    assert strengths == sorted(strengths) and strengths[0] < own.strength < strengths[-1]
+    structures = [stop.structure for stop in stops.values()]
+    assert structures == sorted(structures, reverse=True)
+    for level, stop in stops.items():
+        assert creativity.level_of(own.replace(**stop._asdict())) == (level, True)
+
+
+def test_the_path_of_sdxl_follows_the_paper():
+    """S = 0.45 T in the middle; half and half as much again at the ends."""
+    assert [stop.strength for stop in creativity.path("sdxl").values()] == [0.225, 0.338, 0.45, 0.562, 0.675]
+    assert (
+        not creativity.measured("sdxl")
+        and "Not measured" in creativity.shown(Settings.build(defaults("sdxl")))["note"]
+    )
+    assert "Not measured" not in creativity.shown(Settings.build(defaults("tiny")))["note"]
+
+
+def test_settings_beside_the_path_are_set_by_hand():
+    own = Settings.build(defaults("tiny"))
+    assert creativity.level_of(own.replace(strength=0.14, structure=0.3)) == (50, False)
+    assert creativity.level_of(own.replace(fidelity=0.7)) == (25, False)
+
+
+@pytest.mark.parametrize(
+    ("sent", "level"), [(100, 100), (80, 75), (-3, 0), (1e9, 100), ("x", 50), (None, 50)]
+)
+def test_whatever_a_browser_sends_is_a_stop(sent, level):
+    assert creativity.chosen("tiny", sent) == creativity.path("tiny")[level]._asdict()
+
+
+@pytest.fixture
+def picture(monkeypatch):
+    """256 x 192 px."""
+    path = str(examples.FOLDER / "raccoon.png")
+    monkeypatch.setattr(references, "check", lambda given, gone=False: given)
+    monkeypatch.setattr(references, "opened", lambda given: io.BytesIO(Path(given).read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "scale"),
+    [("width", 640, 2.5), ("height", 288, 1.5), ("long_side", 1024, 4.0), ("megapixels", 0.442368, 3.0)],
+)
+def test_a_size_is_a_scale_of_this_image(picture, kind, value, scale):
+    assert scale_to(kind, value, picture, Limits()) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("width", 40, "limits are 1 and 16"),
+        ("width", 9000, "limits are 1 and 16"),
+        ("width", -1, "above 0"),
+        ("width", float("nan"), "above 0"),
+        ("width", "9", "above 0"),
+        ("width", True, "above 0"),
+        ("label", 9, "above 0"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(picture, kind, value, said):
+    with pytest.raises(CupscaleError, match=said):
+        scale_to(kind, value, picture, Limits())
+
+
+def test_a_size_without_an_image_is_refused():
+    with pytest.raises(CupscaleError, match="no image yet"):
+        scale_to("width", 900, None, Limits())
+
+
+def test_the_smaller_size_is_the_largest_that_is_not_long(monkeypatch):
+    """Seconds as the square of the scale times 20: 3 takes exactly 180 s, 3.5 takes 245."""
+    monkeypatch.setattr(engine, "planned", lambda image, settings: settings)
+    monkeypatch.setattr(engine, "expected_seconds", lambda plan, settings: 20 * settings.scale**2)
+    assert bounds.shorter((80, 60), Settings(scale=4)) == (3.0, 180.0)
+    assert bounds.shorter((80, 60), Settings(scale=3.2)) == (3.0, 180.0)
+    assert bounds.shorter((80, 60), Settings(scale=3)) == (2.5, 125.0)  # below the run's, always
+    assert bounds.shorter((80, 60), Settings(scale=1)) is None
+    monkeypatch.setattr(engine, "expected_seconds", lambda plan, settings: 181.0)
+    assert bounds.shorter((80, 60), Settings(scale=4)) is None
+
+
+def test_a_plan_leads_with_size_and_time():
+    plan = engine.planned((80, 60), Settings(scale=3, model="tiny"))
+    known = Plan(**{**vars(plan), "seconds": 75.0})
+    assert known.lead() == "80 x 60 -> 240 x 180, about 1 min 15 s here"
+    assert known.line() == f"{known.lead()}, {known.rest()}" and "model calls" in known.rest()
+    assert run.plan_lead(known) == "80 × 60 → 240 × 180, about 1 min 15 s here"
+    unknown = Plan(**{**vars(plan), "seconds": None})
+    assert run.plan_lead(unknown) == "80 × 60 → 240 × 180, time not yet known for this model here"
+    assert run.plan_html("<i>", lead="<b>") == (
+        '<p class="cu-plan" role="status"><b>&lt;b&gt;</b> &lt;i&gt;</p>'
+    )
+
+
+def test_what_a_page_is_opened_with():
+    both = json.dumps({"query": "seed=5&prompt=a%20fox&model=", "kept": "{}"})
+    assert visit.read(both) == ({"seed": "5", "prompt": "a fox", "model": ""}, "{}")
+    for none in ("", "[]", "{", "null"):
+        assert visit.read(none) == ({}, "")
+
+
+def test_a_result_of_a_drawn_picture_says_at_what_size_it_was_drawn():
+    drawn = Settings(prompt="a fox", seed=4, scale=1, size="64x48", model="random")
+    picture = SimpleNamespace(metadata=drawn.model_dump())
+    again = Settings(prompt="a fox", seed=4, scale=3, model="random")
+    assert links.as_drawn(picture, again).size == "64x48"
+    assert links.as_drawn(picture, again.replace(seed=5)).size == ""
+    assert links.as_drawn(SimpleNamespace(metadata={}), again).size == ""
+
+
+def test_the_first_example_is_there_and_thumbnails_are_small():
+    best = examples.best()
+    assert best is not None and best.name == examples.BEST
+    strip = examples.Strip()
+    assert [one["name"] for one in strip.value] == [one.name for one in examples.every()]
+    assert all(len(one["thumb"]) < 12_000 for one in strip.value)
+
+
+def test_the_heading_says_which_model_runs_where(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    text = heading.html()
+    assert "Model <b>tiny</b> on a CPU" in text and heading.PAPER in text and "README.md" in text
+    assert ">Code<" not in text
+    monkeypatch.setenv("SPACE_ID", "someone/cupscale")
+    assert "https://huggingface.co/spaces/someone/cupscale/tree/main" in heading.html()
+
+
+def test_what_is_closed_begins_invisible_and_is_shown_once():
+    with gr.Blocks() as demo:
+        with gr.Accordion("part", open=False) as part:
+            with gr.Row():
+                plain, gone = gr.Slider(), gr.Image(visible=False)
+            state = gr.State(1)
+        beside = gr.Slider()
+        light.later(part, part.expand)
+    assert (plain.visible, gone.visible, beside.visible, state.visible) == (False, False, True, True)
+    (event,) = [fn for fn in demo.fns.values() if fn.outputs == [plain]]
+    assert "visible: true" in event.js and "fill(" in event.js
+
+
+def test_a_size_control_says_what_it_is():
+    assert size.Size(2.0).value == 2.0 and size.Size(2.0).api_info()["type"] == "number"
+
+
+def test_thumbnails_are_the_middle_of_a_picture(tmp_path):
+    wide = Image.new("RGB", (600, 100), "red")
+    wide.paste("blue", (230, 0, 370, 100))
+    wide.save(tmp_path / "wide.png")
+    data = base64.b64decode(examples.thumbnail(str(tmp_path / "wide.png")).partition(",")[2])
+    with Image.open(io.BytesIO(data)) as thumb:
+        red, _, blue = thumb.convert("RGB").getpixel((thumb.width // 2, thumb.height // 2))
+        assert thumb.format == "WEBP" and thumb.size == (208, 140) and blue > 200 > 60 > red
