@@ -36,7 +36,10 @@ Command = Callable[..., Any]
 FILE = click.Path(path_type=Path)
 
 
-_ELSEWHERE = {"reproduce": "cupscale.reproduce.command"}  # commands that stand in a room of their own
+_ELSEWHERE = {
+    "bench": "cupscale.bench",
+    "reproduce": "cupscale.reproduce.command",
+}  # commands that stand in a room of their own
 
 
 class OneLine(click.Group):

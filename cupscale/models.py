@@ -67,11 +67,17 @@ NOT_DISTILLED = "it takes many steps with guidance, and turbo has two without"
 DISTILLED = "it is distilled to 8 steps without guidance, and the paper takes 50 with it"
 
 
+# Operations of a sample in 1e12, as torch's FlopCounterMode counts them; those of PixArt and Z-Image are 2 x parameters x tokens,
+# and 4 x tokens^2 x width for each layer.
+SDXL_TFLOP = 6.76
+
+
 @dataclass(frozen=True)
 class Known:
     """A model with a name. source: hub id or folder. defaults: the settings it works best with.
 
     quick: the preset's fields over them. no_paper: why it cannot do the paper's preset; empty where it can.
+    tflop: of a network sample of a window of native size, 1e12 floating point operations.
     no_words: why it cannot draw a picture from words alone; empty where it can.
     pipeline: its diffusers class. memory: GB on an accelerator for a 4096 px result with nothing offloaded, an estimate from
     the weights in `dtype`. half_vae: a VAE that does not overflow in half precision. lora: (hub id, file) that makes a
@@ -92,6 +98,7 @@ class Known:
     quick: Mapping[str, Any] = field(default_factory=lambda: QUICK)
     no_paper: str = ""
     no_words: str = ""
+    tflop: float = SDXL_TFLOP
 
 
 SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000, tile=KL_TILE)
@@ -122,6 +129,7 @@ KNOWN: dict[str, Known] = {
         no_words="it was trained to refine photographs, and knows no things by name",
         note="bundled; runs on a CPU",
         memory=2,
+        tflop=0.024,
     ),
     "sd15": Known(
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -130,6 +138,7 @@ KNOWN: dict[str, Known] = {
         defaults=SDXL_DEFAULTS | {"scheduler": "ddim"},
         pipeline="StableDiffusionPipeline",
         memory=6,
+        tflop=0.8,
     ),
     "sd15-lcm": Known(
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -143,6 +152,7 @@ KNOWN: dict[str, Known] = {
         lora=("latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors"),
         scheduler=("LCMScheduler", {}),
         note="8 steps, no guidance",
+        tflop=0.8,
     ),
     "sdxl": Known(
         source=SDXL,
@@ -194,6 +204,7 @@ KNOWN: dict[str, Known] = {
         quick=QUICKER,
         pipeline="PixArtAlphaPipeline",
         memory=15,
+        tflop=7.2,
     ),
     "pixart-sigma": Known(
         source="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
@@ -204,6 +215,7 @@ KNOWN: dict[str, Known] = {
         pipeline="PixArtSigmaPipeline",
         memory=15,
         note="reads 300 tokens of text",
+        tflop=7.2,
     ),
     "sd3": Known(
         source="stabilityai/stable-diffusion-3-medium-diffusers",
@@ -214,6 +226,7 @@ KNOWN: dict[str, Known] = {
         pipeline="StableDiffusion3Pipeline",
         memory=20,
         note="accept its licence on the hub first",
+        tflop=8.9,
     ),
     "z-image": Known(
         source="Tongyi-MAI/Z-Image",
@@ -223,6 +236,7 @@ KNOWN: dict[str, Known] = {
         pipeline="ZImagePipeline",
         memory=26,
         dtype="bfloat16",
+        tflop=61.0,
     ),
     "z-image-turbo": Known(
         source="Tongyi-MAI/Z-Image-Turbo",
@@ -235,6 +249,7 @@ KNOWN: dict[str, Known] = {
         memory=26,
         dtype="bfloat16",
         note="8 steps, no guidance",
+        tflop=61.0,
     ),
 }
 

@@ -57,6 +57,7 @@ from cupscale.planning import (
 )
 from cupscale.preview import Pace, PreviewMap
 from cupscale.settings import CHOICES, SAVINGS, Settings
+from cupscale.speed import Run
 from cupscale.upscalers.choose import settle
 
 PREVIEW_SECONDS = 0.5  # least time from one to the next
@@ -103,6 +104,11 @@ class CUpscalePipeline:
         """`cupscale.models.load`, wrapped."""
         return cls(models.load(model, **options), batch=batch)
 
+    @property
+    def how(self) -> str:
+        """Precision and offload, on which the speed depends."""
+        return f"{_dtype_name(self.backbone.network)} {offload.current(self.pipe)}"
+
     def settings(self, preset: str | None = None, **fields: Any) -> Settings:
         """This model's defaults, under a preset, under `fields`.
 
@@ -131,7 +137,7 @@ class CUpscalePipeline:
             CupscaleError: The image or the output is outside the limits.
         """
         geometry, device = self.backbone.geometry, self.backbone.device.type
-        return plan_run(image, settings, geometry, self.model, device, captioning)
+        return plan_run(image, settings, geometry, self.model, device, captioning, self.how)
 
     def upscale(
         self,
@@ -254,7 +260,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
-        self._network_seconds = 0.0
+        self._network_seconds = self._enlarge_seconds = 0.0
         self._known: dict[str, Any] = {}  # texts that are encoded already
         self._tiles = self.pipeline.tiles
         self._stage = ""
@@ -302,7 +308,7 @@ class _Run:
             image = yield from self._correct(pixels)
         finally:
             self.pipeline.backbone.release()
-        self._remember_speed(self._elapsed() - captioned - (self._network_seconds - drawn))
+        self._remember_run(self._elapsed() - captioned - (self._network_seconds - drawn))
         yield self._finished(image)
 
     def _finished(self, image: Image.Image) -> Finished:
@@ -413,12 +419,16 @@ class _Run:
             return plain, plain
         cache = self.pipeline.cache
         steps = upscalers.base_upscale_steps(self.picture.rgb, self.plan.output, kind, cache=cache)
+        began, worked = time.perf_counter(), False
         with contextlib.closing(steps):
             while True:
                 try:
                     fraction = next(steps)
                 except StopIteration as stop:
+                    if worked:  # and was not kept from before
+                        self._enlarge_seconds = time.perf_counter() - began
                     return plain, stop.value
+                worked = True
                 yield self._progress("enlarge", fraction=fraction)
 
     def _encode(self, plain: Image.Image, base: Image.Image) -> Generator[Event, None, _Latents]:
@@ -632,17 +642,19 @@ class _Run:
             fraction,
         )
 
-    def _remember_speed(self, rest: float) -> None:
+    def _remember_run(self, rest: float) -> None:
         """rest: seconds of everything but captions and network."""
-        plan = self.plan
-        if not plan.work:
-            return
-        speed = {
-            "sample": self._network_seconds / plan.work,
-            "cells": plan.window.h * plan.window.w,
-            "megapixel": rest / (plan.output[0] * plan.output[1] / 1e6),
-        }
-        machine.remember_speed(self.pipeline.model, self.pipeline.backbone.device.type, speed)
+        pipeline, plan, geometry = self.pipeline, self.plan, self.pipeline.backbone.geometry
+        native = (geometry.native // geometry.cell) ** 2
+        run = Run(
+            input=plan.input[0] * plan.input[1] / 1e6 if self._enlarge_seconds else 0.0,
+            samples=plan.work * plan.window.h * plan.window.w / native,
+            output=plan.canvas.h * plan.canvas.w * plan.cell_px**2 / 1e6,
+            enlarge=self._enlarge_seconds,
+            network=self._network_seconds,
+            rest=max(0.0, rest - self._enlarge_seconds),
+        )
+        machine.remember_run(pipeline.model, pipeline.backbone.device.type, pipeline.how, run)
 
 
 def plan_run(
@@ -652,6 +664,7 @@ def plan_run(
     model: str,
     device: str,
     captioning: Captioning | None = None,
+    how: str = "",
 ) -> Plan:
     """`make_plan` with the captioner's calls, and the speed of earlier runs of `model` on `device`.
 
@@ -663,11 +676,14 @@ def plan_run(
         model: The name under which its speed is remembered.
         device: torch's name of its kind.
         captioning: Of the run.
+        how: Precision and offload of the model; empty where it is not loaded, for those that it ran with last.
 
     Raises:
         CupscaleError: The image or the output is outside the limits.
     """
-    speed = machine.known_speed(model, device)
+    speed = machine.known_speed(model, device, how)
+    guess = machine.guessed_speed(model, device) if speed is None else None
+    speed = machine.planned(guess) if guess else speed
     picture, why = None, ""
     if image is None:
         size = drawn_size(settings.size, geometry)
@@ -679,7 +695,11 @@ def plan_run(
         size = picture.size
         settings, why = settle(settings, picture)
     rich = None if picture is None else looked_at(settings, picture)
-    plan = replace(make_plan(size, settings, geometry, speed, drawn=image is None, rich=rich), why=why)
+    plan = replace(
+        make_plan(size, settings, geometry, speed, drawn=image is None, rich=rich),
+        why=why,
+        guessed=guess is not None,
+    )
     if isinstance(image, tuple) or captioning is None or not asks(captioning, settings) or not plan.steps:
         return plan
     regions = captions_wanted(settings)
@@ -694,7 +714,7 @@ def plan_run(
     if speed and (call := machine.known_speed(_speed_name(captioner), captioner.device)):
         speed = dict(speed) | call
     plan = make_plan(size, settings, geometry, speed, caption_calls=calls, drawn=image is None, rich=rich)
-    return replace(plan, why=why, captioner=captioner.name)
+    return replace(plan, why=why, captioner=captioner.name, guessed=guess is not None)
 
 
 def looked_at(settings: Settings, picture: images.Picture) -> Tensor | None:
