@@ -328,9 +328,9 @@ def upscale(
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order. With several
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
-    from cupscale.batch import run_jobs
+    from cupscale.batch import assist, run_jobs
     from cupscale.files import plan_jobs
-    from cupscale.processes import own_share, wait_for_all
+    from cupscale.processes import is_main, own_share, together, wait_for_all
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "quality")
     hardware = Hardware(**_take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet"))
@@ -355,9 +355,15 @@ def upscale(
         overwrite=files["overwrite"],
         skip_existing=files["skip_existing"],
     )
-    share = own_share(jobs)
+    all_of_us = together(sum(not job.skip for job in jobs))
+    share = jobs if all_of_us else own_share(jobs)
     opened = _check(jobs, settings, usual)
     pipeline = hardware.pipeline(usual.model)
+    pipeline.share = all_of_us
+    if all_of_us and not is_main():
+        assist(pipeline, share, settings, opened)
+        wait_for_all()
+        return
     events = run_jobs(
         pipeline, share, settings, captioning=captioning, quality=files["quality"], opened=opened
     )

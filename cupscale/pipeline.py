@@ -56,6 +56,7 @@ from cupscale.planning import (
     per_cell,
 )
 from cupscale.preview import Pace, PreviewMap
+from cupscale.processes import Together
 from cupscale.settings import CHOICES, SAVINGS, Settings
 from cupscale.speed import Run
 from cupscale.upscalers.choose import settle
@@ -74,6 +75,7 @@ class CUpscalePipeline:
         tiles: Of the VAE.
         preview_px: Longer side of previews in pixels, 0 for none.
         cache: Where the base upscaler's results are kept; the user's cache folder by default.
+        share: This process, where several make each picture; None where one does.
 
     Raises:
         CupscaleError: The pipeline's class is not supported.
@@ -87,6 +89,7 @@ class CUpscalePipeline:
         tiles: Tiles | None = None,
         preview_px: int = 512,
         cache: upscalers.Cache | None = None,
+        share: Together | None = None,
     ):
         self.backbone: Backbone = adapt(pipe)
         self.pipe = pipe
@@ -96,6 +99,7 @@ class CUpscalePipeline:
         self.tiles = tiles or Tiles()
         self.preview_px = preview_px
         self.cache = cache or upscalers.Cache()
+        self.share = share
 
     @classmethod
     def from_pretrained(
@@ -390,6 +394,8 @@ class _Run:
                     captions = kept if regions else self.settings.captions
                     self.settings = self.settings.replace(prompt=event.prompt, captions=captions)
                 yield event
+        if self.pipeline.share is not None:  # one process asks for captions, and all go on with them
+            self.settings = self.pipeline.share.same(self.settings)
         backbone = self.pipeline.backbone
         prompt = self.settings.prompt if self.captioning.prepend else ""
         budget = within_budget(self.settings.captions, prompt, backbone.budget)
@@ -510,6 +516,7 @@ class _Run:
                 overview=latents.overview,
                 low_guidance=self._low_guidance(),
                 batch=self.pipeline.batch,
+                share=self.pipeline.share,
             )
             return (yield from self._looped("denoise", loop, latents.preview))
 
