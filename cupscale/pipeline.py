@@ -308,6 +308,7 @@ class _Run:
             latents = yield from self._encode(plain, base)
             del plain, base
             z = yield from self._denoise(latents, read, texts)
+            del latents
             pixels = yield from self._decode(z)
             image = yield from self._correct(pixels)
         finally:
