@@ -3,7 +3,7 @@
     python -m benchmarks.run overhead     wall time over the time of the same network calls alone
     python -m benchmarks.run memory       peak memory above the loaded model, per output size
     python -m benchmarks.run pixels       time per output pixel, per output size
-    python -m benchmarks.run eight        8192 x 8192 of the bundled model: its time and the peak of the whole process, at most 8 GB
+    python -m benchmarks.run eight        8192 x 8192 of the bundled model: time, and the peak of the process (at most 8 GB)
     python -m benchmarks.run parts        where the time of a 256 -> 1024 run goes, at the bundled model's defaults
     python -m benchmarks.run all          all of them
 
