@@ -3,6 +3,7 @@
     python -m benchmarks.run overhead     wall time over the time of the same network calls alone
     python -m benchmarks.run memory       peak memory above the loaded model, per output size
     python -m benchmarks.run pixels       time per output pixel, per output size
+    python -m benchmarks.run eight        8192 x 8192 of the bundled model: time, and the peak of the process (at most 8 GB)
     python -m benchmarks.run parts        where the time of a 256 -> 1024 run goes, at the bundled model's defaults
     python -m benchmarks.run all          all of them
 
@@ -18,6 +19,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -295,6 +297,39 @@ def parts(save: bool, rounds: int, photograph: str) -> None:
         for name, seconds in rows.items()
     ]
     section("Parts of a run, 256 -> 1024", lines, "python -m benchmarks.run parts", save)
+
+
+EIGHT_GB = 8
+
+
+@main.command()
+@click.option("--save", is_flag=True)
+@click.option("--flat", default=0.0, help="Share of the picture that shows nothing and is kept as it is.")
+def eight(save: bool, flat: float) -> None:
+    """2048 -> 8192 by the preset quick without guidance, and its PNG: time, and the peak of the process with all it loaded."""
+    image = np.asarray(noise_image(2048)).copy()
+    image[: round(flat * 2048)] = 128
+    pipe = cupscale.load("tiny")
+    fields: dict[str, Any] = {"scale": 4, "seed": 1, "guidance": 1.0, "overlap": 0.0, "upscaler": "lanczos"}
+    began = time.perf_counter()
+    result = cupscale.upscale(
+        pipe, Image.fromarray(image), preset="quick", windows="shifted", flat_windows="keep", **fields
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        result.save(Path(folder) / "8k.png")
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    section(
+        "8192 x 8192 of the bundled model",
+        [
+            f"{result.plan.samples} samples, {result.plan.kept} windows that show nothing kept: {seconds:.0f} s with the file, "
+            f"peak of the process {peak:.2f} GB (limit {EIGHT_GB}), the plan's estimate {result.plan.bytes / 2**30:.2f} GB.",
+        ],
+        f"python -m benchmarks.run eight{f' --flat {flat:g}' if flat else ''}",
+        save,
+    )
+    if peak > EIGHT_GB:
+        sys.exit(1)
 
 
 @main.command(name="all")

@@ -109,6 +109,26 @@ def _run_job(
     return result
 
 
+def assist(
+    pipeline: CUpscalePipeline,
+    jobs: Sequence[Job],
+    settings: Callable[[tuple[int, int]], Settings],
+    opened: images.Picture | None = None,
+) -> None:
+    """Do this process' part of a picture that several make together; the main one writes it.
+
+    Args:
+        pipeline: Its model, with this process' share.
+        jobs: Of which one is not left out.
+        settings: See `run_jobs`.
+        opened: See `run_jobs`.
+    """
+    for job in (job for job in jobs if not job.skip):
+        picture = opened or (images.read(job.source) if job.source else None)
+        size = picture.size if picture else drawn_size(job.size, pipeline.backbone.geometry)
+        pipeline.upscale(picture, settings(size))
+
+
 def upscale_many(
     pipe: Any,
     files: Iterable[str | Path],

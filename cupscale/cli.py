@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     from cupscale.planning import Geometry, Plan, Target
     from cupscale.saving import Saving
 
-_ELSEWHERE = {"reproduce": "cupscale.reproduce.command"}  # commands that stand in a room of their own
+_ELSEWHERE = {
+    "bench": "cupscale.bench",
+    "reproduce": "cupscale.reproduce.command",
+}  # commands that stand in a room of their own
 
 
 class OneLine(click.Group):
@@ -181,9 +184,9 @@ def upscale(
     The defaults are the model's own; a preset, a settings file and single flags come over them, in this order. With several
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
-    from cupscale.batch import run_jobs
+    from cupscale.batch import assist, run_jobs
     from cupscale.files import STREAM, plan_jobs
-    from cupscale.processes import own_share, wait_for_all
+    from cupscale.processes import is_main, own_share, together, wait_for_all
     from cupscale.saving import Saving
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "mask")
@@ -213,9 +216,15 @@ def upscale(
         overwrite=files["overwrite"],
         skip_existing=files["skip_existing"],
     )
-    share = own_share(jobs)
+    all_of_us = together(sum(not job.skip for job in jobs))
+    share = jobs if all_of_us else own_share(jobs)
     opened, mask = _check(jobs, settings, usual, saving, hardware.bits, files["mask"])
     pipeline = hardware.pipeline(usual.model)
+    pipeline.share = all_of_us
+    if all_of_us and not is_main():
+        assist(pipeline, share, settings, opened)
+        wait_for_all()
+        return
     events = run_jobs(
         pipeline, share, settings, captioning=captioning, saving=saving, opened=opened, mask=mask
     )

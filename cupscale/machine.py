@@ -6,12 +6,14 @@ import contextlib
 import json
 import math
 import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
+from cupscale.speed import KEPT, Run, Speed, fitted, guessed
 
 _MAX_SPEED_BYTES = 2**18
 
@@ -53,11 +55,68 @@ def cache_folder() -> Path | None:
         return None
 
 
-def known_speed(name: str, device: str) -> dict[str, float] | None:
-    """How fast the last run of `name` on `device` was: what `cupscale.planning.make_plan` takes as speed.
+def device_name(device: str) -> str:
+    """What a device is called by its maker, for what is kept of its speed: "NVIDIA A100-SXM4-80GB", "AMD EPYC, 2 cores".
 
-    None where it is not known, or where what is kept makes no sense.
+    Args:
+        device: torch's name of its kind.
     """
+    import torch
+
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    if device != "cpu":
+        return device
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def guessed_speed(name: str, device: str) -> Speed | None:
+    """How fast a model may be here, before it ever ran; None for one without a name."""
+    from cupscale.models import KNOWN
+
+    known = KNOWN.get(name)
+    if known is None:
+        return None
+    called = device if device in ("cpu", "mps") else device_name(device)
+    return guessed(known.tflop, called, os.cpu_count() or 1, known.geometry.tile == 0)
+
+
+def known_runs(name: str, device: str, how: str = "") -> list[Run]:
+    """The last runs of a model on a device, the oldest first; none where what is kept makes no sense.
+
+    Args:
+        name: Of the model.
+        device: torch's name of its kind.
+        how: Precision and offload; empty for those that ran last.
+    """
+    beginning = f"{name} | {device_name(device)} | "
+    kept = {key: value for key, value in _speeds().items() if key.startswith(beginning + how)}
+    if not kept:
+        return []
+    runs = list(kept.values())[-1]
+    found = [Run.read(one) for one in runs] if isinstance(runs, list) else []
+    return [one for one in found if one is not None]
+
+
+def remember_run(name: str, device: str, how: str, run: Run) -> None:
+    """Keep a run for the next plan. See `known_runs`."""
+    key = f"{name} | {device_name(device)} | {how}"
+    runs = [*known_runs(name, device, how), run][-KEPT:]
+    _keep(key, [one.to_dict() for one in runs])
+
+
+def known_speed(name: str, device: str, how: str = "") -> dict[str, float] | None:
+    """How fast `name` is on `device`: what `cupscale.planning.make_plan` takes as speed.
+
+    By its last runs; where there are none, as `remember_speed` was told. None where it is not known, or where what is kept makes
+    no sense. how: See `known_runs`.
+    """
+    if runs := known_runs(name, device, how):
+        return planned(fitted(runs, guessed_speed(name, device)))
     speed = _speeds().get(f"{name} {device}")
     if not isinstance(speed, dict) or not speed:
         return None
@@ -66,12 +125,26 @@ def known_speed(name: str, device: str) -> dict[str, float] | None:
     return cast(dict[str, float], speed) if sound and whole else None
 
 
+def planned(speed: Speed) -> dict[str, float]:
+    """As `make_plan` takes it. Samples are counted in windows of native size, which have a share of 1."""
+    return {
+        "fixed": speed.fixed,
+        "input": speed.input,
+        "sample": speed.sample,
+        "megapixel": speed.output,
+    }
+
+
 def remember_speed(name: str, device: str, speed: Mapping[str, float]) -> None:
-    """Keep a run's speed for the next plan."""
+    """Keep a speed for the next plan: of a captioner, seconds a `call`."""
+    _keep(f"{name} {device}", dict(speed))
+
+
+def _keep(key: str, value: object) -> None:
     folder = cache_folder()
     if folder is None:
         return
-    data = _speeds() | {f"{name} {device}": dict(speed)}
+    data = {name: other for name, other in _speeds().items() if name != key} | {key: value}
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"speed.{os.getpid()}"

@@ -67,11 +67,17 @@ NOT_DISTILLED = "it takes many steps with guidance, and turbo has two without"
 DISTILLED = "it is distilled to 8 steps without guidance, and the paper takes 50 with it"
 
 
+# Operations of a sample in 1e12, as torch's FlopCounterMode counts them; those of PixArt and Z-Image are 2 x parameters x tokens,
+# and 4 x tokens^2 x width for each layer.
+SDXL_TFLOP = 6.76
+
+
 @dataclass(frozen=True)
 class Known:
     """A model with a name. source: hub id or folder. defaults: the settings it works best with.
 
     quick: the preset's fields over them. no_paper: why it cannot do the paper's preset; empty where it can.
+    tflop: of a network sample of a window of native size, 1e12 floating point operations.
     no_words: why it cannot draw a picture from words alone; empty where it can.
     pipeline: its diffusers class. memory: GB on an accelerator for a 4096 px result with nothing offloaded, an estimate from
     the weights in `dtype`. half_vae: a VAE that does not overflow in half precision. lora: (hub id, file) that makes a
@@ -94,6 +100,7 @@ class Known:
     no_paper: str = ""
     no_words: str = ""
     came_with: str = ""
+    tflop: float = SDXL_TFLOP
 
 
 SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000, tile=KL_TILE)
@@ -126,6 +133,7 @@ KNOWN: dict[str, Known] = {
         came_with="DDIMScheduler",
         note="bundled; runs on a CPU",
         memory=2,
+        tflop=0.024,
     ),
     "sd15": Known(
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -135,6 +143,7 @@ KNOWN: dict[str, Known] = {
         came_with="PNDMScheduler",
         pipeline="StableDiffusionPipeline",
         memory=6,
+        tflop=0.8,
     ),
     "sd15-lcm": Known(
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -148,6 +157,7 @@ KNOWN: dict[str, Known] = {
         lora=("latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors"),
         scheduler=("LCMScheduler", {}),
         note="8 steps, no guidance",
+        tflop=0.8,
     ),
     "sdxl": Known(
         source=SDXL,
@@ -199,6 +209,7 @@ KNOWN: dict[str, Known] = {
         quick=QUICKER,
         pipeline="PixArtAlphaPipeline",
         memory=15,
+        tflop=7.2,
     ),
     "pixart-sigma": Known(
         source="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
@@ -209,6 +220,7 @@ KNOWN: dict[str, Known] = {
         pipeline="PixArtSigmaPipeline",
         memory=15,
         note="reads 300 tokens of text",
+        tflop=7.2,
     ),
     "sd3": Known(
         source="stabilityai/stable-diffusion-3-medium-diffusers",
@@ -219,6 +231,7 @@ KNOWN: dict[str, Known] = {
         pipeline="StableDiffusion3Pipeline",
         memory=20,
         note="accept its licence on the hub first",
+        tflop=8.9,
     ),
     "z-image": Known(
         source="Tongyi-MAI/Z-Image",
@@ -228,6 +241,7 @@ KNOWN: dict[str, Known] = {
         pipeline="ZImagePipeline",
         memory=26,
         dtype="bfloat16",
+        tflop=61.0,
     ),
     "z-image-turbo": Known(
         source="Tongyi-MAI/Z-Image-Turbo",
@@ -240,6 +254,7 @@ KNOWN: dict[str, Known] = {
         memory=26,
         dtype="bfloat16",
         note="8 steps, no guidance",
+        tflop=61.0,
     ),
 }
 

@@ -57,8 +57,10 @@ from cupscale.planning import (
     per_cell,
 )
 from cupscale.preview import Pace, PreviewMap
+from cupscale.processes import Together
 from cupscale.protect import protect, read_mask
 from cupscale.settings import CHOICES, SAVINGS, Settings
+from cupscale.speed import Run
 from cupscale.upscalers.choose import settle
 
 PREVIEW_SECONDS = 0.5  # least time from one to the next
@@ -76,6 +78,7 @@ class CUpscalePipeline:
         preview_px: Longer side of previews in pixels, 0 for none.
         bits: Of a sample of the result: 8, or 16 for what is printed or edited, which `Result.deep` holds.
         cache: Where the base upscaler's results are kept; the user's cache folder by default.
+        share: This process, where several make each picture; None where one does.
 
     Raises:
         CupscaleError: The pipeline's class is not supported.
@@ -90,6 +93,7 @@ class CUpscalePipeline:
         preview_px: int = 512,
         bits: int = 8,
         cache: upscalers.Cache | None = None,
+        share: Together | None = None,
     ):
         if bits not in (8, 16):
             raise CupscaleError(f"bits is {bits}: choose 8 or 16")
@@ -103,6 +107,7 @@ class CUpscalePipeline:
         self.tiles = tiles or Tiles()
         self.preview_px = preview_px
         self.cache = cache or upscalers.Cache()
+        self.share = share
 
     @classmethod
     def from_pretrained(
@@ -110,6 +115,11 @@ class CUpscalePipeline:
     ) -> CUpscalePipeline:
         """`cupscale.models.load`, wrapped."""
         return cls(models.load(model, **options), batch=batch)
+
+    @property
+    def how(self) -> str:
+        """Precision and offload, on which the speed depends."""
+        return f"{_dtype_name(self.backbone.network)} {offload.current(self.pipe)}"
 
     def settings(self, preset: str | None = None, **fields: Any) -> Settings:
         """This model's defaults, under a preset, under `fields`.
@@ -141,7 +151,7 @@ class CUpscalePipeline:
             CupscaleError: The image or the output is outside the limits.
         """
         geometry, device = self.backbone.geometry, self.backbone.device.type
-        return plan_run(image, settings, geometry, self.model, device, captioning)
+        return plan_run(image, settings, geometry, self.model, device, captioning, self.how)
 
     def upscale(
         self,
@@ -269,7 +279,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
-        self._network_seconds = 0.0
+        self._network_seconds = self._enlarge_seconds = 0.0
         self._known: dict[str, Any] = {}  # texts that are encoded already
         self._tiles = self.pipeline.tiles
         self._stage = ""
@@ -313,11 +323,12 @@ class _Run:
             self._protected = base if self.mask else None
             del plain, base
             z = yield from self._denoise(latents, read, texts)
+            del latents
             pixels = yield from self._decode(z)
             image = yield from self._correct(pixels)
         finally:
             self.pipeline.backbone.release()
-        self._remember_speed(self._elapsed() - captioned - (self._network_seconds - drawn))
+        self._remember_run(self._elapsed() - captioned - (self._network_seconds - drawn))
         yield self._finished(image)
 
     def _first_notices(self) -> Iterator[str]:
@@ -411,6 +422,8 @@ class _Run:
                     captions = kept if regions else self.settings.captions
                     self.settings = self.settings.replace(prompt=event.prompt, captions=captions)
                 yield event
+        if self.pipeline.share is not None:  # one process asks for captions, and all go on with them
+            self.settings = self.pipeline.share.same(self.settings)
         backbone = self.pipeline.backbone
         prompt = self.settings.prompt if self.captioning.prepend else ""
         budget = within_budget(self.settings.captions, prompt, backbone.budget)
@@ -440,12 +453,16 @@ class _Run:
             return plain, plain
         cache = self.pipeline.cache
         steps = upscalers.base_upscale_steps(self.picture.rgb, self.plan.output, kind, cache=cache)
+        began, worked = time.perf_counter(), False
         with contextlib.closing(steps):
             while True:
                 try:
                     fraction = next(steps)
                 except StopIteration as stop:
+                    if worked:  # and was not kept from before
+                        self._enlarge_seconds = time.perf_counter() - began
                     return plain, stop.value
+                worked = True
                 yield self._progress("enlarge", fraction=fraction)
 
     def _encode(self, plain: Image.Image, base: Image.Image) -> Generator[Event, None, _Latents]:
@@ -527,6 +544,7 @@ class _Run:
                 overview=latents.overview,
                 low_guidance=self._low_guidance(),
                 batch=self.pipeline.batch,
+                share=self.pipeline.share,
             )
             z = yield from self._looped("denoise", loop, latents.preview)
         if settings.flat_strength >= 1:
@@ -670,17 +688,19 @@ class _Run:
             fraction,
         )
 
-    def _remember_speed(self, rest: float) -> None:
+    def _remember_run(self, rest: float) -> None:
         """rest: seconds of everything but captions and network."""
-        plan = self.plan
-        if not plan.work:
-            return
-        speed = {
-            "sample": self._network_seconds / plan.work,
-            "cells": plan.window.h * plan.window.w,
-            "megapixel": rest / (plan.output[0] * plan.output[1] / 1e6),
-        }
-        machine.remember_speed(self.pipeline.model, self.pipeline.backbone.device.type, speed)
+        pipeline, plan, geometry = self.pipeline, self.plan, self.pipeline.backbone.geometry
+        native = (geometry.native // geometry.cell) ** 2
+        run = Run(
+            input=plan.input[0] * plan.input[1] / 1e6 if self._enlarge_seconds else 0.0,
+            samples=plan.work * plan.window.h * plan.window.w / native,
+            output=plan.canvas.h * plan.canvas.w * plan.cell_px**2 / 1e6,
+            enlarge=self._enlarge_seconds,
+            network=self._network_seconds,
+            rest=max(0.0, rest - self._enlarge_seconds),
+        )
+        machine.remember_run(pipeline.model, pipeline.backbone.device.type, pipeline.how, run)
 
 
 def plan_run(
@@ -690,6 +710,7 @@ def plan_run(
     model: str,
     device: str,
     captioning: Captioning | None = None,
+    how: str = "",
 ) -> Plan:
     """`make_plan` with the captioner's calls, and the speed of earlier runs of `model` on `device`.
 
@@ -701,11 +722,14 @@ def plan_run(
         model: The name under which its speed is remembered.
         device: torch's name of its kind.
         captioning: Of the run.
+        how: Precision and offload of the model; empty where it is not loaded, for those that it ran with last.
 
     Raises:
         CupscaleError: The image or the output is outside the limits.
     """
-    speed = machine.known_speed(model, device)
+    speed = machine.known_speed(model, device, how)
+    guess = machine.guessed_speed(model, device) if speed is None else None
+    speed = machine.planned(guess) if guess else speed
     picture, why = None, ""
     if image is None:
         size = drawn_size(settings.size, geometry)
@@ -717,7 +741,11 @@ def plan_run(
         size = picture.size
         settings, why = settle(settings, picture)
     rich = None if picture is None else looked_at(settings, picture)
-    plan = replace(make_plan(size, settings, geometry, speed, drawn=image is None, rich=rich), why=why)
+    plan = replace(
+        make_plan(size, settings, geometry, speed, drawn=image is None, rich=rich),
+        why=why,
+        guessed=guess is not None,
+    )
     if isinstance(image, tuple) or captioning is None or not asks(captioning, settings) or not plan.steps:
         return plan
     regions = captions_wanted(settings)
@@ -732,7 +760,7 @@ def plan_run(
     if speed and (call := machine.known_speed(_speed_name(captioner), captioner.device)):
         speed = dict(speed) | call
     plan = make_plan(size, settings, geometry, speed, caption_calls=calls, drawn=image is None, rich=rich)
-    return replace(plan, why=why, captioner=captioner.name)
+    return replace(plan, why=why, captioner=captioner.name, guessed=guess is not None)
 
 
 def looked_at(settings: Settings, picture: images.Picture) -> Tensor | None:

@@ -17,6 +17,7 @@ from cupscale.method.windows import FlatPlaces, Placement
 from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
 
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
+PLAIN_UPSCALERS = ("lanczos", "bicubic")
 TILE_PX = 1024  # side of a VAE's tile
 LEAST_TILE_PX = 256
 # Bytes of a pixel of the canvas: on the device, in and out of the autoencoder, and in main memory, where the result is made.
@@ -51,6 +52,7 @@ class Plan:
     doubled: those of the windows that are guided, and take two samples.
     drawing: the evaluations that draw the input from words, which guidance doubles too; 0 where an image is given.
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
+    guessed: the seconds are, since this model never ran here.
     caption_calls: of the captioner, at most; it keeps answers, and does not give them twice. captioner: its name.
     steps: that are run, the last of the schedule's `schedule_steps`.
     upscaler: the base upscaler. why: it was chosen; empty where a person chose it, or where there was no image to look at.
@@ -79,6 +81,7 @@ class Plan:
     kept: int = 0
     doubled: int = 0
     controlled: bool = False
+    guessed: bool = False
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -109,7 +112,10 @@ class Plan:
     def lead(self) -> str:
         """The sizes, and the time where it is known."""
         sizes = f"{self.input[0]} x {self.input[1]} -> {self.output[0]} x {self.output[1]}"
-        return sizes if self.seconds is None else f"{sizes}, about {duration(self.seconds)} here"
+        if self.seconds is None:
+            return sizes
+        where = " (a guess: it has not run here yet)" if self.guessed else " here"
+        return f"{sizes}, about {duration(self.seconds)}{where}"
 
     def rest(self) -> str:
         """What else there is to know of the run."""
@@ -230,8 +236,9 @@ def make_plan(
         image_size: (width, height) of the input in pixels.
         settings: Of the run.
         geometry: Of the model.
-        speed: Seconds for one network `sample` of a window of `cells` and for one `megapixel` of everything else, as
-            measured by earlier runs; `call`, where it is there, for one call of the captioner.
+        speed: Seconds for one network `sample` of a window of `cells`, of native size where that is not said, and for one
+            `megapixel` of everything else, as measured by earlier runs; where they are there, those that are `fixed`, for one
+            megapixel of `input` that a base upscaler's network enlarges, and for one `call` of the captioner.
         caption_calls: See `cupscale.captioners.caption_calls`.
         drawn: The input is drawn from the prompt first. At scale 1 it is the result.
         rich: (1, 1, h, w) over the input, as `guidance.richness` measures it, for the windows that show nothing; None where it is
@@ -275,7 +282,8 @@ def make_plan(
         controlled=settings.control > 0,
     )
     plan = counted(plan, settings, rich)
-    return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
+    native = (geometry.native // geometry.cell) ** 2
+    return replace(plan, seconds=_seconds(plan, pixels, speed, native)) if speed else plan
 
 
 def counted(plan: Plan, settings: Settings, rich: Tensor | None) -> Plan:
@@ -390,10 +398,13 @@ def checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return output
 
 
-def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float]) -> float:
-    """As earlier runs took, in tenths of a second, at least one. pixels: of the canvas."""
+def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float], native: int) -> float:
+    """As earlier runs took, in tenths of a second, at least one. pixels: of the canvas. native: cells of a window."""
     cells = plan.window.h * plan.window.w
-    seconds = plan.work * speed["sample"] * cells / speed["cells"] + pixels / 1e6 * speed["megapixel"]
+    seconds = plan.work * speed["sample"] * cells / speed.get("cells", native)
+    seconds += pixels / 1e6 * speed["megapixel"] + speed.get("fixed", 0.0)
+    if plan.upscaler not in PLAIN_UPSCALERS and plan.steps:
+        seconds += plan.input[0] * plan.input[1] / 1e6 * speed.get("input", 0.0)
     return max(0.1, round(seconds + plan.caption_calls * speed.get("call", 0.0), 1))
 
 

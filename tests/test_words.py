@@ -166,7 +166,7 @@ def test_the_plan_of_words_knows_the_captioners_time(tmp_path, monkeypatch):
     """9 regions of half overlap and no prompt to write: 9 calls of 2 s."""
     speed = {"sample": 1e-9, "cells": 64, "megapixel": 1e-9}
     monkeypatch.setattr(
-        "cupscale.machine.known_speed", lambda name, device: {"call": 2.0} if "captioner" in name else speed
+        "cupscale.machine.known_speed", lambda name, *_: {"call": 2.0} if "captioner" in name else speed
     )
     captioning = cupscale.captioners.open_captioning("appearance")
     settings = Settings.build(scale=2, prompt="a fox", overlap=0.5, detail=0.5)
@@ -179,15 +179,18 @@ def test_the_plan_of_words_knows_the_captioners_time(tmp_path, monkeypatch):
 
 def test_a_remembered_speed_is_that_of_a_window_whatever_was_drawn(monkeypatch):
     """12 x 6 cells drawn in 20 samples, then 5 steps of windows of 8 x 8: 2 s a window, of 72 / 64 where one is drawn."""
-    found = {}
-    monkeypatch.setattr("cupscale.machine.remember_speed", lambda name, device, speed: found.update(speed))
+    kept = []
+    monkeypatch.setattr("cupscale.machine.remember_run", lambda name, device, how, run: kept.append(run))
     settings = Settings.build(scale=2, steps=10, strength=0.5, guidance=3, overlap=0.5)
-    plan = make_plan((96, 48), settings, Geometry(native=64, cell=8, align=8), drawn=True)
-    pipeline = SimpleNamespace(model="some", tiles=None, backbone=SimpleNamespace(device=torch.device("cpu")))
+    geometry = Geometry(native=64, cell=8, align=8)
+    plan = make_plan((96, 48), settings, geometry, drawn=True)
+    backbone = SimpleNamespace(device=torch.device("cpu"), geometry=geometry)
+    pipeline = SimpleNamespace(model="some", tiles=None, backbone=backbone, how="float32 none")
     run = _Run(pipeline, None, settings, plan, cupscale.captioners.Captioning())
     run._network_seconds = 2.0 * (20 * 72 / 64 + plan.samples - 20)
-    run._remember_speed(3.0)
-    assert found == {"sample": pytest.approx(2.0), "cells": 64, "megapixel": pytest.approx(3.0 / 0.018432)}
+    run._remember_run(3.0)
+    assert kept[0].network / kept[0].samples == pytest.approx(2.0)
+    assert (kept[0].rest, kept[0].input) == (3.0, 0.0) and kept[0].output == pytest.approx(0.018432)
 
 
 def test_the_plan_counts_the_drawing():

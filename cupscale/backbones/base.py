@@ -19,6 +19,7 @@ from cupscale.backbones import SUPPORTED, Tiles, own
 from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
+from cupscale.backbones.tiling import decoded, encoded, in_bands
 from cupscale.backbones.tokens import rule_of
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import GlobalAttention
@@ -195,6 +196,10 @@ class DiffusersBackbone(ABC):
 
     def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
         with self._vae(tiles) as vae:
+            if in_bands(vae):
+                z = encoded(vae, pixels, tiles, self.geometry.cell, self.device)
+                mean, std = latent_scale(vae, z)
+                return (z - mean) / std
             if tiny := hasattr(vae, "latent_magnitude"):  # TAESD; its tiles are made for four channels
                 vae.use_tiling = self.geometry.channels == 4
             found = vae.encode(pixels.to(self.device, vae.dtype))
@@ -206,6 +211,8 @@ class DiffusersBackbone(ABC):
         with self._vae(tiles) as vae:
             mean, std = latent_scale(vae, latents)
             z = latents * std + mean
+            if in_bands(vae):
+                return decoded(vae, z, tiles, self.geometry.cell, self.device)
             return vae.decode(z.to(self.device, vae.dtype), return_dict=False)[0].float().cpu()
 
     # Network

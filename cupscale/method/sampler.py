@@ -186,6 +186,7 @@ def denoise(
             output = schedule.from_x0(x0, sample, i)
         sample = schedule.step(output, sample, i)
         yield StepDone(i, steps, x0, sample)
+        del x0, output, fusion, kept  # a canvas each, which the next step needs the room of
 
 
 def _noised_reference(structure: GlobalStructure, schedule: Schedule, seed: int, i: int) -> Tensor:

@@ -89,4 +89,8 @@ class GlobalStructure:
         if weight == 0:
             return x
         towards = self.reference if towards is None else towards
-        return x + weight * self.lowpass(towards - x)
+        moved, plane = x.clone(), self._shuffle**2
+        for first in range(0, x.shape[1], plane):  # one plane at a time: a canvas of 8192 x 8192 is large
+            part = slice(first, first + plane)
+            moved[:, part] += weight * self.lowpass(towards[:, part] - x[:, part])
+        return moved

@@ -166,7 +166,7 @@ def gpu_seconds(
 
 def expected_seconds(plan: Plan, settings: Settings) -> float:
     """How long a run takes: as measured, else a guess on the high side."""
-    if plan.seconds is not None:
+    if plan.seconds is not None and not plan.guessed:
         return plan.seconds
     captions = plan.caption_calls * _CALL_SECONDS
     cells = plan.window.h * plan.window.w

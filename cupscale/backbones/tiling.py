@@ -1,0 +1,95 @@
+"""An autoencoder in tiles, a band at a time: what lies on the device does not grow with the picture.
+
+Tiles lie and blend as those of diffusers' `AutoencoderKL` do, to the byte, but only one row of them is held: its picture goes to
+main memory before the next row is made, and pixels come from there tile by tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from cupscale.backbones import Tiles
+
+BAND_PX = 2**20  # pixels of an exact codec's band
+
+
+def in_bands(vae: Any) -> bool:
+    """Whether its rows can be made apart: an exact codec's, and those of diffusers' `AutoencoderKL`. TAESD tiles by itself."""
+    return hasattr(vae, "block_size") or isinstance(vae, AutoencoderKL)
+
+
+def decoded(vae: Any, latents: Tensor, tiles: Tiles, cell_px: int, device: torch.device) -> Tensor:
+    """(B, C, h, w) as the VAE scales them, to pixels (B, 3, H, W) float32 in main memory."""
+    height, width = (side * cell_px for side in latents.shape[-2:])
+    out = torch.empty(len(latents), 3, height, width)
+
+    def one(part: Tensor) -> Tensor:
+        pixels: Tensor = vae.decode(part.to(device, vae.dtype), return_dict=False)[0]
+        return pixels
+
+    return _filled(out, _bands(vae, latents, one, tiles.side // cell_px, tiles.side, tiles.overlap))
+
+
+def encoded(vae: Any, pixels: Tensor, tiles: Tiles, cell_px: int, device: torch.device) -> Tensor:
+    """(B, 3, H, W) to latents (B, C, h, w) float32 on the device, as the VAE scales them."""
+
+    def one(part: Tensor) -> Tensor:
+        latents: Tensor = vae.encode(part.to(device, vae.dtype)).latent_dist.mode()
+        return latents
+
+    bands = _bands(vae, pixels, one, tiles.side, tiles.side // cell_px, tiles.overlap)
+    return torch.cat([band.float() for band in bands], dim=-2)
+
+
+def _filled(out: Tensor, bands: Iterator[Tensor]) -> Tensor:
+    top = 0
+    for band in bands:
+        out[..., top : top + band.shape[-2], :] = band
+        top += band.shape[-2]
+    return out
+
+
+def _bands(
+    vae: Any, x: Tensor, one: Callable[[Tensor], Tensor], side: int, made: int, overlap: float
+) -> Iterator[Tensor]:
+    """The result of `x`, from the top down. side, made: of a tile, before and after."""
+    height, width = x.shape[-2:]
+    if hasattr(vae, "block_size"):
+        step = max(1, BAND_PX // (width * max(1, (made // side) ** 2))) * max(1, side // made)
+        yield from (one(x[..., top : top + step, :]) for top in range(0, height, step))
+    elif max(height, width) <= side:
+        yield one(x)
+    else:
+        yield from _blended(x, one, side, made, overlap)
+
+
+def _blended(
+    x: Tensor, one: Callable[[Tensor], Tensor], side: int, made: int, overlap: float
+) -> Iterator[Tensor]:
+    stride, extent = int(side * (1 - overlap)), int(made * overlap)
+    above: list[Tensor] = []
+    for top in range(0, x.shape[-2], stride):
+        row: list[Tensor] = []
+        for j, left in enumerate(range(0, x.shape[-1], stride)):
+            tile = one(x[..., top : top + side, left : left + side])
+            if above:
+                _ramp(above[j], tile, extent, -2)
+            if row:
+                _ramp(row[-1], tile, extent, -1)
+            row.append(tile)
+        yield torch.cat([tile[..., : made - extent, : made - extent] for tile in row], dim=-1)
+        above = [tile[..., -extent:, :].clone() for tile in row] if extent else []
+
+
+def _ramp(before: Tensor, tile: Tensor, extent: int, axis: int) -> None:
+    """Let the beginning of a tile come out of the end of the one before it, in place."""
+    extent = min(before.shape[axis], tile.shape[axis], extent)
+    for k in range(extent):
+        end = before.select(axis, before.shape[axis] - extent + k)
+        start = tile.select(axis, k)
+        start.copy_(end * (1 - k / extent) + start * (k / extent))
