@@ -34,9 +34,10 @@ from cupscale.captioners import (
 )
 from cupscale.captioners.memory import room_for
 from cupscale.captions import match, within_budget
-from cupscale.correct import correct, is_grey
+from cupscale.correct import correct_wrapped, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
+from cupscale.images import wrapping
 from cupscale.images.tensors import carried_on, padded, to_bytes, to_uint16
 from cupscale.method.edges import edges, with_edge_noise
 from cupscale.method.guidance import LowGuidance, guidance_map, richness
@@ -304,8 +305,9 @@ class _Run:
         captioned, drawn = self._elapsed(), self._network_seconds
         try:
             plain, base = yield from self._base_upscale()
+            plain, base = self._extended(plain, base)
             latents = yield from self._encode(plain, base)
-            self._protected = base if self.mask else None
+            self._protected = base.crop((0, 0, *self.plan.output)) if self.mask else None
             del plain, base
             z = yield from self._denoise(latents, read, texts)
             pixels = yield from self._decode(z)
@@ -425,22 +427,35 @@ class _Run:
         yield self._progress("enlarge")
         kind = self.settings.upscaler
         method: images.Method = "bicubic" if kind == "bicubic" else "lanczos"
-        plain = images.resize(self.picture.rgb, self.plan.output, method)
+        plain = wrapping.resized(
+            self.picture.rgb, self.plan.output, self.settings.seamless, images.METHODS[method]
+        )
         if side := self.pipeline.preview_px:
             shrink = min(1.0, side / max(plain.size))
             small = (max(1, round(plain.width * shrink)), max(1, round(plain.height * shrink)))
             yield Preview(images.resize(self.picture.rgb, small, method), 0, self.plan.steps)
         if kind in upscalers.PLAIN:
             return plain, plain
-        cache = self.pipeline.cache
-        steps = upscalers.base_upscale_steps(self.picture.rgb, self.plan.output, kind, cache=cache)
+        rgb, output = self.picture.rgb, self.plan.output
+        small, large = wrapping.margins(rgb.size, output, self.settings.seamless)
+        whole = (output[0] + 2 * large[0], output[1] + 2 * large[1])
+        steps = upscalers.base_upscale_steps(
+            wrapping.surrounded(rgb, small), whole, kind, cache=self.pipeline.cache
+        )
         with contextlib.closing(steps):
             while True:
                 try:
                     fraction = next(steps)
                 except StopIteration as stop:
-                    return plain, stop.value
+                    return plain, wrapping.inner(stop.value, large, output)
                 yield self._progress("enlarge", fraction=fraction)
+
+    def _extended(self, plain: Image.Image, base: Image.Image) -> tuple[Image.Image, Image.Image]:
+        """Both with what is repeated behind them."""
+        if self.plan.seam is None:
+            return plain, base
+        longer = wrapping.repeated(base, (0, 0), self.plan.extended)
+        return (longer if plain is base else wrapping.repeated(plain, (0, 0), self.plan.extended)), longer
 
     def _encode(self, plain: Image.Image, base: Image.Image) -> Generator[Event, None, _Latents]:
         yield self._progress("encode")
@@ -474,7 +489,7 @@ class _Run:
             on_edges = self._per_cell(edges(images.to_tensor(self.picture.rgb))).to(z.device)
             z = with_edge_noise(z, on_edges, settings.edge_noise, noise)
         side = self.pipeline.preview_px
-        preview = PreviewMap(z, base, side, plan) if side else None
+        preview = PreviewMap(z, base.crop((0, 0, *plan.output)), side, plan) if side else None
         return _Latents(z, structure, overview, preview, enlarged)
 
     def _encoded(self, image: Image.Image, size: Size) -> Generator[Event, None, Tensor]:
@@ -516,6 +531,7 @@ class _Run:
                 structure=latents.structure,
                 overview=latents.overview,
                 low_guidance=self._low_guidance(),
+                seam=plan.seam,
                 batch=self.pipeline.batch,
             )
             return (yield from self._looped("denoise", loop, latents.preview))
@@ -525,6 +541,8 @@ class _Run:
         yield self._progress("decode")
         width, height = self.plan.output
         pixels = yield from self._tiled(lambda tiles: self.pipeline.backbone.decode(z, tiles))
+        if seam := self.plan.seam:
+            pixels = seam.scaled(self.plan.cell_px).fold(pixels)
         return pixels[0, :, :height, :width]
 
     def _correct(self, pixels: Tensor) -> Generator[Event, None, Image.Image]:
@@ -533,7 +551,7 @@ class _Run:
         assert self.settings.fidelity != "auto"
         if self.mask is not None and self._protected is not None:
             protect(pixels, self._protected, self.mask)
-        correct(pixels, self.picture.rgb, self.settings.fidelity)
+        correct_wrapped(pixels, self.picture.rgb, self.settings.fidelity, self.settings.seamless)
         image = images.to_image(pixels)
         grey = is_grey(self.picture.rgb)
         if self.pipeline.bits == 16:
@@ -613,7 +631,10 @@ class _Run:
         """A map over the input's pixels (1, 1, h, w), on the canvas (1, 1, H, W); its padding carries the edge on."""
         cell = self.pipeline.backbone.geometry.cell
         width, height = (max(1, round(side / cell)) for side in self.plan.output)
-        return carried_on(F.interpolate(of_input, (height, width), mode="bilinear"), *self.plan.canvas)
+        found = F.interpolate(of_input, (height, width), mode="bilinear")
+        found = torch.cat((found, found[..., : self.plan.lap.w]), dim=-1)
+        found = torch.cat((found, found[..., : self.plan.lap.h, :]), dim=-2)
+        return carried_on(found, *self.plan.canvas)
 
     @contextlib.contextmanager
     def _finite(self) -> Iterator[None]:
@@ -725,8 +746,8 @@ def asks(captioning: Captioning | None, settings: Settings) -> bool:
 
 def overview_image(plain: Image.Image, plan: Plan) -> Image.Image:
     """The resized input shrunk to the network's native size, the share of the canvas' padding left out."""
-    width = max(1, round(plan.overview.w * plan.output[0] / plan.canvas.w))
-    height = max(1, round(plan.overview.h * plan.output[1] / plan.canvas.h))
+    width = max(1, round(plan.overview.w * plan.extended[0] / plan.canvas.w))
+    height = max(1, round(plan.overview.h * plan.extended[1] / plan.canvas.h))
     return images.resize(plain, (width, height), "lanczos")
 
 

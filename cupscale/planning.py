@@ -9,11 +9,13 @@ from typing import Any
 
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size, plan_regions
+from cupscale.method.seam import Seam
 from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
 
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
 TILE_PX = 1024  # side of a VAE's tile
 LEAST_TILE_PX = 256
+LEAST_LAP = 0.25  # of a window, behind a picture that repeats
 # Bytes of a pixel of the canvas: on the device, in and out of the autoencoder, and in main memory, where the result is made.
 DEVICE_PX_BYTES = 18
 HOST_PX_BYTES = 26
@@ -45,6 +47,7 @@ class Plan:
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
     caption_calls: of the captioner, at most; it keeps answers, and does not give them twice. captioner: its name.
     steps: that are run, the last of the schedule's `schedule_steps`.
+    lap: cells that are repeated behind a picture without an edge; 0 for an axis that has one.
     upscaler: the base upscaler. why: it was chosen; empty where a person chose it, or where there was no image to look at.
     """
 
@@ -66,6 +69,18 @@ class Plan:
     drawing: int = 0
     upscaler: str = ""
     why: str = ""
+    lap: Size = Size(0, 0)
+
+    @property
+    def seam(self) -> Seam | None:
+        """Of a picture that repeats, in cells; None where it has all its edges."""
+        width, height = (side // self.cell_px for side in self.output)
+        return Seam(Size(height, width), self.lap) if any(self.lap) else None
+
+    @property
+    def extended(self) -> tuple[int, int]:
+        """(width, height) in pixels of the output with what is repeated behind it."""
+        return self.output[0] + self.lap.w * self.cell_px, self.output[1] + self.lap.h * self.cell_px
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -113,7 +128,7 @@ class Plan:
         data = asdict(self)
         data["regions"] = [list(box) for box in self.boxes]
         data["samples"] = self.samples
-        for name in ("canvas", "window", "overview"):
+        for name in ("canvas", "window", "overview", "lap"):
             data[name] = [side * self.cell_px for side in reversed(data[name])]
         return data
 
@@ -207,8 +222,10 @@ def make_plan(
         CupscaleError: The image or the output is outside the limits.
     """
     output = checked_output(image_size, settings.scale)
-    align = geometry.align
-    canvas_px = Size(aligned(output[1], align), aligned(output[0], align))
+    align, lap = geometry.align, _lap(output, settings, geometry)
+    canvas_px = Size(
+        *(aligned(side + n * geometry.cell, align) for side, n in zip(reversed(output), lap, strict=True))
+    )
     window_px = Size(
         min(aligned(geometry.native, align), canvas_px.h), min(aligned(geometry.native, align), canvas_px.w)
     )
@@ -240,8 +257,26 @@ def make_plan(
         schedule_steps=settings.steps,
         drawing=drawing,
         upscaler=settings.upscaler,
+        lap=lap,
     )
     return replace(plan, seconds=_seconds(plan, pixels, speed)) if speed else plan
+
+
+def _lap(output: tuple[int, int], settings: Settings, geometry: Geometry) -> Size:
+    """What is repeated, in cells: the overlap of two windows, a quarter of one at least, and the whole picture at most."""
+    found = {"x": 0, "y": 0}
+    for axis, side in zip("xy", output, strict=True):
+        if settings.seamless == "none" or axis not in settings.seamless:
+            continue
+        if side % geometry.cell:
+            raise CupscaleError(
+                f"seamless {settings.seamless} needs a result whose {'width' if axis == 'x' else 'height'} is a multiple of "
+                f"{geometry.cell} px, not {side}: choose another scale, or crop the image"
+            )
+        cells = side // geometry.cell
+        window = min(geometry.native // geometry.cell, cells)
+        found[axis] = min(cells, max(1, round(window * max(settings.overlap, LEAST_LAP))))
+    return Size(found["y"], found["x"])
 
 
 def device_bytes(plan: Plan, geometry: Geometry) -> int:
