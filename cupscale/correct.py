@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cupscale.images import wrapping
+
 ROUNDS = 6  # down(up(x)) is not x near the finest frequency, and what lies near black or white is clipped
 BROAD_PX = 4  # of the input: the coarser part of a difference is what is left after a mean over so many
 FLAT_PX = 3  # what Lanczos sees, so that the plain enlargement is exactly constant there
@@ -46,6 +48,26 @@ def correct(pixels: Tensor, reference: Image.Image, fidelity: float) -> None:
     flat = flat_places(reference)
     for rows in bands:
         _flatten(pixels[:, slice(*rows)], reference, flat, rows, pixels.shape, broad)
+
+
+def correct_wrapped(pixels: Tensor, reference: Image.Image, fidelity: float, axes: str) -> None:
+    """`correct` of a picture that repeats along "x", "y" or "xy": the filters see over its edge. "none": `correct` itself.
+
+    Args:
+        pixels: See `correct`.
+        reference: See `correct`.
+        fidelity: See `correct`.
+        axes: That repeat.
+    """
+    _, height, width = pixels.shape
+    small, (across, down) = wrapping.margins(reference.size, (width, height), axes)
+    if not any(small) or fidelity <= 0:
+        correct(pixels, reference, fidelity)
+        return
+    whole = torch.cat((pixels[..., width - across :], pixels, pixels[..., :across]), dim=-1)
+    whole = torch.cat((whole[:, height - down :], whole, whole[:, :down]), dim=-2)
+    correct(whole, wrapping.surrounded(reference, small), fidelity)
+    pixels.copy_(whole[:, down : down + height, across : across + width])
 
 
 def difference(pixels: Tensor, reference: Image.Image) -> np.ndarray:

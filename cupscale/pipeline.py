@@ -33,9 +33,10 @@ from cupscale.captioners import (
 )
 from cupscale.captioners.memory import room_for
 from cupscale.captions import match, within_budget
-from cupscale.correct import correct, is_grey
+from cupscale.correct import correct_wrapped, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
+from cupscale.images import wrapping
 from cupscale.images.tensors import padded, to_bytes, to_uint16
 from cupscale.method.edges import edges, with_edge_noise
 from cupscale.method.guidance import LowGuidance, flat_kept, guidance_map, richness
@@ -319,8 +320,9 @@ class _Run:
         captioned, drawn = self._elapsed(), self._network_seconds
         try:
             plain, base = yield from self._base_upscale()
+            plain, base = self._extended(plain, base)
             latents = yield from self._encode(plain, base)
-            self._protected = base if self.mask else None
+            self._protected = base.crop((0, 0, *self.plan.output)) if self.mask else None
             del plain, base
             z = yield from self._denoise(latents, read, texts)
             del latents
@@ -444,15 +446,19 @@ class _Run:
         yield self._progress("enlarge")
         kind = self.settings.upscaler
         method: images.Method = "bicubic" if kind == "bicubic" else "lanczos"
-        plain = images.resize(self.picture.rgb, self.plan.output, method)
+        plain = wrapping.resized(
+            self.picture.rgb, self.plan.output, self.settings.seamless, images.METHODS[method]
+        )
         if side := self.pipeline.preview_px:
             shrink = min(1.0, side / max(plain.size))
             small = (max(1, round(plain.width * shrink)), max(1, round(plain.height * shrink)))
             yield Preview(images.resize(self.picture.rgb, small, method), 0, self.plan.steps)
         if kind in upscalers.PLAIN:
             return plain, plain
-        cache = self.pipeline.cache
-        steps = upscalers.base_upscale_steps(self.picture.rgb, self.plan.output, kind, cache=cache)
+        rgb, output, cache = self.picture.rgb, self.plan.output, self.pipeline.cache
+        small, large = wrapping.margins(rgb.size, output, self.settings.seamless)
+        whole = (output[0] + 2 * large[0], output[1] + 2 * large[1])
+        steps = upscalers.base_upscale_steps(wrapping.surrounded(rgb, small), whole, kind, cache=cache)
         began, worked = time.perf_counter(), False
         with contextlib.closing(steps):
             while True:
@@ -461,9 +467,16 @@ class _Run:
                 except StopIteration as stop:
                     if worked:  # and was not kept from before
                         self._enlarge_seconds = time.perf_counter() - began
-                    return plain, stop.value
+                    return plain, wrapping.inner(stop.value, large, output)
                 worked = True
                 yield self._progress("enlarge", fraction=fraction)
+
+    def _extended(self, plain: Image.Image, base: Image.Image) -> tuple[Image.Image, Image.Image]:
+        """Both with what is repeated behind them."""
+        if self.plan.seam is None:
+            return plain, base
+        longer = wrapping.repeated(base, (0, 0), self.plan.extended)
+        return (longer if plain is base else wrapping.repeated(plain, (0, 0), self.plan.extended)), longer
 
     def _encode(self, plain: Image.Image, base: Image.Image) -> Generator[Event, None, _Latents]:
         yield self._progress("encode")
@@ -498,7 +511,7 @@ class _Run:
             on_edges = self._per_cell(edges(images.to_tensor(self.picture.rgb))).to(z.device)
             z = with_edge_noise(z, on_edges, settings.edge_noise, noise)
         side = self.pipeline.preview_px
-        preview = PreviewMap(z, base, side, plan) if side else None
+        preview = PreviewMap(z, base.crop((0, 0, *plan.output)), side, plan) if side else None
         return _Latents(z, flat, structure, overview, preview, enlarged)
 
     def _encoded(self, image: Image.Image, size: Size) -> Generator[Event, None, Tensor]:
@@ -543,6 +556,7 @@ class _Run:
                 structure=latents.structure,
                 overview=latents.overview,
                 low_guidance=self._low_guidance(),
+                seam=plan.seam,
                 batch=self.pipeline.batch,
                 share=self.pipeline.share,
             )
@@ -556,6 +570,8 @@ class _Run:
         yield self._progress("decode")
         width, height = self.plan.output
         pixels = yield from self._tiled(lambda tiles: self.pipeline.backbone.decode(z, tiles))
+        if seam := self.plan.seam:
+            pixels = seam.scaled(self.plan.cell_px).fold(pixels)
         return pixels[0, :, :height, :width]
 
     def _correct(self, pixels: Tensor) -> Generator[Event, None, Image.Image]:
@@ -564,7 +580,7 @@ class _Run:
         assert self.settings.fidelity != "auto"
         if self.mask is not None and self._protected is not None:
             protect(pixels, self._protected, self.mask)
-        correct(pixels, self.picture.rgb, self.settings.fidelity)
+        correct_wrapped(pixels, self.picture.rgb, self.settings.fidelity, self.settings.seamless)
         image = images.to_image(pixels)
         grey = is_grey(self.picture.rgb)
         if self.pipeline.bits == 16:
@@ -646,13 +662,13 @@ class _Run:
 
     def _per_cell(self, of_input: Tensor) -> Tensor:
         """A map over the input's pixels (1, 1, h, w), on the canvas (1, 1, H, W)."""
-        return per_cell(of_input, self.plan.output, self.plan.canvas, self.plan.cell_px)
+        return per_cell(of_input, self.plan)
 
     def _flat(self, z: Tensor) -> FlatPlaces | None:
         """The windows that show nothing, where they are to stay as they are. z: of the base upscale."""
         if self.settings.flat_windows != "keep":
             return None
-        return FlatPlaces(self._per_cell(richness(images.to_tensor(self.picture.rgb))), z)
+        return FlatPlaces(self._rich(), z)
 
     @contextlib.contextmanager
     def _finite(self) -> Iterator[None]:
@@ -782,8 +798,8 @@ def asks(captioning: Captioning | None, settings: Settings) -> bool:
 
 def overview_image(plain: Image.Image, plan: Plan) -> Image.Image:
     """The resized input shrunk to the network's native size, the share of the canvas' padding left out."""
-    width = max(1, round(plan.overview.w * plan.output[0] / plan.canvas.w))
-    height = max(1, round(plan.overview.h * plan.output[1] / plan.canvas.h))
+    width = max(1, round(plan.overview.w * plan.extended[0] / plan.canvas.w))
+    height = max(1, round(plan.overview.h * plan.extended[1] / plan.canvas.h))
     return images.resize(plain, (width, height), "lanczos")
 
 

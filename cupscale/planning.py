@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cupscale.errors import CupscaleError
 from cupscale.method.regions import Region, Size, plan_regions
 from cupscale.method.sampler import JITTER, generator
+from cupscale.method.seam import Seam
 from cupscale.method.windows import FlatPlaces, Placement
 from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
 
@@ -20,6 +22,7 @@ MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
 PLAIN_UPSCALERS = ("lanczos", "bicubic")
 TILE_PX = 1024  # side of a VAE's tile
 LEAST_TILE_PX = 256
+LEAST_LAP = 0.25  # of a window, behind a picture that repeats
 # Bytes of a pixel of the canvas: on the device, in and out of the autoencoder, and in main memory, where the result is made.
 DEVICE_PX_BYTES = 18
 HOST_PX_BYTES = 26
@@ -55,6 +58,7 @@ class Plan:
     guessed: the seconds are, since this model never ran here.
     caption_calls: of the captioner, at most; it keeps answers, and does not give them twice. captioner: its name.
     steps: that are run, the last of the schedule's `schedule_steps`.
+    lap: cells that are repeated behind a picture without an edge; 0 for an axis that has one.
     upscaler: the base upscaler. why: it was chosen; empty where a person chose it, or where there was no image to look at.
     controlled: a ControlNet runs beside the network.
     """
@@ -82,6 +86,18 @@ class Plan:
     doubled: int = 0
     controlled: bool = False
     guessed: bool = False
+    lap: Size = Size(0, 0)
+
+    @property
+    def seam(self) -> Seam | None:
+        """Of a picture that repeats, in cells; None where it has all its edges."""
+        width, height = (side // self.cell_px for side in self.output)
+        return Seam(Size(height, width), self.lap) if any(self.lap) else None
+
+    @property
+    def extended(self) -> tuple[int, int]:
+        """(width, height) in pixels of the output with what is repeated behind it."""
+        return self.output[0] + self.lap.w * self.cell_px, self.output[1] + self.lap.h * self.cell_px
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -150,7 +166,7 @@ class Plan:
         data = asdict(self)
         data["regions"] = [list(box) for box in self.boxes]
         data |= {"samples": self.samples, "control_samples": self.control_samples}
-        for name in ("canvas", "window", "overview"):
+        for name in ("canvas", "window", "overview", "lap"):
             data[name] = [side * self.cell_px for side in reversed(data[name])]
         return data
 
@@ -248,8 +264,10 @@ def make_plan(
         CupscaleError: The image or the output is outside the limits.
     """
     output = checked_output(image_size, settings.scale)
-    align = geometry.align
-    canvas_px = Size(aligned(output[1], align), aligned(output[0], align))
+    align, lap = geometry.align, _lap(output, settings, geometry)
+    canvas_px = Size(
+        *(aligned(side + n * geometry.cell, align) for side, n in zip(reversed(output), lap, strict=True))
+    )
     window_px = Size(
         min(aligned(geometry.native, align), canvas_px.h), min(aligned(geometry.native, align), canvas_px.w)
     )
@@ -280,6 +298,7 @@ def make_plan(
         drawing=drawing,
         upscaler=settings.upscaler,
         controlled=settings.control > 0,
+        lap=lap,
     )
     plan = counted(plan, settings, rich)
     native = (geometry.native // geometry.cell) ** 2
@@ -293,7 +312,7 @@ def counted(plan: Plan, settings: Settings, rich: Tensor | None) -> Plan:
     grids = placement.grids(plan.canvas, plan.window, settings.overlap, plan.steps, jitter)
     counts = [grid.total for grid in grids]
     if rich is not None and settings.flat_windows == "keep":
-        flat = FlatPlaces(per_cell(rich, plan.output, plan.canvas, plan.cell_px))
+        flat = FlatPlaces(per_cell(rich, plan))
         counts = [grid.total - sum(flat.empty(grid)) for grid in grids]
     return replace(
         plan,
@@ -304,18 +323,32 @@ def counted(plan: Plan, settings: Settings, rich: Tensor | None) -> Plan:
     )
 
 
-def per_cell(of_input: Tensor, output: tuple[int, int], canvas: Size, cell_px: int) -> Tensor:
-    """A map over the input's pixels (1, 1, h, w), on the canvas (1, 1, H, W); its padding carries the edge on.
+def per_cell(of_input: Tensor, plan: Plan) -> Tensor:
+    """A map over the input's pixels (1, 1, h, w), on the plan's canvas (1, 1, H, W); its padding carries the edge on, or, where
+    the picture repeats, begins it again."""
+    width, height = (max(1, round(side / plan.cell_px)) for side in plan.output)
+    found = F.interpolate(of_input, (height, width), mode="bilinear")
+    found = torch.cat((found, found[..., : plan.lap.w]), dim=-1)
+    found = torch.cat((found, found[..., : plan.lap.h, :]), dim=-2)
+    height, width = found.shape[-2:]
+    return F.pad(found, (0, plan.canvas.w - width, 0, plan.canvas.h - height), mode="replicate")
 
-    Args:
-        of_input: The map.
-        output: (width, height) in pixels.
-        canvas: In cells.
-        cell_px: Of a cell, a side.
-    """
-    width, height = (max(1, round(side / cell_px)) for side in output)
-    on_canvas = F.interpolate(of_input, (height, width), mode="bilinear")
-    return F.pad(on_canvas, (0, canvas.w - width, 0, canvas.h - height), mode="replicate")
+
+def _lap(output: tuple[int, int], settings: Settings, geometry: Geometry) -> Size:
+    """What is repeated, in cells: the overlap of two windows, a quarter of one at least, and the whole picture at most."""
+    found = {"x": 0, "y": 0}
+    for axis, side in zip("xy", output, strict=True):
+        if settings.seamless == "none" or axis not in settings.seamless:
+            continue
+        if side % geometry.cell:
+            raise CupscaleError(
+                f"seamless {settings.seamless} needs a result whose {'width' if axis == 'x' else 'height'} is a multiple of "
+                f"{geometry.cell} px, not {side}: choose another scale, or crop the image"
+            )
+        cells = side // geometry.cell
+        window = min(geometry.native // geometry.cell, cells)
+        found[axis] = min(cells, max(1, round(window * max(settings.overlap, LEAST_LAP))))
+    return Size(found["y"], found["x"])
 
 
 def device_bytes(plan: Plan, geometry: Geometry) -> int:

@@ -198,6 +198,10 @@ class Settings(BaseModel):
         description="Weight of a ControlNet for tiles, which holds the result to the input; 0: none. Needs a model loaded with "
         "one.",
     )
+    seamless: Literal["none", "x", "y", "xy"] = Field(
+        "none",
+        description="The picture repeats along this axis: its edges are enlarged as if they met, for textures and panoramas.",
+    )
     scheduler: Scheduler = Field("model", description="Sampler. 'model' is the one the model came with.")
     size: str = Field(
         "",

@@ -16,6 +16,7 @@ from torch import Tensor
 from cupscale.method.guidance import LowGuidance
 from cupscale.method.memory import fitting
 from cupscale.method.regions import Feathers, Fusion, Region, Size
+from cupscale.method.seam import Seam
 from cupscale.method.structure import GlobalStructure
 from cupscale.method.windows import FlatPlaces, Grid, Placement, even_grid, feathers
 
@@ -125,6 +126,7 @@ def denoise(
     structure: GlobalStructure | None = None,
     overview: Tensor | None = None,
     low_guidance: LowGuidance | None = None,
+    seam: Seam | None = None,
     batch: int = 1,
     share: Share | None = None,
 ) -> Generator[RegionsDone | StepDone | Notice, None, None]:
@@ -144,6 +146,7 @@ def denoise(
         structure: The global structure prior; None leaves it out.
         overview: (1, C, h, w), the low-resolution latent at native size; None leaves the regional attention prior out.
         low_guidance: Another scale of guidance for low frequencies; None for one scale.
+        seam: Of a picture that repeats; `latent` holds what is repeated behind it.
         batch: Regions per network call. Halved, with a Notice, when the memory does not hold it.
         share: This process' part, where several denoise the same canvas; None where one does.
 
@@ -155,8 +158,10 @@ def denoise(
             makes an accelerator wait.
     """
     canvas = Size(*latent.shape[-2:])
+    fold, repeat = (seam.fold, seam.repeat) if seam else (_as_it_is, _as_it_is)
     if sample is None:
-        sample = schedule.noised(latent, draw_noise(latent.shape, seed).to(latent.device), 0)
+        noise = repeat(draw_noise(latent.shape, seed).to(latent.device))
+        sample = schedule.noised(fold(latent), noise, 0)
     whole = None if overview is None else _Overview(overview, draw_noise(overview.shape, seed, 1))
     steps = len(schedule.timesteps)
     placement = placement or Placement()
@@ -178,15 +183,20 @@ def denoise(
         kept.add_to(fusion)
         output = fusion.result()
         _check_first(output, i)
+        output = fold(output)
         if low_guidance is not None and output.shape[1] > latent.shape[1]:
             output = low_guidance.apply(output)
         x0 = schedule.to_x0(output, sample, i)
         if structure is not None and structure.space == "x0" and w > 0:
-            x0 = structure.apply(x0, w)
+            x0 = fold(structure.apply(x0, w))
             output = schedule.from_x0(x0, sample, i)
-        sample = schedule.step(output, sample, i)
+        sample = repeat(schedule.step(output, sample, i))
         yield StepDone(i, steps, x0, sample)
         del x0, output, fusion, kept  # a canvas each, which the next step needs the room of
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _noised_reference(structure: GlobalStructure, schedule: Schedule, seed: int, i: int) -> Tensor:
