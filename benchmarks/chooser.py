@@ -6,6 +6,7 @@ Each photograph is reduced by 4 and damaged in a known way; drawings (a folder o
 letters around a photograph, and pictures half photograph, half drawing come beside them. The chooser sees the whole small
 picture. The networks enlarge its middle, and what they make of it is compared with the original by PSNR
 and by patch distance (`cupscale.metrics`). What networks made is kept in the folder, so a second run takes seconds.
+`--told` says only what is chosen, which takes no network.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +117,8 @@ def drawing(number: int, side: int = 1024) -> Image.Image:
 
 def on_white(file: Path) -> Image.Image:
     """A picture, RGB, white where it is transparent."""
+    if file.suffix == ".npy":  # as `training.prepare` writes photographs
+        return Image.fromarray(np.load(file))
     image = Image.open(file).convert("RGBA")
     page = Image.new("RGBA", image.size, "white")
     page.alpha_composite(image)
@@ -196,6 +200,7 @@ def rows(arguments: argparse.Namespace) -> list[dict]:
             part = harmed.crop((left, top, left + MIDDLE_PX, top + MIDDLE_PX))
             wanted = original.crop(tuple(SCALE * side for side in (x, y, x + MIDDLE_PX, y + MIDDLE_PX)))
             networks = PHOTOGRAPHIC if kind == "photograph" else NETWORKS
+            networks = () if arguments.told else networks
             made = {one: base_upscale(part, wanted.size, one, cache=kept) for one in networks}
             row = {"kind": kind, "picture": name, "damage": damage, "chosen": choice.upscaler}
             row |= {"why": choice.reason, "fidelity": choice.fidelity}
@@ -217,6 +222,13 @@ def table(found: list[dict]) -> str:
             if group:
                 lines.append(f"| {len(group)} {kind}s | {damage} | {_cells(group)} |")
     return "\n".join(lines)
+
+
+def told(found: list[dict]) -> str:
+    """Markdown: how often each base upscaler was chosen, for each kind and damage."""
+    counts = Counter((row["kind"], row["damage"], row["chosen"]) for row in found)
+    lines = ["| input | damage | chosen | how often |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(one)} | {count} |" for one, count in counts.items())])
 
 
 def _cells(group: list[dict]) -> str:
@@ -246,12 +258,13 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=4, help="so many pages, and mixed pictures")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--damages", nargs="+", choices=list(DAMAGES), default=list(DAMAGES))
+    parser.add_argument("--told", action="store_true", help="only what is chosen, without the networks")
     parser.add_argument("--out", type=Path, default=Path("out/chooser"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     found = rows(arguments)
     (arguments.out / "rows.json").write_text(json.dumps(found, indent=1))
-    print(table(found))
+    print(told(found) if arguments.told else table(found))
 
 
 if __name__ == "__main__":
