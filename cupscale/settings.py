@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 
-Upscaler = Literal["auto", "realsr", "realesrgan", "anime", "lanczos", "bicubic"]
+Upscaler = Literal["auto", "realsr", "realesrgan", "anime", "waifu2x", "lanczos", "bicubic"]
 Fidelity = float | Literal["auto"]
 Scheduler = Literal["model", "ddim", "euler", "dpm++2m"]
 PRESETS = ("quick", "turbo", "paper")  # see `cupscale.models.preset`

@@ -77,6 +77,25 @@ def test_noise_and_grain(name):
     assert grain.upscaler == "realesrgan" and grain.reason.startswith("grain of")
 
 
+def test_fine_texture_is_no_grain():
+    """The same noise of brightness, 6 levels everywhere, or 3 on the left and 12 on the right."""
+    random = np.random.default_rng(3)
+    strength = np.where(np.arange(256) < 32, 3.0, 12.0)[None, :, None]
+    for levels, name in ((6.0, "realesrgan"), (strength, "realsr")):
+        pixels = 120 + levels * random.normal(0, 1, (192, 256, 1)).repeat(3, axis=2)
+        signs = examine(Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)))
+        assert signs.grain > module.GRAIN and choose(signs, everything).upscaler == name
+
+
+def test_how_even_grain_is_by_hand(monkeypatch):
+    """A hundredth has less than 2 levels and a quarter less than 8."""
+    monkeypatch.setattr(
+        module, "calmest", lambda channel, samples, share: {0.01: 2.0, 0.25: 8.0, 0.05: 0.5}[share]
+    )
+    signs = examine(Image.new("RGB", (32, 40), (9, 90, 200)))
+    assert (signs.grain, signs.even, signs.colour_noise) == (2.0, 0.25, 0.5)
+
+
 def test_the_noise_that_is_measured_is_the_noise_that_was_added():
     flat = noisy(Image.new("RGB", (256, 256), (120, 130, 140)), 6)
     samples = np.asarray(flat, np.float32)
@@ -84,12 +103,19 @@ def test_the_noise_that_is_measured_is_the_noise_that_was_added():
     assert 6 * 0.7 < blocks < 6  # the calmest twentieth of blocks of 64
 
 
-def test_a_drawing_has_its_own_network():
+def test_a_drawing_has_its_own_networks():
+    """waifu2x where it is clean, Real-ESRGAN's for drawings where it is damaged."""
     image = Image.new("RGB", (400, 300), "white")
     draw = ImageDraw.Draw(image)
     draw.ellipse((50, 50, 250, 250), fill="orange", outline="black", width=6)
     draw.text((200, 200), "drawn", fill="black", font_size=60)
-    assert choose(examine(image.resize((200, 150), Image.Resampling.LANCZOS)), everything).upscaler == "anime"
+    small = image.resize((200, 150), Image.Resampling.LANCZOS)
+    choice = choose(examine(small), everything)
+    assert (choice.upscaler, choice.fidelity, choice.reason) == ("waifu2x", module.HIGH, "a drawing")
+    damaged = choose(examine(small, 60), everything)
+    assert (damaged.upscaler, damaged.fidelity) == ("anime", module.LOW)
+    assert damaged.reason == "a drawing, JPEG of quality 60"
+    assert choose(examine(small), lambda name: name != "waifu2x").upscaler == "anime"
 
 
 def test_small_and_empty_pictures_can_be_looked_at():
@@ -99,7 +125,7 @@ def test_small_and_empty_pictures_can_be_looked_at():
 
 
 def test_the_next_one_takes_the_place_of_one_that_is_not_installed():
-    clean = Signs(None, 0.4, 0.5, 0.5, 0.0)
+    clean = Signs(None, 0.4, 0.5, 0.3, 0.5, 0.0)
     choice = choose(clean, lambda name: name != "realsr")
     assert choice.upscaler == "realesrgan" and choice.reason == "clean input, realsr not installed"
     assert choose(clean, lambda name: False).upscaler == "lanczos"

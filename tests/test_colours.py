@@ -74,6 +74,14 @@ def test_a_photograph_keeps_its_colours(pipe, upscaler, name):
     assert mean < 1 and blocks <= 0.01
 
 
+@pytest.mark.parametrize("name", [file.stem for file in sorted(EXAMPLES.glob("*.png"))])
+def test_every_example_keeps_its_colours(pipe, name):
+    """At the defaults, whole, at half of its size."""
+    image = Image.open(EXAMPLES / f"{name}.png").convert("RGB").reduce(2)
+    mean, blocks = shifts(image, cupscale.upscale(pipe, image, scale=SCALE).image)
+    assert mean < 1 and blocks <= 0.01
+
+
 @pytest.mark.parametrize("upscaler", UPSCALERS)
 def test_grey_in_grey_out(pipe, upscaler, tmp_path):
     result = cupscale.upscale(pipe, Image.radial_gradient("L").resize((32, 24)), scale=2, upscaler=upscaler)

@@ -125,14 +125,16 @@ def test_grey_is_the_same_in_all_channels():
 
 
 def test_the_drift_of_an_autoencoder_goes():
-    """SDXL's architecture, small and with random weights: what it gives back has other colours everywhere."""
+    """SDXL's architecture, four levels and attention in the middle, thinner and with random weights: what it gives back has
+    other colours everywhere."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        block_out_channels=(32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
         latent_channels=4,
         norm_num_groups=8,
         sample_size=64,

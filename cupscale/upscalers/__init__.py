@@ -14,7 +14,7 @@ from cupscale.upscalers import networks
 from cupscale.upscalers.cache import Cache
 from cupscale.upscalers.networks import NETWORKS
 
-Method = Literal["realsr", "realesrgan", "anime", "lanczos", "bicubic"]
+Method = Literal["realsr", "realesrgan", "anime", "waifu2x", "lanczos", "bicubic"]
 PLAIN = ("lanczos", "bicubic")
 NAMES = (*NETWORKS, *PLAIN)
 

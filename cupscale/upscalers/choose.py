@@ -7,9 +7,12 @@ such damage away, and much of the fine detail with it. So what decides is whethe
 - A picture that once was a JPEG still has the steps: the cosine coefficients of its 8 x 8 blocks gather at multiples
   of the step, at one place of the grid only, whatever file it lies in now (if it was cut, but not resized).
 - Noise: what is left of the finest detail in the calmest places, of brightness and of colour. Colour has next to
-  no fine detail in a photograph, so noise shows there first; film grain is the same in all channels.
+  no fine detail in a photograph, so noise shows there first; film grain is the same in all channels, and as strong in
+  busy places as in calm ones, where fine texture is not. A clean photograph that is taken for a grainy one loses its
+  texture, and a grainy one that is taken for clean keeps its grain: in doubt it is clean.
 
-Drawings, which are mostly flat, have a network of their own.
+Drawings, which are mostly flat, have networks of their own: waifu2x keeps the lines and colours of clean ones, and
+Real-ESRGAN's for drawings takes the damage of others away.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ COLOURED = (
 )
 NOISY = 3.5  # levels of colour noise, from which on RealSR makes cracks of it; sigma 5 gives 5.1 and more
 GRAIN = 1.1  # levels, where there is none in the colours; undamaged photographs have 0.3 in the median, but rind has 2.5
+EVEN = 0.6  # of `Signs.even`: film grain is nearly as strong everywhere, and fine texture is not
 DRAWN = 0.4  # share of pixels that are the same as their neighbours
 HIGH, LOW = 1.0, 0.1  # fidelity on clean and on damaged input
 
@@ -48,6 +52,7 @@ class Signs:
         quality: Of the JPEG file that it is, 1 to 100; None for other files.
         traces: Of JPEG in the pixels; see `TRACES`.
         grain: Noise of brightness in the calmest places, in levels.
+        even: The same in the calmest hundredth over that in the calmest quarter, 0 to 1.
         colour_noise: The same of red less green.
         flat: Share of pixels that are the same as their neighbours to the right and below.
     """
@@ -55,6 +60,7 @@ class Signs:
     quality: int | None
     traces: float
     grain: float
+    even: float
     colour_noise: float
     flat: float
 
@@ -102,10 +108,13 @@ def examine(image: Image.Image, quality: int | None = None) -> Signs:
     samples = np.asarray(middle, np.float32)
     pixels = np.asarray(middle)
     same = (pixels[1:, :-1] == pixels[:-1, :-1]) & (pixels[:-1, 1:] == pixels[:-1, :-1])
+    luma = samples @ _LUMA
+    grain = calmest(luma, samples, 0.01)
     return Signs(
         quality,
-        jpeg_traces(samples @ _LUMA),
-        calmest(samples @ _LUMA, samples, 0.01),
+        jpeg_traces(luma),
+        grain,
+        grain / max(calmest(luma, samples, 0.25), 1e-6),
         calmest(samples[..., 0] - samples[..., 1], samples, 0.05),
         float(same.all(axis=2).mean()),
     )
@@ -122,7 +131,8 @@ def choose(signs: Signs, available: Callable[[str], bool]) -> Choice:
     fidelity = LOW if found else HIGH
     wanted: tuple[str, ...]
     if signs.flat > DRAWN:
-        wanted, why = ("anime", "realesrgan", "realsr"), f"a drawing, {found}" if found else "a drawing"
+        wanted = ("anime", "realesrgan") if found else ("waifu2x", "anime", "realsr")
+        why = f"a drawing, {found}" if found else "a drawing"
     elif found:
         wanted, why = ("realesrgan", "realsr"), found
     else:
@@ -141,7 +151,7 @@ def damage(signs: Signs) -> str:
         return "traces of JPEG"
     if signs.colour_noise > NOISY:
         return f"noise of {signs.colour_noise / 2**0.5:.1f} levels"
-    if signs.grain > GRAIN and signs.colour_noise < COLOURED:
+    if signs.grain > GRAIN and signs.even > EVEN and signs.colour_noise < COLOURED:
         return f"grain of {signs.grain:.1f} levels"
     return ""
 
