@@ -100,16 +100,13 @@ def table(kind: str, upscaler: str, found: list[dict]) -> str:
             np.array([one[way][name] for one in found]) for way in ("start", "corrected", "result")
         )
         change = estimate(list(result - start))
-        low, high = (change.mean if end is None else end for end in (change.low, change.high))
-        verdict = (
-            "better"
-            if min(low * sign, high * sign) > 0
-            else "worse"
-            if max(low * sign, high * sign) < 0
-            else "level"
-        )
+        cell, verdict = f"{change.mean:+.2f}", ""
+        if change.low is not None and change.high is not None:  # one picture has no interval
+            low, high = sorted((change.low * sign, change.high * sign))
+            cell += f" [{change.low:+.2f}, {change.high:+.2f}]"
+            verdict = "better" if low > 0 else "worse" if high < 0 else "level"
         means = " | ".join(f"{one.mean():.2f}" for one in (start, between, result))
-        lines.append(f"| {name} | {means} | {change.mean:+.2f} [{low:+.2f}, {high:+.2f}] | {verdict} |")
+        lines.append(f"| {name} | {means} | {cell} | {verdict} |")
     return "\n".join(lines)
 
 
