@@ -38,7 +38,7 @@ def shared(part: torch.nn.Module, look: Callable[[], Any]) -> Iterator[None]:
     hooked: list[_Norm | _Kept] = [*norms, *reads]
     try:
         for each in hooked:
-            each.module.forward = each  # type: ignore[assignment]
+            each.module.forward = each
         look()
         for each in hooked:
             each.measured = True
