@@ -270,7 +270,9 @@ def test_all_texts_of_a_run_are_encoded_in_one_call(load, name, monkeypatch):
 def test_texts_are_encoded_in_as_few_calls_as_the_memory_allows(load, monkeypatch):
     backbone, asked = adapt(load("sd15")), []
     monkeypatch.setattr(
-        type(backbone), "encode_texts", lambda self, texts: [asked.append(len(texts)), *texts[1:]]
+        type(backbone),
+        "encode_texts",
+        lambda self, texts: asked.append(len(texts)) or [Text(torch.zeros(1, 2, 4))] * len(texts),
     )
     with backbone.denoiser(
         settings(detail=0.5, guidance=1.0), [f"boat {k}" for k in range(150)], CELLS, CELLS

@@ -6,6 +6,7 @@ from diffusers import AutoencoderKL
 
 from cupscale.backbones import Tiles
 from cupscale.backbones.base import tiled
+from cupscale.backbones.statistics import shared, small
 from cupscale.backbones.tiling import decoded, encoded, in_bands
 from cupscale.codec import PixelCodec
 
@@ -82,3 +83,73 @@ def test_what_tiles_by_itself_is_left_alone(vae):
     assert not in_bands(
         AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
     )
+
+
+# Statistics of the whole picture
+
+
+def test_a_tile_that_is_the_whole_picture_is_as_without(vae):
+    """What the small picture tells is then what the tile would have measured itself."""
+    z = noise(1, 4, 14, 10)
+    with torch.no_grad():
+        whole = vae.decode(z, return_dict=False)[0]
+        with shared(vae.decoder, lambda: vae.decode(z, return_dict=False)):
+            again = vae.decode(z, return_dict=False)[0]
+    assert torch.allclose(whole, again, atol=1e-4) and not torch.equal(whole, torch.zeros_like(whole))
+    assert all("forward" not in vars(module) for module in vae.modules())
+
+
+def test_a_normalization_by_hand():
+    """Two groups of two channels; the statistics are those of the picture looked at, not of what comes through."""
+    norm = torch.nn.GroupNorm(2, 4, eps=0.5)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        norm.bias.copy_(torch.tensor([0.5, 0.0, -1.0, 2.0]))
+    part = torch.nn.Sequential(norm)
+    seen = torch.tensor([[1.0, 3.0], [5.0, 7.0], [0.0, 0.0], [2.0, 2.0]]).view(
+        1, 4, 1, 2
+    )  # means 4 and 1, variances 5 and 1
+    x = torch.tensor([4.0, 6.0, 1.0, 3.0]).view(1, 4, 1, 1)
+    with torch.no_grad(), shared(part, lambda: part(seen)):
+        found = part(x).flatten().tolist()
+    roots = [5.5**0.5, 1.5**0.5]
+    assert found == pytest.approx([0.5, 2 * 2 / roots[0], -1.0, 4 * 2 / roots[1] + 2.0])
+
+
+def test_attention_looks_at_the_small_picture():
+    from diffusers.models.attention_processor import Attention
+
+    torch.manual_seed(1)
+    attention = Attention(6, heads=1, dim_head=6, bias=True).eval()
+    part, seen, x = torch.nn.Sequential(attention), noise(1, 5, 6), noise(1, 3, 6) * 2
+    with torch.no_grad():
+        with shared(part, lambda: part(seen)):
+            found = part(x)
+        query, key, value = attention.to_q(x), attention.to_k(seen), attention.to_v(seen)
+        weights = (query @ key.transpose(1, 2) / 6**0.5).softmax(-1)
+        expected = attention.to_out[0](weights @ value)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_small_picture_is_picked_and_not_averaged():
+    x = torch.arange(6 * 12, dtype=torch.float32).view(1, 1, 6, 12)
+    assert small(x, 4)[0, 0].tolist() == [[x[0, 0, row, col] for col in (1, 4, 7, 10)] for row in (1, 4)]
+
+
+@pytest.mark.parametrize("way", ["decode", "encode"])
+def test_tiles_come_nearer_to_the_whole(vae, way):
+    """A picture whose halves differ in brightness and contrast, in tiles of a third."""
+    with torch.no_grad():
+        if way == "decode":
+            x = noise(1, 4, 48, 48)
+            x[..., 24:] = x[..., 24:] * 0.2 + 1.5
+            whole = vae.decode(x, return_dict=False)[0]
+            parts = [decoded(vae, x, Tiles(64, 0.25, kind), 4, CPU) for kind in ("tile", "picture")]
+        else:
+            x = noise(1, 3, 192, 192)
+            x[..., 96:] = x[..., 96:] * 0.2 + 1.5
+            whole = vae.encode(x).latent_dist.mode()
+            parts = [encoded(vae, x, Tiles(64, 0.25, kind), 4, CPU) for kind in ("tile", "picture")]
+    own, shared_ones = ((part - whole).abs().mean() for part in parts)
+    assert shared_ones < 0.6 * own
+    assert all("forward" not in vars(module) for module in vae.modules())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +21,14 @@ from cupscale.settings import Settings
 
 @dataclass(frozen=True)
 class Tiles:
-    """Explicit tile sizes for a VAE, in pixels: `side` of a tile, `overlap` as a fraction of it."""
+    """Explicit tile sizes for a VAE, in pixels: `side` of a tile, `overlap` as a fraction of it.
+
+    statistics: by which activations are normalized, a tile's own, or those of the whole "picture", which takes one more tile.
+    """
 
     side: int = TILE_PX
     overlap: float = 0.25
+    statistics: Literal["tile", "picture"] = "tile"
 
 
 class GuidedDenoiser(Denoiser, Protocol):

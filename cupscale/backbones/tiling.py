@@ -7,6 +7,7 @@ main memory before the next row is made, and pixels come from there tile by tile
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from cupscale.backbones import Tiles
+from cupscale.backbones.statistics import shared, small
 
 BAND_PX = 2**20  # pixels of an exact codec's band
 
@@ -32,7 +34,9 @@ def decoded(vae: Any, latents: Tensor, tiles: Tiles, cell_px: int, device: torch
         pixels: Tensor = vae.decode(part.to(device, vae.dtype), return_dict=False)[0]
         return pixels
 
-    return _filled(out, _bands(vae, latents, one, tiles.side // cell_px, tiles.side, tiles.overlap))
+    side = tiles.side // cell_px
+    with _statistics(vae, "decoder", latents, one, side, tiles):
+        return _filled(out, _bands(vae, latents, one, side, tiles.side, tiles.overlap))
 
 
 def encoded(vae: Any, pixels: Tensor, tiles: Tiles, cell_px: int, device: torch.device) -> Tensor:
@@ -42,8 +46,18 @@ def encoded(vae: Any, pixels: Tensor, tiles: Tiles, cell_px: int, device: torch.
         latents: Tensor = vae.encode(part.to(device, vae.dtype)).latent_dist.mode()
         return latents
 
-    bands = _bands(vae, pixels, one, tiles.side, tiles.side // cell_px, tiles.overlap)
-    return torch.cat([band.float() for band in bands], dim=-2)
+    with _statistics(vae, "encoder", pixels, one, tiles.side, tiles):
+        bands = _bands(vae, pixels, one, tiles.side, tiles.side // cell_px, tiles.overlap)
+        return torch.cat([band.float() for band in bands], dim=-2)
+
+
+def _statistics(
+    vae: Any, part: str, x: Tensor, one: Callable[[Tensor], Tensor], side: int, tiles: Tiles
+) -> AbstractContextManager[None]:
+    """Those of the whole picture, where they are asked for and there are several tiles."""
+    if tiles.statistics == "tile" or hasattr(vae, "block_size") or max(x.shape[-2:]) <= side:
+        return nullcontext()
+    return shared(getattr(vae, part), lambda: one(small(x, side)))
 
 
 def _filled(out: Tensor, bands: Iterator[Tensor]) -> Tensor:
