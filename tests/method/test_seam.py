@@ -61,7 +61,7 @@ class Schedule:
 class Blur:
     """A network whose context ends at a window's edge: the mean with the neighbour on the left, 0 past the edge."""
 
-    def predict(self, latents, t, regions, ids):
+    def predict(self, latents, t, regions, ids, guided=True):
         left = torch.nn.functional.pad(latents, (1, 0))[..., :-1]
         return (latents + left) / 2
 
