@@ -143,7 +143,7 @@ class Examples:
         """A click in the gallery, and the page's own address."""
         session, tab = self._session, self._tab
         outputs = [*self._filling.outputs, session.image, session.example]
-        outputs += [tab.viewer, tab.status, tab.inside, tab.downloads]
+        outputs += [tab.viewer, tab.status, tab.inside, tab.downloads, tab.shot]
         if gallery is not None:
             session.follow(gallery.select(self.chosen, tab.token, outputs, **TOASTING))
         session.follow(demo.load(self.opened, tab.visit, outputs, js=visit.READ, **TOASTING))
@@ -169,6 +169,7 @@ class Examples:
             tab.viewer: example.pair(),
             tab.status: run.status_html(""),
             tab.downloads: gr.update(visible=False),
+            tab.shot: None,  # what stood there before is in the history
         }
         return updates | shown
 
