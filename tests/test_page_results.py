@@ -353,7 +353,7 @@ def test_a_browser_names_no_file_of_the_server(path, monkeypatch):
     assert set(page.from_history(event, "")) == {"token"}
     assert said == [references.MISSING] * 2
     for given in ({"before": path, "after": path}, {"key": "another"}):
-        with pytest.raises(gr.Error, match=r"uploads|no image yet"):
+        with pytest.raises(gr.Error, match=r"uploads|o image yet"):
             page.carded(SimpleNamespace(_data=given), shot("mine"))
 
 

@@ -167,7 +167,7 @@ class BatchTab:
             "outputs": [self.plan_line, self.list],
         }
         self.files.change(self.planned, **planned, **SILENT)
-        tab.select(self.planned, **planned, **SILENT)
+        tab.select(self.looked_at, **planned, **SILENT)
         shown = [self.plan_line, self.status, self.list, self.batch, self.run, self.cancel]
         outputs = [*shown, self.token, self.downloads]
         queue.admitted(self.run.click, session.limits)(
@@ -198,8 +198,6 @@ class BatchTab:
         if job and not job.over:
             return {self.plan_line: gr.skip()}
         if not values[self.files]:
-            if job:  # its results stay in sight
-                return {self.plan_line: run.plan_html(_NO_FILES)}
             return {self.plan_line: run.plan_html(_NO_FILES), self.list: Batch().rows()}
         try:
             entries = self._entries(values)
@@ -211,6 +209,10 @@ class BatchTab:
         if isinstance(before, Batch) and [one.path for one in before.entries] == list(values[self.files]):
             return {self.plan_line: line}  # the list has their results
         return {self.plan_line: line, self.list: Batch(entries).rows()}
+
+    def looked_at(self, values: Values) -> Updates:
+        """The tab is opened. Without files, as after a reload, a batch that was found again stays in sight."""
+        return self.planned(values) if values[self.files] else {self.plan_line: gr.skip()}
 
     def start(self, values: Values) -> Steps:
         """All runs in one turn of the queue; each result shows as it ends."""
