@@ -7,7 +7,9 @@ import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -24,12 +26,15 @@ from cupscale.page import (
     card,
     kept_links,
     limits as limits_module,
+    opening as opening_module,
     previews,
+    references,
     run,
     scratch,
     sheet,
 )
 from cupscale.page.limits import Limits
+from cupscale.page.opening import Opening
 from cupscale.settings import Settings
 
 SETTINGS = Settings.build({"seed": 5, "scale": 2.0, "prompt": "a door"})
@@ -320,6 +325,56 @@ def test_a_large_grid_is_made_smaller(monkeypatch):
     with Image.open(sheet.write(shots, scratch.new_folder())) as made:
         assert max(made.size) <= 300
         assert made.size[0] > 280
+
+
+# What a browser says of a result
+
+
+def opening():
+    """Without its components."""
+    made = Opening.__new__(Opening)
+    made._session = SimpleNamespace(
+        image="image", limits=Limits(), jobs=SimpleNamespace(named=lambda token: None)
+    )
+    made._tab = SimpleNamespace(token="token")
+    made._filling = SimpleNamespace(fill=lambda fields, size: {})
+    made._tabs, made.token = "tabs", "token"
+    return made
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../etc/passwd", "/dev/zero", "/proc/self/environ", "", "http://127.0.0.1/"]
+)
+def test_a_browser_names_no_file_of_the_server(path, monkeypatch):
+    said = []
+    monkeypatch.setattr(opening_module, "complain", lambda error, title="": said.append(str(error)))
+    page, event = opening(), SimpleNamespace(_data={"input": path, "settings": SETTINGS.to_json(), "id": 3})
+    assert set(page.used(event, shot("mine"))) == {"image"}
+    assert set(page.from_history(event, "")) == {"token"}
+    assert said == [references.MISSING] * 2
+    for given in ({"before": path, "after": path}, {"key": "another"}):
+        with pytest.raises(gr.Error, match=r"uploads|o image yet"):
+            page.carded(SimpleNamespace(_data=given), shot("mine"))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        [0, 0, 1],
+        [0, 0, 0, 1],
+        [0.5, 0, 0.4, 1],
+        [0, 0, 1.1, 1],
+        ["0", 0, 1, 1],
+        "x",
+        {},
+        [float("nan"), 0, 1, 1],
+    ],
+)
+def test_a_part_that_is_none_is_refused(part):
+    with pytest.raises(gr.Error, match="damaged"):
+        opening().carded(SimpleNamespace(_data={"key": "mine", "part": part}), shot("mine"))
+    path = opening().carded(SimpleNamespace(_data={"key": "mine", "part": [0, 0.5, 0.5, 1]}), shot("mine"))
+    assert Path(path).name == "mine-card.jpg"
 
 
 # Blind comparisons

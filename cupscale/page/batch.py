@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.page import bounds, engine, queue, references, run, scratch, source
 from cupscale.page.jobs import Look, Steps, Updates
+from cupscale.page.limits import Limits
 from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, refusal
 from cupscale.page.viewer import Scripted
 from cupscale.planning import Plan, duration
@@ -161,11 +163,11 @@ class BatchTab:
         """
         session = self._session
         planned: dict[str, Any] = {
-            "inputs": session.inputs | {self.files, self.token},
+            "inputs": session.inputs | {self.files, self.token, self.batch},
             "outputs": [self.plan_line, self.list],
         }
         self.files.change(self.planned, **planned, **SILENT)
-        tab.select(self.planned, **planned, **SILENT)
+        tab.select(self.looked_at, **planned, **SILENT)
         shown = [self.plan_line, self.status, self.list, self.batch, self.run, self.cancel]
         outputs = [*shown, self.token, self.downloads]
         queue.admitted(self.run.click, session.limits)(
@@ -196,16 +198,21 @@ class BatchTab:
         if job and not job.over:
             return {self.plan_line: gr.skip()}
         if not values[self.files]:
-            if job:  # its results stay in sight
-                return {self.plan_line: run.plan_html(_NO_FILES)}
             return {self.plan_line: run.plan_html(_NO_FILES), self.list: Batch().rows()}
         try:
             entries = self._entries(values)
             self._check_total(entries)
         except CupscaleError as error:
             return {self.plan_line: run.plan_html(str(error), wrong=True)}
-        line = _summary(entries) + bounds.line(self._session.limits)
-        return {self.plan_line: run.plan_html(line), self.list: Batch(entries).rows()}
+        line = run.plan_html(_summary(entries) + bounds.line(self._session.limits))
+        before = values[self.batch]
+        if isinstance(before, Batch) and [one.path for one in before.entries] == list(values[self.files]):
+            return {self.plan_line: line}  # the list has their results
+        return {self.plan_line: line, self.list: Batch(entries).rows()}
+
+    def looked_at(self, values: Values) -> Updates:
+        """The tab is opened. Without files, as after a reload, a batch that was found again stays in sight."""
+        return self.planned(values) if values[self.files] else {self.plan_line: gr.skip()}
 
     def start(self, values: Values) -> Steps:
         """All runs in one turn of the queue; each result shows as it ends."""
@@ -293,8 +300,7 @@ class BatchTab:
     def _planned(self, entry: Entry, settings: Settings, writer: str) -> Entry:
         limits = self._session.limits
         try:
-            data = references.content(entry.path)
-            size = images.read_size(data, max_pixels=limits.input_px, max_bytes=limits.upload_bytes)
+            size = _size(references.check(entry.path), limits)
             plan = bounds.allowed_plan(size, settings, limits, writer)
         except CupscaleError as error:
             return replace(entry, state="failed", line=str(error))
@@ -392,6 +398,13 @@ class BatchTab:
             self.downloads: gr.update(visible=bool(done)),
             **self._buttons(False),
         }
+
+
+@lru_cache(maxsize=1000)
+def _size(path: str, limits: Limits) -> tuple[int, int]:
+    """Of an upload, whose name holds the hash of its bytes. Raises CupscaleError."""
+    data = references.content(path)
+    return images.read_size(data, max_pixels=limits.input_px, max_bytes=limits.upload_bytes)
 
 
 def _summary(entries: Sequence[Entry]) -> str:

@@ -143,7 +143,7 @@ class Examples:
         """A click in the strip, and the page's own address."""
         session, tab = self._session, self._tab
         outputs = [*self._filling.outputs, session.image, session.example]
-        outputs += [tab.viewer, tab.status, tab.inside, tab.downloads]
+        outputs += [tab.viewer, tab.status, tab.inside, tab.downloads, tab.shot]
         if strip is not None:
             session.follow(strip.chosen(self.chosen, tab.token, outputs, **TOASTING))
         demo.load(None, None, tab.address, js=visit.READ)
@@ -172,6 +172,7 @@ class Examples:
             tab.viewer: example.pair(),
             tab.status: run.status_html(""),
             tab.downloads: gr.update(visible=False),
+            tab.shot: None,  # what stood there before is in the history
         }
         return updates | shown
 
