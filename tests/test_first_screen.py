@@ -107,6 +107,7 @@ def test_a_size_is_a_scale_of_this_image(picture, kind, value, scale):
         ("width", 9000, "limits are 1 and 16"),
         ("width", -1, "above 0"),
         ("width", float("nan"), "above 0"),
+        ("width", float("inf"), "above 0"),
         ("width", "9", "above 0"),
         ("width", True, "above 0"),
         ("label", 9, "above 0"),

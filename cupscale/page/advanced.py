@@ -44,13 +44,8 @@ class Advanced:
     def _keeping(self) -> None:
         controls = self._session.controls
         _heading("Keep or invent")
-        with gr.Row():
-            controls.slider("strength")
-            controls.slider("structure")
-        with gr.Row():
-            controls.slider("cutoff")
-            controls.slider("flat_strength")
-        controls.share("fidelity")
+        for name in ("strength", "structure", "cutoff", "flat_strength"):
+            controls.slider(name)
         self.kept = gr.Image(
             label="What the cutoff keeps of your image",
             interactive=False,
@@ -61,6 +56,7 @@ class Advanced:
             elem_id="kept",
         )
         self.kept_line = gr.Markdown("", elem_classes="cu-small")
+        controls.share("fidelity")
 
     def _words(self) -> None:
         controls = self._session.controls
@@ -68,12 +64,8 @@ class Advanced:
         controls.text(
             "negative_prompt", "What the picture should not show. Needs a guidance scale above 1.", lines=1
         )
-        with gr.Row():
-            controls.slider("guidance")
-            controls.slider("flat_guidance")
-        with gr.Row():
-            controls.slider("attention")
-            controls.slider("detail")
+        for name in ("guidance", "flat_guidance", "attention", "detail"):
+            controls.slider(name)
 
     def _sampling(self) -> None:
         controls = self._session.controls

@@ -10,7 +10,7 @@ import gradio as gr
 
 from cupscale import images, models
 from cupscale.errors import CupscaleError
-from cupscale.page import engine, examples, links, references, run, visit
+from cupscale.page import engine, examples, links, references, run, viewer, visit
 from cupscale.page.controls import EFFECTS, LABELS
 from cupscale.page.jobs import Updates
 from cupscale.page.session import SILENT, TOASTING, Session, complain, new_book
@@ -193,8 +193,8 @@ class Examples:
         updates = self._filling.fill({**(example.settings if example else {}), **good})
         if example:
             updates |= self._input(example)
-            if all(example.settings.get(key, value) == value for key, value in good.items()):
-                updates[self._tab.viewer] = example.pair()
+            same = all(example.settings.get(key, value) == value for key, value in good.items())
+            updates[self._tab.viewer] = example.pair() if same else viewer.empty()
         return updates
 
     def _resumed(self, found: visit.Visit) -> Updates:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlockContext
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -42,7 +43,7 @@ class Compressed:
         await (self._compressing if page else self._plain)(scope, receive, send)
 
 
-def later(part: gr.blocks.BlockContext, opened: Callable[..., Any]) -> None:
+def later(part: BlockContext, opened: Callable[..., Any]) -> None:
     """Fetch the components of a closed part when it is opened for the first time.
 
     Args:
@@ -55,16 +56,16 @@ def later(part: gr.blocks.BlockContext, opened: Callable[..., Any]) -> None:
     opened(None, None, waiting, js=_SHOW % (part._id, part._id, len(waiting)), api_visibility="private")
 
 
-def never(part: gr.blocks.BlockContext) -> None:
+def never(part: BlockContext) -> None:
     """Fetch nothing for the components of a part that no one sees."""
     for block in _within(part):
         block.visible = False
 
 
-def _within(part: gr.blocks.BlockContext) -> Iterator[Any]:
+def _within(part: BlockContext) -> Iterator[Any]:
     """The components inside, without the layout."""
     for child in part.children:
-        if isinstance(child, gr.blocks.BlockContext) and not isinstance(child, gr.HTML):
+        if isinstance(child, BlockContext) and not isinstance(child, gr.HTML):
             yield from _within(child)
         elif isinstance(child, gr.components.Component) and not isinstance(child, gr.State):
             yield child

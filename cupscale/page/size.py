@@ -10,7 +10,7 @@ from cupscale.page.limits import Limits
 from cupscale.page.viewer import Scripted
 from cupscale.planning import Target
 
-_KINDS = ("width", "height", "megapixels", "long_side")
+_WRONG = "a size is a number above 0: of pixels, or of megapixels"
 
 
 class Size(Scripted):
@@ -37,7 +37,15 @@ def scale_to(kind: str, value: Any, image: str | None, limits: Limits) -> float:
         CupscaleError: There is no image, or it does not reach that size.
     """
     picture = source.opened(image, limits)
-    if kind not in _KINDS or isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise CupscaleError("a size is a number above 0: of pixels, or of megapixels")
-    whole: Any = float(value) if kind == "megapixels" else round(value)
-    return Target(**{kind: whole}).scale(picture.size)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
+        raise CupscaleError(_WRONG)
+    pixels = round(value)
+    targets = {
+        "width": Target(width=pixels),
+        "height": Target(height=pixels),
+        "long_side": Target(long_side=pixels),
+        "megapixels": Target(megapixels=float(value)),
+    }
+    if kind not in targets:
+        raise CupscaleError(_WRONG)
+    return targets[kind].scale(picture.size)
