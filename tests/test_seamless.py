@@ -20,7 +20,9 @@ def texture(width=40, height=28):
     for _ in range(50):
         a, b = random.integers(-8, 9, 2)
         phase = 2 * np.pi * (a * x / width + b * y / height)
-        waves += np.cos(phase)[..., None] * random.normal(size=3) + np.sin(phase)[..., None] * random.normal(size=3)
+        waves += np.cos(phase)[..., None] * random.normal(size=3) + np.sin(phase)[..., None] * random.normal(
+            size=3
+        )
     return Image.fromarray(np.rint((waves - waves.min()) / np.ptp(waves) * 255).astype(np.uint8))
 
 
@@ -41,7 +43,10 @@ def test_what_is_laid_around_and_behind():
     assert np.asarray(wrapping.repeated(image, (0, 0), (8, 6)))[5].tolist() == [5, 6, 7, 8, 9, 5, 6, 7]
     assert wrapping.margins((48, 40), (96, 80), "x") == ((16, 0), (32, 0))
     assert wrapping.margins((48, 40), (120, 100), "xy") == ((16, 16), (40, 40))
-    assert wrapping.margins((47, 40), (111, 100), "xy") == ((47, 16), (111, 40))  # only the whole of 47 is whole in 111
+    assert wrapping.margins((47, 40), (111, 100), "xy") == (
+        (47, 16),
+        (111, 40),
+    )  # only the whole of 47 is whole in 111
     assert wrapping.margins((48, 40), (96, 80), "none") == ((0, 0), (0, 0))
 
 
@@ -79,7 +84,14 @@ def test_the_plan_says_what_is_repeated():
 
 def test_a_whole_run_leaves_no_step_across_the_edge():
     pipe = cupscale.load("tiny", device="cpu")
-    fields = {"strength": 0.5, "steps": 2, "guidance": 1.0, "attention": 0.0, "fidelity": 0, "captioner": "none"}
+    fields = {
+        "strength": 0.5,
+        "steps": 2,
+        "guidance": 1.0,
+        "attention": 0.0,
+        "fidelity": 0,
+        "captioner": "none",
+    }
     fields |= {"scale": 4, "upscaler": "lanczos"}
     round_x, edge_y = steps(cupscale.upscale(pipe, texture(), seamless="x", **fields).image)
     result = cupscale.upscale(pipe, texture(), seamless="xy", **fields)

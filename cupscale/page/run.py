@@ -126,7 +126,12 @@ def _whole(event: Progress, plan: Plan) -> float:
 
 
 def watch(
-    picture: Picture | None, settings: Settings, limits: Limits, stem: str, writer: str = writers.NOBODY
+    picture: Picture | None,
+    settings: Settings,
+    limits: Limits,
+    stem: str,
+    writer: str = writers.NOBODY,
+    mask: Picture | None = None,
 ) -> Generator[Sight, None, None]:
     """Run, and say what to show. The last sight has the shot. Closing it stops the run within one network call.
 
@@ -136,6 +141,7 @@ def watch(
         limits: Of the page.
         stem: Of the names of downloads.
         writer: Who writes captions that are not given, by name.
+        mask: Of the picture's size, white where the base upscale stays.
 
     Raises:
         CupscaleError: The run is refused, or fails.
@@ -149,7 +155,7 @@ def watch(
     size = (0, 0)
     result: Result | None = None
     captions: dict[int, Caption] = {}
-    with contextlib.closing(engine.stream(picture, settings, writer)) as events:
+    with contextlib.closing(engine.stream(picture, settings, writer, mask)) as events:
         for event in events:
             deadline.check()
             if isinstance(event, Planned):

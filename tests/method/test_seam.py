@@ -14,7 +14,9 @@ def test_fold_by_hand_along_x():
     x = torch.arange(18.0).reshape(1, 1, 2, 9)
     found = Seam(Size(2, 5), Size(0, 3)).fold(x)[0, 0]
     first = 0.9330127 * 5 + 0.0669873 * 0
-    assert torch.allclose(found[0], torch.tensor([first, 3.5, 0.0669873 * 7 + 0.9330127 * 2, 3, 4, first, 3.5, 2.3349365, 8]))
+    assert torch.allclose(
+        found[0], torch.tensor([first, 3.5, 0.0669873 * 7 + 0.9330127 * 2, 3, 4, first, 3.5, 2.3349365, 8])
+    )
     assert torch.allclose(found[1] - found[0], torch.full((9,), 9.0))
     assert x.flatten().tolist() == list(range(18))  # the argument is left alone
 
