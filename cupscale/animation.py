@@ -34,6 +34,7 @@ KINDS = {".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
 MAX_FRAMES = 500
 MAX_FILM_PX = 2**27  # of all frames together: they lie in memory until the file is written
 _USUAL_MS = 100
+_WEBP_FLAGS, _WEBP_ALPHA = 20, 0x10  # in the chunk VP8X, which stands first in every moving WebP
 
 
 @dataclass(frozen=True)
@@ -172,4 +173,9 @@ def encode_film(
         options["disposal"] = 2 if mode == "RGBA" else 0
     buffer = io.BytesIO()
     whole[0].save(buffer, kind, **options)
-    return buffer.getbuffer()
+    data = buffer.getbuffer()
+    if kind == "WEBP" and mode == "RGBA":
+        data[_WEBP_FLAGS] |= (
+            _WEBP_ALPHA  # the encoder leaves it out where each frame's own rectangle is opaque
+        )
+    return data

@@ -41,6 +41,7 @@ def film(path: Path, alpha: bool = False, count: int = 3) -> Path:
     frames = [Image.new("RGBA" if alpha else "RGB", (24, 18), colour) for colour in COLOURS[:count]]
     for frame in frames * alpha:
         frame.paste((0, 0, 0, 0), (0, 0, 12, 18))
+        frame.paste((0, 0, 0, 0), (12, 0, 24, 3))  # no rectangle is opaque
     kind = animation.KINDS[path.suffix]
     options = {"disposal": 2} if kind == "GIF" else {"lossless": True} if kind == "WEBP" else {}
     frames[0].save(
