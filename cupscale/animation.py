@@ -160,6 +160,9 @@ def encode_film(
     modes = {frame.mode for frame in frames}
     mode = modes.pop() if len(modes) == 1 else "RGBA" if "RGBA" in modes else "RGB"
     whole = [frame.convert(mode) for frame in frames]
+    if kind == "GIF" and mode == "RGBA":  # whose transparency is one colour
+        for frame in whole:
+            frame.putalpha(frame.getchannel("A").point([0] * 128 + [255] * 128))
     options: dict[str, Any] = {"save_all": True, "append_images": whole[1:], "loop": film.loop}
     options["duration"] = list(film.durations)
     if kind == "PNG":
