@@ -189,7 +189,7 @@ def upscale(
     from cupscale.processes import is_main, own_share, together, wait_for_all
     from cupscale.saving import Saving
 
-    files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "mask")
+    files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "mask", "frames")
     saving = Saving(**_take(flags, "quality", "dpi", "keep_metadata", "keep_profile"))
     hardware = Hardware(
         bits=int(flags.pop("bits")),
@@ -216,6 +216,9 @@ def upscale(
         overwrite=files["overwrite"],
         skip_existing=files["skip_existing"],
     )
+    if files["frames"]:
+        _run_frames(jobs, settings, usual, captioning, saving, hardware, as_json)
+        return
     all_of_us = together(sum(not job.skip for job in jobs))
     share = jobs if all_of_us else own_share(jobs)
     opened, mask = _check(jobs, settings, usual, saving, hardware.bits, files["mask"])
@@ -510,6 +513,36 @@ def _check(
         name = Path(f"stdout{job.suffix}")
         images.check_format(name, size, picture.alpha is not None, bits, profile)
     return picture, mask
+
+
+def _run_frames(
+    jobs: Sequence[Job],
+    settings: Callable[[tuple[int, int]], Settings],
+    usual: Settings,
+    captioning: Captioning,
+    saving: Saving,
+    hardware: Hardware,
+    as_json: bool,
+) -> None:
+    """A moving picture: all its frames."""
+    from cupscale import upscalers
+    from cupscale.animation import check_film, read_film, run_film
+    from cupscale.images import check_place
+
+    job = jobs[0]
+    if len(jobs) != 1 or job.source is None:
+        raise CupscaleError("--frames takes one moving picture: give a GIF, APNG or WebP")
+    if saving.keep_metadata or saving.keep_profile or saving.dpi:
+        raise CupscaleError("--frames keeps no metadata, profile or dpi: leave these flags out")
+    upscalers.check(usual.upscaler)
+    film = read_film(job.source)
+    chosen = settings(film.frames[0].size)
+    check_film(film, job.target, chosen.scale, hardware.bits)
+    check_place(job.target)
+    events = run_film(
+        hardware.pipeline(usual.model), film, job, chosen, captioning=captioning, quality=saving.quality
+    )
+    show(events, several=True, as_json=as_json)
 
 
 def _opened(source: Path) -> Picture:

@@ -159,6 +159,7 @@ FILE_FLAGS = together(
         help="Keep the input's date, camera and copyright; given twice, its place too.",
     ),
     click.option("--keep-profile", is_flag=True, help="Give the result in the input's ICC profile."),
+    click.option("--frames", is_flag=True, help="All frames of one GIF, APNG or WebP, with one noise."),
     click.option(
         "--mask",
         type=FILE,

@@ -17,7 +17,17 @@ from cupscale.images.reading import (
     read_settings,
     read_size,
 )
-from cupscale.images.writing import SUFFIXES, check_format, check_writable, encode, is_transparent, write
+from cupscale.images.writing import (
+    SUFFIXES,
+    check_format,
+    check_place,
+    check_writable,
+    encode,
+    is_transparent,
+    put_settings,
+    write,
+    write_bytes,
+)
 
 if TYPE_CHECKING:
     from cupscale.images.tensors import to_image, to_tensor
@@ -34,11 +44,13 @@ __all__ = [
     "Picture",
     "Source",
     "check_format",
+    "check_place",
     "check_writable",
     "encode",
     "finish",
     "is_transparent",
     "open_own",
+    "put_settings",
     "read",
     "read_head",
     "read_settings",
@@ -47,6 +59,7 @@ __all__ = [
     "to_image",
     "to_tensor",
     "write",
+    "write_bytes",
 ]
 
 

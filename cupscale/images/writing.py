@@ -52,6 +52,11 @@ def check_writable(
     """
     path = Path(path)
     check_format(path, size, alpha, bits, profile)
+    check_place(path, size)
+
+
+def check_place(path: Path, size: tuple[int, int] | None = None) -> None:
+    """`check_writable` of the folder, the name and the room on the disk alone."""
     with _explained(path):
         probe = _temporary(path)
         try:
@@ -87,7 +92,16 @@ def write(
     the path. Raises CupscaleError as `check_writable` does, and for a `quality` out of range.
     """
     path = Path(path)
-    data = encode(image, path, settings_json, quality, extras)
+    write_bytes(encode(image, path, settings_json, quality, extras), path)
+    return path
+
+
+def write_bytes(data: bytes | memoryview, path: Path) -> None:
+    """Write a file whole or not at all: beside its final name, synced and renamed.
+
+    Raises:
+        CupscaleError: It cannot be written there.
+    """
     with _explained(path):
         temporary = _temporary(path)
         try:
@@ -100,7 +114,6 @@ def write(
             os.replace(temporary, os.path.realpath(path))
         finally:
             temporary.unlink(missing_ok=True)
-    return path
 
 
 def encode(
@@ -157,7 +170,7 @@ def _encode(
             options["subsampling"] = "4:4:4"
         exif = extras.exif(kind)
         if settings_json is not None:
-            _put_settings(exif, settings_json, kind)
+            put_settings(exif, settings_json, kind)
         if len(exif):
             options["exif"] = exif
     buffer = io.BytesIO()
@@ -165,7 +178,7 @@ def _encode(
     return buffer.getbuffer()
 
 
-def _put_settings(exif: Image.Exif, settings_json: str, kind: str) -> None:
+def put_settings(exif: Image.Exif, settings_json: str, kind: str) -> None:
     """The settings as UserComment, compressed if they are long; in a TIFF, where Pillow does not write that
     tag, as ImageDescription. Read back by `settings_text.find`."""
     text = json.dumps(json.loads(settings_json), separators=(",", ":")).encode("ascii")

@@ -32,6 +32,7 @@ from cupscale.page import (
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
+from cupscale.protect import read_mask
 from cupscale.settings import PRESETS, Settings
 
 FORMATS = ["png", "webp", "jpg"]
@@ -88,6 +89,7 @@ class Endpoints:
         preset: str = "none",
         settings: str = "{}",
         format: str = "png",
+        mask: str | None = None,
     ) -> Generator[tuple[Any, Any], None, None]:
         """Enlarge a picture with a text-to-image model that adds detail and keeps the picture what it is.
 
@@ -104,6 +106,8 @@ class Endpoints:
             preset: "none" for the model's own defaults, "quick", "turbo" or "paper".
             settings: Any further settings, by name. They win over the arguments of the same names.
             format: "png", "webp" or "jpg". The settings are written inside the file.
+            mask: A picture of the image's size, given like it, white where nothing may be invented: there the base upscale
+                stays, as on faces and letters. Left out: nowhere.
 
         Returns:
             The enlarged picture, as {"url": address} to an agent, and a JSON report: settings as used, plan, seconds; while
@@ -117,11 +121,12 @@ class Endpoints:
             chosen = self._settings(prompt, negative_prompt, scale, seed, model, preset, settings)
             picture = source.read(image, self._limits) if image else None
             name = source.name(image) if image else "words"
+            held = self._mask(mask, picture)
             if format == "jpg" and picture and picture.alpha:
                 raise CupscaleError(
                     "the image is transparent, which a jpg cannot be: choose format png or webp"
                 )
-            with contextlib.closing(run.watch(picture, chosen, self._limits, name)) as sights:
+            with contextlib.closing(run.watch(picture, chosen, self._limits, name, mask=held)) as sights:
                 for sight in sights:
                     if sight.shot is None:
                         yield None, {"status": sight.status, "fraction": round(sight.fraction, 3)}
@@ -131,6 +136,16 @@ class Endpoints:
                     yield path, _report(shot, picture.size if picture else None)
         except CupscaleError as error:
             raise refusal(error) from None
+
+    def _mask(self, mask: str | None, picture: images.Picture | None) -> images.Picture | None:
+        """A mask that fits, decoded. Refused before anything is run."""
+        if not mask:
+            return None
+        if picture is None:
+            raise CupscaleError("a mask needs an image: what is drawn from words is not known before")
+        held = source.read(mask, self._limits)
+        read_mask(held, picture.size)
+        return held
 
     @agents.described
     def plan(
@@ -254,13 +269,14 @@ class Endpoints:
             more = agents.MoreSettings("{}", label="settings")
             kind = agents.Choice(FORMATS, "png", label="format", max_length=20)
             captioner = agents.Choice(["", *writers.kinds()], "", label="captioner", max_length=200)
+            mask = SourceImage(type="filepath", image_mode=None, label="mask")
             picture = gr.Image(label="result", type="filepath", format="png")
             report = gr.JSON(label="report")
             dropped = gr.File(label="result file", type="filepath")
             trigger = gr.Button("call")
         light.never(unseen)
         call = [trigger.click]
-        inputs = [image, prompt, negative, scale, seed, model, preset, more, kind]
+        inputs = [image, prompt, negative, scale, seed, model, preset, more, kind, mask]
         gr.on(call, self.upscale, inputs, [picture, report], api_name="upscale", **GPU)
         gr.on(call, self.plan, [image, scale, model, preset, more], report, api_name="plan")
         inputs = [image, scale, prompt, captioner, model, more]

@@ -157,9 +157,13 @@ def planned(
 
 
 def gpu_seconds(
-    image: tuple[int, int] | Picture | None, settings: Settings, writer: str = writers.NOBODY
+    image: tuple[int, int] | Picture | None,
+    settings: Settings,
+    writer: str = writers.NOBODY,
+    mask: Picture | None = None,
 ) -> int:
-    """The duration to declare to ZeroGPU, which counts against a visitor's quota: of the captions and the picture."""
+    """The duration to declare to ZeroGPU, which counts against a visitor's quota: of the captions and the picture. A mask
+    takes none."""
     plan = planned(image, settings, writer)
     return int(min(_LONGEST_GPU_SECONDS, max(15, 1.1 * expected_seconds(plan, settings) + _FIXED_SECONDS)))
 
@@ -187,12 +191,12 @@ def longest_seconds() -> float:
 
 @spaces.GPU(duration=gpu_seconds)
 def _events(
-    picture: Picture | None, settings: Settings, writer: str
+    picture: Picture | None, settings: Settings, writer: str, mask: Picture | None
 ) -> Generator[Event | Refused, None, None]:
     try:
         captioning = writers.captioning(writer, settings.model)
         with one_run:
-            events = pipeline(settings.model).stream(picture, settings, captioning=captioning)
+            events = pipeline(settings.model).stream(picture, settings, captioning=captioning, mask=mask)
             with contextlib.closing(events):
                 yield from events
     except CupscaleError as error:
@@ -200,7 +204,10 @@ def _events(
 
 
 def stream(
-    picture: Picture | None, settings: Settings, writer: str = writers.NOBODY
+    picture: Picture | None,
+    settings: Settings,
+    writer: str = writers.NOBODY,
+    mask: Picture | None = None,
 ) -> Generator[Event, None, None]:
     """The events of a run; without a picture it is drawn from words. `writer` writes captions that are not given.
 
@@ -210,7 +217,7 @@ def stream(
         CupscaleError: The run is refused or fails, or there is no GPU for it.
     """
     check_model(settings.model)
-    with _in_words(), contextlib.closing(_events(picture, settings, writer)) as events:
+    with _in_words(), contextlib.closing(_events(picture, settings, writer, mask)) as events:
         for event in events:
             if isinstance(event, Refused):
                 raise CupscaleError(event.message)

@@ -168,6 +168,7 @@ def watch(
     limits: Limits,
     stem: str,
     writer: str = writers.NOBODY,
+    mask: Picture | None = None,
     *,
     later: float = 0.0,
     folder: Path | None = None,
@@ -180,6 +181,7 @@ def watch(
         limits: Of the page.
         stem: Of the names of downloads.
         writer: Who writes captions that are not given, by name.
+        mask: Of the picture's size, white where the base upscale stays.
         later: Seconds that the same turn at the machine takes after this run.
         folder: For the result's files; None for one of its own.
 
@@ -195,7 +197,7 @@ def watch(
     size = (0, 0)
     result: Result | None = None
     captions: dict[int, Caption] = {}
-    with contextlib.closing(engine.stream(picture, settings, writer)) as events:
+    with contextlib.closing(engine.stream(picture, settings, writer, mask)) as events:
         for event in events:
             deadline.check()
             if isinstance(event, Planned):

@@ -181,10 +181,10 @@ def test_what_is_decoded_elsewhere_is_the_same(kind, monkeypatch):
         image.putalpha(Image.linear_gradient("L").resize(image.size))
     if kind in ("TIFF", "AVIF"):
         buffer = io.BytesIO()
-        from cupscale.images.writing import _put_settings
+        from cupscale.images.writing import put_settings
 
         exif = Image.Exif()
-        _put_settings(exif, settings, kind)
+        put_settings(exif, settings, kind)
         image.save(buffer, kind, exif=exif)
         data = buffer.getvalue()
     else:
