@@ -39,6 +39,7 @@ _LONGEST_GPU_SECONDS = 300
 _SAMPLE_SECONDS = 0.045
 _FIXED_SECONDS = 8.0
 _CALL_SECONDS = 1.5  # of a captioner, where none was measured
+_MARGIN = 1.5  # over a guess
 _KEPT_SECONDS = 3600  # what base upscalers made of a visitor's picture
 one_run = threading.Lock()
 _loading = threading.Lock()
@@ -170,16 +171,16 @@ def gpu_seconds(
 
 def expected_seconds(plan: Plan, settings: Settings) -> float:
     """How long a run takes: as measured, else a guess on the high side."""
+    captions = plan.caption_calls * _CALL_SECONDS
     if plan.seconds is not None and not plan.guessed:
         return plan.seconds
-    captions = plan.caption_calls * _CALL_SECONDS
+    if plan.seconds is not None and not ZERO:
+        return _MARGIN * plan.seconds + captions
     cells = plan.window.h * plan.window.w
     megapixels = plan.output[0] * plan.output[1] / 1e6
-    if (
-        ZERO or machine.best_device() != "cpu"
-    ):  # a sample of 128 x 128 cells of SDXL, and all else by the megapixel
+    if ZERO or machine.best_device() != "cpu":  # as SDXL on the card of ZeroGPU
         return captions + plan.samples * _SAMPLE_SECONDS * cells / 128**2 + megapixels * 0.6
-    # The bundled model on two cores, and others in proportion to their weights.
+    # A model without a name: the bundled one on two cores, in proportion to the weights.
     size = max(1.0, geometry(settings.model).weights / 40e6)
     return captions + plan.samples * 0.32 * size * cells / 15360 + megapixels * 60
 
