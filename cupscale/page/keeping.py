@@ -17,8 +17,13 @@ from cupscale.page.session import PRIVATE, TOASTING, complain
 from cupscale.planning import duration
 
 # A reload shows the picture again; a run of this visit, and the settings that were changed since, stay.
-_OPENED = """() => [performance.getEntriesByType('navigation')[0]?.type === 'navigate' ? 'new'
-  : sessionStorage.getItem('cupscale-run') ? 'run' : 'again']"""
+# How the page was opened, and with which token; nothing where there is none, so that the server is not asked.
+_OPENED = """() => {
+  const token = new URLSearchParams(location.search).get('kept')
+  const how = performance.getEntriesByType('navigation')[0]?.type === 'navigate' ? 'new'
+    : sessionStorage.getItem('cupscale-run') ? 'run' : 'again'
+  return [token ? `${how} ${token}` : '']
+}"""
 _WHOLE = "(token) => token ? `${location.origin}${location.pathname}?kept=${token}` : ''"
 
 
@@ -27,7 +32,6 @@ class Keeping:
 
     def __init__(self, limits: Limits) -> None:
         self._offered = limits.link_seconds > 0
-        self._opened = gr.Textbox(visible="hidden", elem_id="opened-how")
         kept = limits.kept_seconds
         self._token = gr.State("", time_to_live=max(kept, limits.link_seconds))
         span = "a day" if limits.link_seconds == 86_400 else duration(max(1, limits.link_seconds))
@@ -82,8 +86,8 @@ class Keeping:
                 self._delete: hidden,
             }
 
-        def opened(how: str, request: gr.Request) -> Generator[Updates, None, None]:
-            token = dict(request.query_params).get("kept")
+        def opened(text: str) -> Generator[Updates, None, None]:
+            how, _, token = text.partition(" ")
             found = links.find(token)
             if found and how != "run":
                 yield opening.kept(found, settings=how == "new")
@@ -97,4 +101,6 @@ class Keeping:
         self._keep.click(keep, [opening.shown, self._token], outputs, show_progress="minimal", **PRIVATE)
         self._delete.click(delete, self._token, outputs, **TOASTING)
         self._bare.change(None, self._bare, self._box, js=_WHOLE)
-        opening.follow(demo.load(opened, self._opened, opening.outputs, js=_OPENED, **TOASTING))
+        how = gr.Textbox(visible="hidden", elem_id="opened-how")
+        demo.load(None, None, how, js=_OPENED)
+        opening.follow(how.change(opened, how, opening.outputs, **TOASTING))
