@@ -137,7 +137,7 @@ def test_the_smaller_size_is_the_largest_that_is_not_long(monkeypatch):
 
 def test_a_plan_leads_with_size_and_time():
     plan = engine.planned((80, 60), Settings(scale=3, model="tiny"))
-    known = Plan(**{**vars(plan), "seconds": 75.0})
+    known = Plan(**{**vars(plan), "seconds": 75.0, "guessed": False})
     assert known.lead() == "80 x 60 -> 240 x 180, about 1 min 15 s here"
     assert known.line() == f"{known.lead()}, {known.rest()}" and "model calls" in known.rest()
     assert run.plan_lead(known) == "80 × 60 → 240 × 180, about 1 min 15 s here"

@@ -42,7 +42,7 @@ def test_after_three_runs_it_is_within_a_fifth(k, one_core):
         machine.remember_run("tiny", "cpu", "float32 none", run)
     one = RECORDED[k]
     plan = plan_run(tuple(one["size"]), settings(one), models.KNOWN["tiny"].geometry, "tiny", "cpu")
-    assert not plan.guessed and plan.line().endswith("here")
+    assert not plan.guessed and plan.lead().endswith(" here")
     assert plan.seconds == pytest.approx(RUNS[k].seconds, rel=0.2, abs=0.1)
 
 

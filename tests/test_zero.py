@@ -89,7 +89,7 @@ def test_the_operator_chooses_what_waits_in_main_memory(zero, monkeypatch):
 def test_every_end_that_zero_gpu_puts_to_a_run_is_a_line(zero, monkeypatch, error, said):
     """The page shows a CupscaleError, and its buttons come back."""
 
-    def ended(picture, settings, writer):
+    def ended(*arguments):
         yield "first"
         raise error
 
@@ -104,7 +104,7 @@ def test_every_end_that_zero_gpu_puts_to_a_run_is_a_line(zero, monkeypatch, erro
 def test_elsewhere_an_error_of_the_program_stays_one(zero, monkeypatch):
     monkeypatch.setattr(engine, "ZERO", False)
 
-    def ended(picture, settings, writer):
+    def ended(*arguments):
         raise RuntimeError("a bug")
         yield
 

@@ -173,8 +173,10 @@ class RegionDenoiser:
     def _corners(self, regions: Sequence[Region]) -> Tensor:
         """(R, 4) of (top, left, bottom, right) in cells, on the device."""
         known = self._counted
-        flat = [known[side] for y, x, h, w in regions for side in (y, x, y + h, x + w)]
-        return torch.stack(flat).view(-1, 4)
+        sides = [side for y, x, h, w in regions for side in (y, x, y + h, x + w)]
+        if min(sides) < 0 or max(sides) >= len(known):  # windows of peers reach over the canvas
+            return known.new_tensor(sides).view(-1, 4)
+        return torch.stack([known[side] for side in sides]).view(-1, 4)
 
     def _call(self, call: Call, mode: Literal["capture", "compose"]) -> Tensor:
         self.composer.mode, self.composer.own = mode, 0

@@ -80,4 +80,4 @@ class Advanced:
 
 
 def _heading(text: str) -> None:
-    gr.HTML(f'<h3 class="cu-group">{text}</h3>')
+    gr.HTML(f'<h2 class="cu-group">{text}</h2>')

@@ -185,7 +185,9 @@ class BatchTab:
         )
         made.success(None, js=_CLICK_DOWNLOAD)
         self.token.change(None, self.token, None, js=_KEEP_NAME)
-        back = gr.Textbox(visible="hidden", elem_id="batch-back")  # here, since a closed tab's parts hear nothing
+        back = gr.Textbox(
+            visible="hidden", elem_id="batch-back"
+        )  # here, since a closed tab's parts hear nothing
         demo.load(None, None, back, js=_KEPT_NAME)
         back.change(self.returned, back, outputs, **TOASTING)
         opening.follow(

@@ -19,7 +19,14 @@ from cupscale.settings import Settings
 if TYPE_CHECKING:
     from cupscale.page.upscale import UpscaleTab
 
-CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#other a, a#other, #other')?.click(), 150)"
+# The button is there a moment after its first file.
+CLICK_DOWNLOAD = """() => {
+  const click = (tries) => setTimeout(() => {
+    const button = document.querySelector('#other a, a#other, #other')
+    button ? button.click() : tries && click(tries - 1)
+  }, 150)
+  click(40)
+}"""
 _GOES_ON = (
     "The run goes on. The image and the settings are there for the next one; open it again after this run."
 )
@@ -84,7 +91,7 @@ class Opening:
             tab.viewer: viewer.pair(own.before, own.png, own.size, own.note, history.entry(own, path)),
             tab.status: run.status_html(""),
             tab.shot: own,
-            tab.png: own.png,
+            tab.png: gr.update(value=own.png, visible=True),
             tab.jpeg: gr.update(value=own.jpeg),
             tab.downloads: gr.update(visible=True),
         }
@@ -136,7 +143,7 @@ class Opening:
             self._tab.inside: gr.update(visible=False),
         }
 
-    def carded(self, event: gr.EventData, shot: Any) -> str:
+    def carded(self, event: gr.EventData, shot: Any) -> Any:
         """The card of what the slider shows, of the part in sight. What is not on the server comes from the browser."""
         given: Mapping[str, Any] = event._data or {}
         try:
@@ -156,7 +163,7 @@ class Opening:
             raise refusal(error) from None
         path = scratch.new_folder() / f"{name}-card.jpg"
         path.write_bytes(made)
-        return str(path)
+        return gr.update(value=str(path), visible="hidden")
 
     def kept(self, found: Kept, *, settings: bool) -> Updates:
         """What a link kept. settings: those, too."""

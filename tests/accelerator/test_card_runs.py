@@ -14,7 +14,7 @@ from PIL import Image
 
 import cupscale
 from cupscale import pipeline as pipeline_module
-from cupscale.backbones import base, unet
+from cupscale.backbones import base, tiling, unet
 from cupscale.captioners.vlm import _Loaded
 from cupscale.method import regions, sampler
 
@@ -280,9 +280,9 @@ def test_a_condition_left_on_the_cpu_in_a_backbone_is_caught(on, card, planted, 
 
 
 def test_pixels_left_on_the_cpu_before_the_vae_are_caught(on, card, planted, monkeypatch):
-    wrong = planted(base, "pixels.to(self.device, vae.dtype)", "pixels.to(vae.dtype)")
+    wrong = planted(tiling, "vae.encode(part.to(device, vae.dtype))", "vae.encode(part.to(vae.dtype))")
     pipe = on("sd3")
-    monkeypatch.setattr(base.DiffusersBackbone, "encode", wrong.DiffusersBackbone.encode)
+    monkeypatch.setattr(base, "encoded", wrong.encoded)
     with pytest.raises(MixedDevices):
         _picture(pipe)
 

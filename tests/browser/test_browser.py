@@ -111,7 +111,7 @@ def test_the_plan_follows_the_controls(page, url, small):
     assert regions > int(re.search(r"(\d+) regions", first)[1])
     expect(page.locator("#kept img")).to_be_visible()
     page.get_by_role("button", name="Quick", exact=True).click()
-    expect(page.locator("#set-steps input")).to_have_value("20")
+    expect(page.locator("#set-steps input")).to_have_value("16")
     page.get_by_role("button", name="Reset", exact=True).click()
     expect(page.locator("#set-steps input")).to_have_value("50")
     expect(scale).to_have_value("3")

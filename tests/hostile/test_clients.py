@@ -49,7 +49,7 @@ def upload(url, path):
 
 def join(url, file, settings, scale=2, **headers):
     """Ask for a run and do not listen: its event id."""
-    data = [file, "", "", scale, 0, "", "none", json.dumps(settings), "png"]
+    data = [file, "", "", scale, 0, "", "none", json.dumps(settings), "png", None]
     with request(f"{url}gradio_api/call/upscale", {"data": data}, **headers) as answer:
         return json.load(answer)["event_id"]
 

@@ -18,6 +18,7 @@ function show() {
 function choose(scale) {
   if (!Number.isFinite(scale)) return;
   props.value = scale;
+  show();
   trigger("change");
 }
 
