@@ -1,13 +1,14 @@
 # make demo     upscale an example photograph with the bundled model, then serve the page
 # make upscale  the same without the page
 # make test     lint, types, tests
+# make slow     the tests that take long: several processes at once, folders that are deleted in time
 # make package  the wheel, installed with all it depends on into an empty environment and tried there
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PHOTO ?= cupscale/assets/examples/raccoon.png
 
-.PHONY: demo upscale page test lint package clean
+.PHONY: demo upscale page test slow lint package clean
 
 demo: upscale page
 
@@ -20,6 +21,9 @@ page: $(VENV)/.run
 
 test: $(VENV)/.dev lint
 	$(PY) -m pytest
+
+slow: $(VENV)/.dev
+	$(PY) -m pytest -m slow
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

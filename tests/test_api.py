@@ -221,6 +221,7 @@ def test_more_bytes_than_the_limit_are_refused(url):
     assert refused.value.code == 413
 
 
+@pytest.mark.slow
 def test_files_are_deleted_in_time(folder):
     def left(root):
         return [path for path in root.rglob("*") if path.suffix in (".png", ".webp", ".jpg")]

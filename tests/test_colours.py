@@ -74,6 +74,7 @@ def test_a_photograph_keeps_its_colours(pipe, upscaler, name):
     assert mean < 1 and blocks <= 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [file.stem for file in sorted(EXAMPLES.glob("*.png"))])
 def test_every_example_keeps_its_colours(pipe, name):
     """At the defaults, whole, at half of its size."""

@@ -66,6 +66,7 @@ def test_a_gated_model_says_how_to_accept_its_licence(hub, upscale):
     assert NAME in line and "licence must be accepted" in line and "hf auth login" in line
 
 
+@pytest.mark.slow
 def test_after_a_download_that_breaks_the_same_command_fetches_the_rest(hub, upscale, tmp_path):
     hub.breaks_after = 100_000
     done = upscale()

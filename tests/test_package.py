@@ -435,6 +435,7 @@ print(len(names), "modules")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("extras", "left_out"), [((), "cupscale.page,cupscale.study"), (tuple(USERS), "")])
 def test_every_module_is_imported_with_what_a_user_installs(tmp_path, extras, left_out):
     lines = [

@@ -29,6 +29,7 @@ def launched(count, *words, cwd):
     return done
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_bytes_of_one(folders, tmp_path):
     y, x = np.mgrid[0:40, 0:52]
     planes = np.stack([np.sin(x / 3 + k) * np.cos(y / 4) * 100 + 128 for k in range(3)], -1)

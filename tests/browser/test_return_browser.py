@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
+import pytest
 from browser_hands import expect, give, open_part, setting, upscale, visit
 from page_server import FAST, free_port, photo, start
 
@@ -143,6 +144,7 @@ def test_an_open_tab_comes_back_after_the_server_died(page, tmp_path):
         upscale(page)
 
 
+@pytest.mark.slow
 def test_an_idle_tab_comes_back_too(page, tmp_path):
     port = str(free_port())
     with start(tmp_path, GRADIO_SERVER_PORT=port) as (url, process):

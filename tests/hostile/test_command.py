@@ -193,6 +193,7 @@ def test_a_read_only_installation_and_home_are_enough(read_only, photo, tmp_path
     assert status == 2 and len(err.strip().splitlines()) == 1 and "more.png" in err
 
 
+@pytest.mark.slow
 def test_six_runs_at_once_share_a_cache(photo, tmp_path):
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     outs = [tmp_path / f"{k}.png" for k in range(6)]

@@ -520,6 +520,7 @@ def launched(count: int, *words: str, cwd: Path) -> subprocess.CompletedProcess[
     return done
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(arguments, tmp_path):
     outs = [tmp_path / "one", tmp_path / "two"]
     few = [*arguments, "--rows", "regional"]
@@ -533,6 +534,7 @@ def test_two_processes_make_what_one_makes(arguments, tmp_path):
     assert records(outs[0]) == records(outs[1])
 
 
+@pytest.mark.slow
 def test_two_processes_upscale_a_folder_as_one_does(model, pictures, tmp_path):
     fast = ["--steps", "4", "--strength", "0.5", "--guidance", "1", "--upscaler", "lanczos"]
     photo(pictures / "p2.png", 2)
