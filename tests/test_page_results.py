@@ -373,7 +373,9 @@ def test_a_browser_names_no_file_of_the_server(path, monkeypatch):
 def test_a_part_that_is_none_is_refused(part):
     with pytest.raises(gr.Error, match="damaged"):
         opening().carded(SimpleNamespace(_data={"key": "mine", "part": part}), shot("mine"))
-    path = opening().carded(SimpleNamespace(_data={"key": "mine", "part": [0, 0.5, 0.5, 1]}), shot("mine"))
+    path = opening().carded(SimpleNamespace(_data={"key": "mine", "part": [0, 0.5, 0.5, 1]}), shot("mine"))[
+        "value"
+    ]
     assert Path(path).name == "mine-card.jpg"
 
 

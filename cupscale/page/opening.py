@@ -25,7 +25,7 @@ CLICK_DOWNLOAD = """() => {
     const button = document.querySelector('#other a, a#other, #other')
     button ? button.click() : tries && click(tries - 1)
   }, 150)
-  click(40)
+  click(400)
 }"""
 _GOES_ON = (
     "The run goes on. The image and the settings are there for the next one; open it again after this run."

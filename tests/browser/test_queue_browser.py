@@ -67,6 +67,7 @@ def test_the_second_visitor_sees_the_place_and_the_wait_and_can_leave(visitors, 
     expect(status).to_contain_text("Done.")  # its turn came
 
 
+@pytest.mark.slow
 def test_the_wait_counts_down_with_the_run_before(visitors, url, small):
     """It is what the run before has left, as that one is told."""
     first, second = visitors(), visitors()

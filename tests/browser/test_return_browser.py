@@ -119,6 +119,7 @@ def test_an_example_does_not_hide_a_run(page, url, small):
     expect(page.locator("#status")).to_contain_text("Cancelled")
 
 
+@pytest.mark.slow
 def test_an_open_tab_comes_back_after_the_server_died(page, tmp_path):
     """It says so meanwhile; then what was set is there, and what is lost is told."""
     port = str(free_port())
