@@ -56,6 +56,7 @@ def test_sigterm_removes_the_folders(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_swept_and_what_a_live_one_has_is_not(tmp_path):
     with holder(tmp_path) as (dead, left), holder(tmp_path) as (_, alive):
         dead.kill()

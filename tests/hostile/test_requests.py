@@ -148,6 +148,7 @@ def bounded(taken, what):
     assert memory < 500 * MEGA and cpu < 10, f"{what}: {memory / MEGA:.0f} MB, {cpu:.1f} s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD)
 def test_no_text_at_any_field_takes_much(page, name):
     for field in GOOD[name]:
