@@ -8,7 +8,7 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +37,7 @@ from cupscale.showing import show
 from cupscale.study.command import study
 
 if TYPE_CHECKING:
+    from cupscale.batch import Done
     from cupscale.captioners import Captioned, Captioner, Captioning
     from cupscale.captions import TokenBudget
     from cupscale.files import Job
@@ -191,16 +192,11 @@ def upscale(
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "mask", "frames")
     saving = Saving(**_take(flags, "quality", "dpi", "keep_metadata", "keep_profile"))
-    hardware = Hardware(
-        bits=int(flags.pop("bits")),
-        **_take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet"),
-    )
+    given = _take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet", "bits")
     target = _target(flags)
     writer = _take(flags, *CAPTIONER_NAMES)
     usual = _settings(settings_file, preset, flags)
-    hardware = replace(hardware, loras=usual.loras)
-    if usual.control == 0:
-        hardware = replace(hardware, controlnet=None)
+    hardware = _hardware(given, usual)
     captioning = _captioning(hardware.device, writer, usual.model, preset)
     sources = _sources(images, files["recursive"], usual, captions_path, files["mask"])
     settings = _settings_of(target, usual, captions_path)
@@ -234,7 +230,19 @@ def upscale(
     to_stdout = any(job.target == STREAM for job in jobs)
     failed = show(events, several=len(jobs) > 1, as_json=as_json, to_stdout=to_stdout)
     wait_for_all()
-    if failed and len(jobs) == 1:
+    _leave(ctx, failed, several=len(jobs) > 1)
+
+
+def _hardware(given: Mapping[str, Any], usual: Settings) -> Hardware:
+    """Where the model runs, from the flags, with what the settings load beside it."""
+    bits = int(given["bits"])
+    hardware = Hardware(**{**given, "bits": bits, "loras": usual.loras})
+    return hardware if usual.control else replace(hardware, controlnet=None)
+
+
+def _leave(ctx: click.Context, failed: Sequence[Done], several: bool) -> None:
+    """Say what failed, and leave with the status for it."""
+    if failed and not several:
         raise CupscaleError(failed[0].error or "")
     for done in failed:
         click.echo(f"cupscale: {done.job.source}: {done.error}", err=True)

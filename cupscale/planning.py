@@ -268,17 +268,11 @@ def make_plan(
     canvas_px = Size(
         *(aligned(side + n * geometry.cell, align) for side, n in zip(reversed(output), lap, strict=True))
     )
-    window_px = Size(
-        min(aligned(geometry.native, align), canvas_px.h), min(aligned(geometry.native, align), canvas_px.w)
-    )
-    shrink = min(1.0, geometry.native / max(canvas_px))
-    overview_px = Size(*(max(align, round(side * shrink / align) * align) for side in canvas_px))
+    window_px = Size(*(min(aligned(geometry.native, align), side) for side in canvas_px))
+    overview_px = _overview_px(canvas_px, geometry)
     canvas, window, overview = (
         Size(size.h // geometry.cell, size.w // geometry.cell) for size in (canvas_px, window_px, overview_px)
     )
-    drawing = settings.steps if drawn else 0
-    steps = 0 if drawn and settings.scale == 1 else settings.run_steps
-    guided = settings.guidance > 1
     pixels = canvas_px.h * canvas_px.w
     plan = Plan(
         input=image_size,
@@ -288,14 +282,14 @@ def make_plan(
         window=window,
         overview=overview,
         regions=tuple(plan_regions(canvas, window, settings.overlap)),
-        steps=steps,
+        steps=0 if drawn and settings.scale == 1 else settings.run_steps,
         evaluations=0,
-        guided=guided,
+        guided=settings.guidance > 1,
         bytes=_bytes(geometry, pixels, window_px),
         seconds=None,
         caption_calls=caption_calls,
         schedule_steps=settings.steps,
-        drawing=drawing,
+        drawing=settings.steps if drawn else 0,
         upscaler=settings.upscaler,
         controlled=settings.control > 0,
         lap=lap,
@@ -303,6 +297,14 @@ def make_plan(
     plan = counted(plan, settings, rich)
     native = (geometry.native // geometry.cell) ** 2
     return replace(plan, seconds=_seconds(plan, pixels, speed, native)) if speed else plan
+
+
+def _overview_px(canvas_px: Size, geometry: Geometry) -> Size:
+    """The canvas shrunk to native size, where it is larger, in whole alignments."""
+    shrink = min(1.0, geometry.native / max(canvas_px))
+    return Size(
+        *(max(geometry.align, round(side * shrink / geometry.align) * geometry.align) for side in canvas_px)
+    )
 
 
 def counted(plan: Plan, settings: Settings, rich: Tensor | None) -> Plan:
