@@ -265,9 +265,8 @@ def make_plan(
     """
     output = checked_output(image_size, settings.scale)
     align, lap = geometry.align, _lap(output, settings, geometry)
-    canvas_px = Size(
-        *(aligned(side + n * geometry.cell, align) for side, n in zip(reversed(output), lap, strict=True))
-    )
+    sides = zip(reversed(output), lap, strict=True)
+    canvas_px = Size(*(aligned(side + n * geometry.cell, align) for side, n in sides))
     window_px = Size(*(min(aligned(geometry.native, align), side) for side in canvas_px))
     overview_px = _overview_px(canvas_px, geometry)
     canvas, window, overview = (
