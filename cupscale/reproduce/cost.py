@@ -39,22 +39,24 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     can = device.type == "cpu" and _reset()
     yield peak
     if can:
-        peak.bytes = _high_water()
+        peak.bytes = _status("VmHWM")
 
 
 def _reset() -> bool:
-    """Linux forgets the process' peak when it is told so."""
+    """Linux forgets the process' peak when it is told so; some sandboxes take the word and do nothing."""
     try:
         _REFS.write_text("5")
     except OSError:
         return False
-    return True
+    peak, now = _status("VmHWM"), _status("VmRSS")
+    return peak is not None and now is not None and peak < 1.05 * now + 10_000_000
 
 
-def _high_water() -> int | None:
+def _status(name: str) -> int | None:
+    """In bytes, what the system says of this process' memory."""
     try:
         for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass

@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import mmap
 import os
 import re
 import shutil
@@ -584,8 +585,11 @@ def test_the_time_left_counts_by_row_and_by_samples():
 def test_the_peak_of_memory_is_that_of_the_work():
     with peak_memory(torch.device("cpu")) as little:
         pass
-    with peak_memory(torch.device("cpu")) as much:
-        np.ones(80_000_000 // 8).sum()
+    if little.bytes is None:
+        pytest.skip("this system does not set the peak back")
+    with peak_memory(torch.device("cpu")) as much, mmap.mmap(-1, 80_000_000) as fresh:
+        for _ in range(80):  # an array may lie where an earlier test's was, which adds nothing
+            fresh.write(bytes(1_000_000))
     assert much.bytes - little.bytes == pytest.approx(80e6, rel=0.3)
 
 
