@@ -76,7 +76,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scale: float = Field(2.0, ge=1, le=MAX_SCALE, description="Output size over input size, each side.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the noise and of the window jitter.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of the noise and of the window jitter.")
     prompt: str = Field("", max_length=2000, description="What the whole picture shows.")
     negative_prompt: str = Field("", max_length=2000, description="What the picture should not show.")
     cutoff: float = Field(

@@ -92,17 +92,29 @@ def settings_schema() -> dict[str, Any]:
 
 
 def _plain(node: Any, named: dict[str, Any]) -> Any:
-    """A schema without titles and defaults, and with each reference replaced by what it stands for."""
+    """A schema without titles and defaults, and with each reference replaced by what it stands for.
+
+    gradio puts it into a document of OpenAPI 3.0, which has no `const`, no tuples and no numbers as exclusive bounds.
+    """
     if isinstance(node, list):
         return [_plain(part, named) for part in node]
     if not isinstance(node, dict):
         return node
     if reference := node.get("$ref"):
         return _plain(named[reference.rpartition("/")[2]], named)
-    dropped = [
-        key for key in ("title", "default") if not isinstance(node.get(key), dict)
-    ]  # no field of that name
-    return {key: _plain(value, named) for key, value in node.items() if key not in dropped}
+    plain: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):  # a field may have any name
+            plain[key] = _plain(value, named)
+        elif key == "const":
+            plain["enum"] = [value]
+        elif key == "prefixItems":
+            plain["items"] = _plain(value[0], named)  # ours are alike
+        elif key in ("exclusiveMinimum", "exclusiveMaximum"):
+            plain[key.removeprefix("exclusive").lower()] = value  # the run says the rest
+        elif key not in ("title", "default"):
+            plain[key] = _plain(value, named)
+    return plain
 
 
 def mend(server: Any) -> None:

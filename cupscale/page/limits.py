@@ -48,6 +48,11 @@ class Limits:
         """Of a file that is uploaded: an image, or a result of this page, which gives its settings back."""
         return max(self.upload_bytes, self.output_px * 4 + 2**20)
 
+    @property
+    def uploads_bytes(self) -> int:
+        """Of one request that uploads files: a batch of images, or one result of this page."""
+        return max(self.batch * self.upload_bytes, self.file_bytes) + 2**20
+
     def check_output(self, plan: Plan) -> None:
         """Raises CupscaleError where the output has more pixels than the page makes."""
         width, height = plan.output

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupscale.bounded import check_shape
 from cupscale.errors import CupscaleError
-from cupscale.page import desk as desk_module
+from cupscale.page import desk as desk_module, uploads
 from cupscale.page.desk import Desk, Dropped, Refusal
 from cupscale.page.limits import on_space
 from cupscale.page.session import GPU, RUN, TOASTING, refusal
@@ -98,9 +98,12 @@ class Watch:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope.get("path", ""), scope.get("method", "")
         body = b""
-        if method == "POST" and not _UPLOAD.search(path):  # gradio bounds uploads by itself
+        if method == "POST":
             try:
-                body, receive = await _taken(scope, receive, self._desk.limits.body_bytes)
+                if _UPLOAD.search(path):
+                    receive = uploads.watched(scope, receive, self._desk.limits)
+                else:
+                    body, receive = await _taken(scope, receive, self._desk.limits.body_bytes)
             except CupscaleError as error:
                 await JSONResponse({"detail": str(error)}, 413)(scope, receive, send)
                 return
