@@ -402,7 +402,7 @@ def _given(file: Path) -> dict[str, Any]:
     found = images.read_settings(file)
     if found is None:
         raise CupscaleError(
-            f"settings: the picture '{file}' holds none: give one as it was written, or a JSON file"
+            f"settings: the picture '{file}' holds none that can be read: give one as it was written, or a JSON file"
         )
     return found
 
