@@ -156,7 +156,7 @@ def test_a_run_whose_listener_goes_ends(tmp_path, file_of):
 
 def test_a_run_that_is_listened_to_is_not_ended(tmp_path, file_of):
     with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="1") as url:
-        slow = {**FAST_SETTINGS, "steps": 200, "strength": 1.0}
+        slow = {**FAST_SETTINGS, "steps": 80, "strength": 1.0}
         assert "event: complete" in last(url, join(url, file_of(url), slow))
 
 
