@@ -418,7 +418,7 @@ def _plan(
 ) -> Plan:
     """What a run would do. A known model is not loaded for it."""
     from cupscale import machine, models
-    from cupscale.pipeline import plan_run
+    from cupscale.run_plan import plan_run
 
     known = models.known_of(settings.model)
     if known is None:  # its windows are known to the model only

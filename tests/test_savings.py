@@ -223,7 +223,7 @@ def test_previews_come_at_a_bounded_rate():
 
 
 def test_a_fast_run_shows_its_first_and_its_last_preview(pipeline, monkeypatch):
-    monkeypatch.setattr("cupscale.pipeline.PREVIEW_SECONDS", 3600)
+    monkeypatch.setattr("cupscale.stages.PREVIEW_SECONDS", 3600)
     steps = [
         event.step
         for event in pipeline.stream(photo(), **FAST | {"scale": 2})

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cupscale import machine, models
-from cupscale.pipeline import plan_run
 from cupscale.planning import Geometry, make_plan
+from cupscale.run_plan import plan_run
 from cupscale.settings import Settings
 from cupscale.speed import Run, Speed, fitted, guessed
 

@@ -14,9 +14,10 @@ import cupscale
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Finished, Planned
-from cupscale.pipeline import _Run, plan_run
 from cupscale.planning import Geometry, drawn_size, make_plan, nearest_size
+from cupscale.run_plan import plan_run
 from cupscale.settings import Settings
+from cupscale.stages import Stages
 
 PROMPT = "a lighthouse in a storm"
 WORDS = {"prompt": PROMPT, "steps": 4, "seed": 7, "guidance": 2.5, "negative_prompt": "fog"}
@@ -186,7 +187,7 @@ def test_a_remembered_speed_is_that_of_a_window_whatever_was_drawn(monkeypatch):
     plan = make_plan((96, 48), settings, geometry, drawn=True)
     backbone = SimpleNamespace(device=torch.device("cpu"), geometry=geometry)
     pipeline = SimpleNamespace(model="some", tiles=None, backbone=backbone, how="float32 none")
-    run = _Run(pipeline, None, settings, plan, cupscale.captioners.Captioning())
+    run = Stages(pipeline, None, settings, plan, cupscale.captioners.Captioning())
     run._network_seconds = 2.0 * (20 * 72 / 64 + plan.samples - 20)
     run._remember_run(3.0)
     assert kept[0].network / kept[0].samples == pytest.approx(2.0)

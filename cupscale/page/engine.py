@@ -28,8 +28,9 @@ from cupscale.images import Picture
 from cupscale.offload import WAYS
 from cupscale.page import writers
 from cupscale.page.limits import lent_gpu
-from cupscale.pipeline import CUpscalePipeline, plan_run
+from cupscale.pipeline import CUpscalePipeline
 from cupscale.planning import Geometry, Plan
+from cupscale.run_plan import plan_run
 from cupscale.settings import Settings
 from cupscale.upscalers import Cache
 

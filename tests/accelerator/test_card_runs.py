@@ -13,7 +13,7 @@ from checkpoints import FAMILIES
 from PIL import Image
 
 import cupscale
-from cupscale import pipeline as pipeline_module
+from cupscale import stages
 from cupscale.backbones import base, tiling, unet
 from cupscale.captioners.vlm import _Loaded
 from cupscale.method import regions, sampler
@@ -266,7 +266,7 @@ def planted(monkeypatch):
 def test_noise_left_on_the_cpu_in_the_sampler_is_caught(on, card, planted, monkeypatch):
     wrong = planted(sampler, "self._noise = noise.to(latent.device)", "self._noise = noise")
     pipe = on("sdxl")
-    monkeypatch.setattr(pipeline_module, "denoise", wrong.denoise)
+    monkeypatch.setattr(stages, "denoise", wrong.denoise)
     with pytest.raises(MixedDevices):
         _picture(pipe)
 
