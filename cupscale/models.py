@@ -260,7 +260,16 @@ KNOWN: dict[str, Known] = {
 
 
 # Pipelines whose activations overflow in float16: (their class, the half precision they take).
-HALF = {"ZImagePipeline": "bfloat16", "ZImageImg2ImgPipeline": "bfloat16"}
+HALF = dict.fromkeys(
+    (
+        "ZImagePipeline",
+        "ZImageImg2ImgPipeline",
+        "Flux2KleinPipeline",
+        "QwenImagePipeline",
+        "QwenImageImg2ImgPipeline",
+    ),
+    "bfloat16",
+)
 
 
 def load(
@@ -448,9 +457,11 @@ def family(model: str) -> Mapping[str, Any] | None:
     """
     if known := known_of(model):
         return known.defaults
-    scheduler = checkpoints.model_index(model).get("scheduler")
+    index = checkpoints.model_index(model)
+    scheduler = index.get("scheduler")
     kind = scheduler[1] if isinstance(scheduler, list) and len(scheduler) == 2 else ""
-    return family_defaults(checkpoints.pipeline_class(model), str(kind))
+    distilled = index.get("is_distilled") is True
+    return family_defaults(checkpoints.pipeline_class(model), str(kind), distilled)
 
 
 def name_of(pipe: Any) -> str:
