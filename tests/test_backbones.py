@@ -230,9 +230,7 @@ def test_one_region_with_all_priors_off_is_kleins_own_run(load, guidance):
     first = schedule.noised(draw_noise((1, 4, *cells), 11), draw_noise((1, 4, *cells), 3), 0)
     with backbone.denoiser(chosen, [None], cells, cells) as denoiser:
         ours = final(
-            denoise(
-                denoiser, schedule, draw_noise((1, 4, *cells), 11), window=cells, overlap=0.5, seed=3
-            )
+            denoise(denoiser, schedule, draw_noise((1, 4, *cells), 11), window=cells, overlap=0.5, seed=3)
         )
     pipe.set_progress_bar_config(disable=True)
     cell = backbone.geometry.cell

@@ -342,12 +342,12 @@ def latent_scale(vae: Any, like: Tensor) -> tuple[float | Tensor, float | Tensor
 
 
 def _tile_bytes(vae: Any) -> int:
-    """Bytes of a pixel of a tile in the decoder: as measured, 6.1 maps of its first width; 0 for an exact codec."""
+    """Bytes of a pixel of a tile in the decoder, in maps of its first width as measured; 0 for an exact codec."""
     if hasattr(vae, "block_size"):
         return 0
     upcast = vae.dtype == torch.float32 or getattr(vae.config, "force_upcast", False)
-    width = vae.config.base_dim if of_frames(vae) else vae.config.block_out_channels[0]
-    return int(6.1 * width * (4 if upcast else 2))
+    maps = 18.1 * vae.config.base_dim if of_frames(vae) else 6.1 * vae.config.block_out_channels[0]
+    return int(maps * (4 if upcast else 2))
 
 
 @contextmanager
@@ -356,7 +356,7 @@ def tiled(vae: Any, tiles: Tiles, cell_px: int) -> Iterator[None]:
     names = ("use_tiling", "tile_sample_min_size", "tile_latent_min_size", "tile_overlap_factor")
     before = {name: getattr(vae, name) for name in names if hasattr(vae, name)}
     try:
-        vae.use_tiling = not in_bands(vae)  # or the tiles are made here
+        vae.use_tiling = not of_frames(vae)  # whose own tiles are of another kind
         vae.tile_sample_min_size = tiles.side
         vae.tile_latent_min_size = tiles.side // cell_px
         vae.tile_overlap_factor = tiles.overlap
