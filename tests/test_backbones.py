@@ -236,6 +236,7 @@ def test_one_region_with_all_priors_off_is_kleins_own_run(load, guidance):
     cell = backbone.geometry.cell
     theirs = pipe(
         prompt="a red fox",
+        max_sequence_length=96,
         latents=first,
         num_inference_steps=6,
         guidance_scale=guidance,

@@ -31,7 +31,7 @@ def own_call(pipe, width, height, guidance):
     """diffusers' text-to-image call, (H, W, 3) levels. FLUX.2 klein takes no negative prompt."""
     words, scale = {"prompt": PROMPT, "negative_prompt": "fog"}, "guidance_scale"
     if type(pipe).__name__ == "Flux2KleinPipeline":
-        del words["negative_prompt"]
+        words = {"prompt": PROMPT, "max_sequence_length": 96}
     elif type(pipe).__name__ == "QwenImagePipeline":
         scale = "true_cfg_scale"
     options = (

@@ -100,7 +100,8 @@ class Flux2Backbone(DiffusersBackbone):
     # Text
 
     def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
-        embeds, _ = self.pipe.encode_prompt(list(prompts), self.device, max_sequence_length=TEXT_TOKENS)
+        most = min(TEXT_TOKENS, int(self._tokenizer.model_max_length))
+        embeds, _ = self.pipe.encode_prompt(list(prompts), self.device, max_sequence_length=most)
         return split(embeds)
 
     # Network

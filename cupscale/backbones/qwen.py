@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +44,10 @@ class QwenImageBackbone(DiffusersBackbone):
         "tokenizer": "Qwen2Tokenizer",
     }
     DEFAULTS: ClassVar = {"strength": 0.45, "steps": 50, "guidance": 4.0, "overlap": 0.5}
+
+    def __init__(self, pipe: Any):
+        super().__init__(pipe)
+        self._layout = Layout()
 
     def _check_network(self) -> None:
         if not isinstance(self.pipe.vae, AutoencoderKLQwenImage):
@@ -86,16 +91,19 @@ class QwenImageBackbone(DiffusersBackbone):
     # Network
 
     def _hooks(self, composer: Composer) -> AbstractContextManager[None]:
+        layout = self._layout
         return composed(
             self.network,
             composer,
-            ComposedQwen,
+            lambda name, composer: ComposedQwen(name, composer, layout),
             lambda name: name.endswith(".attn"),
             (QwenDoubleStreamAttnProcessor2_0,),
         )
 
     def call(self, call: Call, composer: Composer) -> Tensor:
         words, mask = call.words(composer)
+        if self._hooked:  # a network that is told makes a tensor of a number, at every call
+            self._layout.read, mask = mask, None
         patch = self._patch()
         packed = F.pixel_unshuffle(call.latents.to(words.dtype), patch)
         height, width = packed.shape[-2:]
@@ -110,12 +118,20 @@ class QwenImageBackbone(DiffusersBackbone):
         return F.pixel_shuffle(output.transpose(1, 2).unflatten(2, (height, width)), patch).float()
 
 
+@dataclass
+class Layout:
+    """read: which tokens of a call's texts are read, (B, tokens); None where all are."""
+
+    read: Tensor | None = field(default=None, repr=False)
+
+
 class ComposedQwen:
     """Joint attention of image and text with projections of their own, composed."""
 
-    def __init__(self, layer: str, composer: Composer):
+    def __init__(self, layer: str, composer: Composer, layout: Layout):
         self._layer = layer
         self._composer = composer
+        self._layout = layout
 
     def __call__(
         self,
@@ -126,8 +142,7 @@ class ComposedQwen:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """encoder_hidden_states_mask: (B, tokens), True where a token is read. image_rotary_emb: of the image's and of the
-        text's tokens, (n, d / 2), complex."""
+        """image_rotary_emb: of the image's and of the text's tokens, (n, d / 2), complex."""
         own = self._composer.own
         words = encoder_hidden_states.shape[1] - own
         image_places, text_places = image_rotary_emb or (None, None)
@@ -150,7 +165,7 @@ class ComposedQwen:
         )
 
         def stream(part: slice) -> Stream:
-            mask = None if encoder_hidden_states_mask is None else encoder_hidden_states_mask[:, part]
+            mask = None if self._layout.read is None else self._layout.read[:, part]
             return Stream(*(x[:, :, part] for x in text), mask)
 
         out, text_out = compose_joint(

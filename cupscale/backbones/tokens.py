@@ -19,7 +19,7 @@ class Rule:
     Attributes:
         tokenizer: The pipeline's part that counts.
         marks: Tokens that the tokenizer adds of its own.
-        length: The most tokens that are read, marks included; None for the tokenizer's own limit.
+        length: The most tokens that are read, marks included; None for the tokenizer's own limit, which is kept in any case.
         chat: The text is read inside of the tokenizer's chat template, whose tokens are marks.
         thinking: The template's own switch.
         template: Gives words with "{}" in them that the text is read inside of, whose tokens are marks, and how many of the
@@ -35,7 +35,8 @@ class Rule:
 
     def budget(self, tokenizer: Any) -> TokenBudget:
         """With the tokenizer at hand."""
-        length = int(tokenizer.model_max_length) if self.length is None else self.length
+        length = int(tokenizer.model_max_length)
+        length = length if self.length is None else min(self.length, length)
         words, dropped = self.template() if self.template else ("", 0)
 
         def total(text: str) -> int:
