@@ -15,7 +15,11 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    Flux2Transformer2DModel,
     PixArtTransformer2DModel,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
@@ -24,6 +28,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3Model,
     T5Config,
@@ -73,6 +79,49 @@ def qwen() -> Any:
     )
 
 
+def qwen_vl() -> Any:
+    """Qwen2.5-VL 7B."""
+    text = {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    }
+    sight = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+    }
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=sight))
+
+
+def klein() -> Any:
+    """FLUX.2 klein 4B."""
+    return Flux2Transformer2DModel(
+        num_layers=5,
+        num_single_layers=20,
+        num_attention_heads=24,
+        joint_attention_dim=7680,
+        guidance_embeds=False,
+    )
+
+
+def sd35(layers: int, **more: Any) -> Any:
+    """SD3.5: medium has 24 layers, large 38."""
+    config: dict[str, Any] = TRANSFORMER | {
+        "num_layers": layers,
+        "num_attention_heads": layers,
+        "caption_projection_dim": 64 * layers,
+        "qk_norm": "rms_norm",
+    }
+    return SD3Transformer2DModel(**config | more)
+
+
 def small_vae() -> Any:
     return AutoencoderKL(**VAE)
 
@@ -91,7 +140,17 @@ PARTS: dict[str, tuple[Callable[[], Any], ...]] = {
     "sdxl": (small_vae, clip_l, clip_g, lambda: UNet2DConditionModel(**UNET)),
     "pixart-sigma": (small_vae, t5, lambda: PixArtTransformer2DModel(caption_channels=4096, sample_size=128)),
     "sd3": (vae_of_16, clip_l, clip_g, t5, lambda: SD3Transformer2DModel(**TRANSFORMER)),
+    "sd35-medium": (
+        vae_of_16,
+        clip_l,
+        clip_g,
+        t5,
+        lambda: sd35(24, dual_attention_layers=tuple(range(13)), pos_embed_max_size=384),
+    ),
+    "sd35-large": (vae_of_16, clip_l, clip_g, t5, lambda: sd35(38)),
     "z-image": (vae_of_16, qwen, ZImageTransformer2DModel),
+    "flux2-klein-base": (AutoencoderKLFlux2, qwen, klein),
+    "qwen-image": (AutoencoderKLQwenImage, qwen_vl, QwenImageTransformer2DModel),
 }
 
 

@@ -21,7 +21,10 @@ from cupscale.planning import Geometry, device_bytes, make_plan
 from cupscale.settings import PRESETS, Settings
 
 BUNDLED = ASSETS / "tiny"
-KL_TILE = 1561  # bytes of a pixel of a tile in the autoencoders of all families here, in half precision
+# Bytes of a pixel of a tile in half precision: in the autoencoders of nearly all families, and in Qwen-Image's, which is one
+# of videos.
+KL_TILE = 1561
+FRAMES_TILE = 3475
 SDXL_DEFAULTS: dict[str, Any] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 # Of distilled models.
 FEW_STEPS: dict[str, Any] = {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
@@ -105,6 +108,7 @@ class Known:
 
 SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000, tile=KL_TILE)
 SDXL_GEOMETRY = Geometry(native=1024, cell=8, align=32, channels=4, weights=7_000_000_000, tile=KL_TILE)
+KLEIN_GEOMETRY = Geometry(native=1024, cell=16, align=16, channels=128, weights=16_000_000_000, tile=KL_TILE)
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_LICENCE = "CreativeML Open RAIL++-M"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
@@ -201,6 +205,33 @@ KNOWN: dict[str, Known] = {
         half_vae=SDXL_VAE,
         memory=12,
     ),
+    "juggernaut-xl": Known(
+        source="RunDiffusion/Juggernaut-XL-v9",
+        licence="unclear: none on its page; a sister model says CreativeML Open RAIL-M",
+        geometry=SDXL_GEOMETRY,
+        defaults=SDXL_DEFAULTS,
+        half_vae=SDXL_VAE,
+        memory=12,
+        note="photographs",
+    ),
+    "realvis-xl": Known(
+        source="SG161222/RealVisXL_V5.0",
+        licence=SDXL_LICENCE,
+        geometry=SDXL_GEOMETRY,
+        defaults=SDXL_DEFAULTS,
+        half_vae=SDXL_VAE,
+        memory=12,
+        note="photographs",
+    ),
+    "illustrious-xl": Known(
+        source="OnomaAIResearch/Illustrious-xl-early-release-v0",
+        licence="Fair AI Public License 1.0-SD",
+        geometry=SDXL_GEOMETRY,
+        defaults=SDXL_DEFAULTS,
+        half_vae=SDXL_VAE,
+        memory=12,
+        note="drawings; prompts are tags",
+    ),
     "pixart-alpha": Known(
         source="PixArt-alpha/PixArt-XL-2-1024-MS",
         licence=SDXL_LICENCE,
@@ -233,6 +264,27 @@ KNOWN: dict[str, Known] = {
         note="accept its licence on the hub first",
         tflop=8.9,
     ),
+    "sd35-medium": Known(
+        source="stabilityai/stable-diffusion-3.5-medium",
+        licence="Stability AI Community",
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_800_000_000, tile=KL_TILE),
+        defaults=SDXL_DEFAULTS | {"steps": 40, "guidance": 4.5},
+        pipeline="StableDiffusion3Pipeline",
+        memory=21,
+        note="accept its licence on the hub first",
+        tflop=11.2,
+    ),
+    "sd35-large": Known(
+        source="stabilityai/stable-diffusion-3.5-large",
+        licence="Stability AI Community",
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=27_400_000_000, tile=KL_TILE),
+        defaults=SDXL_DEFAULTS | {"steps": 28, "guidance": 3.5},
+        quick=QUICKER,
+        pipeline="StableDiffusion3Pipeline",
+        memory=32,
+        note="accept its licence on the hub first",
+        tflop=31.1,
+    ),
     "z-image": Known(
         source="Tongyi-MAI/Z-Image",
         licence="Apache-2.0",
@@ -256,11 +308,55 @@ KNOWN: dict[str, Known] = {
         note="8 steps, no guidance",
         tflop=61.0,
     ),
+    "flux2-klein": Known(
+        source="black-forest-labs/FLUX.2-klein-4B",
+        licence="Apache-2.0",
+        geometry=KLEIN_GEOMETRY,
+        defaults=FEW_STEPS,
+        quick=QUICK_OF_FEW,
+        no_paper=DISTILLED,
+        pipeline="Flux2KleinPipeline",
+        memory=20,
+        dtype="bfloat16",
+        note="8 steps, no guidance",
+        tflop=34.8,
+    ),
+    "flux2-klein-base": Known(
+        source="black-forest-labs/FLUX.2-klein-base-4B",
+        licence="Apache-2.0",
+        geometry=KLEIN_GEOMETRY,
+        defaults=SDXL_DEFAULTS | {"guidance": 4.0},
+        pipeline="Flux2KleinPipeline",
+        memory=20,
+        dtype="bfloat16",
+        tflop=34.8,
+    ),
+    "qwen-image": Known(
+        source="Qwen/Qwen-Image",
+        licence="Apache-2.0",
+        geometry=Geometry(
+            native=1024, cell=8, align=16, channels=16, weights=57_700_000_000, tile=FRAMES_TILE
+        ),
+        defaults=SDXL_DEFAULTS | {"guidance": 4.0},
+        pipeline="QwenImagePipeline",
+        memory=65,
+        dtype="bfloat16",
+        tflop=69.3,
+    ),
 }
 
 
 # Pipelines whose activations overflow in float16: (their class, the half precision they take).
-HALF = {"ZImagePipeline": "bfloat16", "ZImageImg2ImgPipeline": "bfloat16"}
+HALF = dict.fromkeys(
+    (
+        "ZImagePipeline",
+        "ZImageImg2ImgPipeline",
+        "Flux2KleinPipeline",
+        "QwenImagePipeline",
+        "QwenImageImg2ImgPipeline",
+    ),
+    "bfloat16",
+)
 
 
 def load(
@@ -448,9 +544,11 @@ def family(model: str) -> Mapping[str, Any] | None:
     """
     if known := known_of(model):
         return known.defaults
-    scheduler = checkpoints.model_index(model).get("scheduler")
+    index = checkpoints.model_index(model)
+    scheduler = index.get("scheduler")
     kind = scheduler[1] if isinstance(scheduler, list) and len(scheduler) == 2 else ""
-    return family_defaults(checkpoints.pipeline_class(model), str(kind))
+    distilled = index.get("is_distilled") is True
+    return family_defaults(checkpoints.pipeline_class(model), str(kind), distilled)
 
 
 def name_of(pipe: Any) -> str:

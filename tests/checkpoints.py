@@ -10,13 +10,19 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     PNDMScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -32,7 +38,10 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -287,6 +296,123 @@ def make_zimage(folder: Path, **transformer: Any) -> Path:
     return folder
 
 
+def make_flux2(folder: Path, distilled: bool = False, vae_channels: int = 1) -> Path:
+    """FLUX.2 klein. Its text encoder is read at layers 9, 18 and 27; every text is filled up to 96 tokens."""
+    torch.manual_seed(5)
+    tokenizer = qwen_tokenizer()
+    tokenizer.model_max_length = 96
+    config: dict[str, Any] = {
+        "in_channels": 4 * vae_channels,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 24,
+        "timestep_guidance_channels": 16,
+        "axes_dims_rope": (2, 2, 2, 2),
+        "guidance_embeds": False,
+    }
+    transformer = _stirred(Flux2Transformer2DModel(**config))
+    transformer.register_to_config(sample_size=16)
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        latent_channels=vae_channels,
+        norm_num_groups=4,
+        sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
+    torch.nn.init.normal_(vae.bn.running_mean)
+    torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    text = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=27,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    pipe = Flux2KleinPipeline(
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(text),
+        tokenizer=tokenizer,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        is_distilled=distilled,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_qwen_image(folder: Path) -> Path:
+    """Qwen-Image."""
+    torch.manual_seed(6)
+    tokenizer = qwen_tokenizer()
+    transformer = _stirred(
+        QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(2, 2, 4),
+        )
+    )
+    transformer.register_to_config(sample_size=16)
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[-0.5, 0.25, 0.1, 0.0],
+        latents_std=[0.5, 1.5, 1.0, 2.0],
+    )
+    text = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "pad_token_id": 0,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": 16,
+            "fullatt_block_indexes": [0],
+        },
+    )
+    pipe = QwenImagePipeline(
+        vae=vae,
+        text_encoder=Qwen2_5_VLForConditionalGeneration(text),
+        tokenizer=tokenizer,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.5,
+            max_shift=0.9,
+            max_image_seq_len=8192,
+            shift_terminal=0.02,
+        ),
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "sd15": make_sd15,
     "sdxl": make_sdxl,
@@ -294,6 +420,8 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "pixart-sigma": lambda folder: make_pixart(folder, sigma=True),
     "sd3": make_sd3,
     "z-image": make_zimage,
+    "flux2-klein-base": make_flux2,
+    "qwen-image": make_qwen_image,
 }
 
 

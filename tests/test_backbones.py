@@ -26,7 +26,7 @@ from cupscale.method.sampler import StepDone, denoise, draw_noise
 from cupscale.method.structure import GlobalStructure
 from cupscale.planning import make_plan
 
-FLOW = ["sd3", "z-image"]
+FLOW = ["sd3", "z-image", "flux2-klein-base", "qwen-image"]
 NEW = [name for name in FAMILIES if name != "sdxl"]
 FAST = {
     "scale": 3,
@@ -136,7 +136,7 @@ def test_the_callers_pipeline_comes_back_as_it_was(load, name, how, monkeypatch)
 
 
 def test_the_sister_class_of_img2img_is_taken(load):
-    for name in ("sd15", "sd3", "z-image"):
+    for name in ("sd15", "sd3", "z-image", "qwen-image"):
         pipe = load(name)
         kind = getattr(diffusers, type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline"))
         result = cupscale.upscale(kind(**pipe.components), photo(), **FAST | {"steps": 2})
@@ -147,7 +147,7 @@ def test_the_sister_class_of_img2img_is_taken(load):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-@pytest.mark.parametrize("name", ["sd15", *FLOW])
+@pytest.mark.parametrize("name", ["sd15", "sd3", "z-image", "qwen-image"])
 def test_one_region_with_all_priors_off_is_the_pipelines_img2img(load, name, guidance):
     pipe = load(name)
     chosen = settings(guidance=guidance, scheduler="euler")
@@ -165,6 +165,9 @@ def test_one_region_with_all_priors_off_is_the_pipelines_img2img(load, name, gui
     img2img.set_progress_bar_config(disable=True)
     side = 16 * backbone.geometry.cell
     size = {} if name == "sd15" else {"height": side, "width": side}
+    scale = {"guidance_scale": guidance - 1 if name == "z-image" else guidance}
+    if name == "qwen-image":
+        scale = {"true_cfg_scale": guidance, "negative_prompt": ""}
     noise = draw_noise(z.shape, 3)
     with pytest.MonkeyPatch.context() as patch:
         if name == "z-image":  # it takes no latents as its image: hand it ours, noised by its own scheduler
@@ -178,11 +181,13 @@ def test_one_region_with_all_priors_off_is_the_pipelines_img2img(load, name, gui
             image=photo(side, side) if name == "z-image" else z,
             strength=0.5,
             num_inference_steps=6,
-            guidance_scale=guidance - 1 if name == "z-image" else guidance,
             generator=torch.Generator().manual_seed(3),
             output_type="latent",
             **size,
+            **scale,
         ).images
+    if name == "qwen-image":
+        theirs = img2img._unpack_latents(theirs, side, side, img2img.vae_scale_factor)[:, :, 0]
     assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
 
 
@@ -213,6 +218,33 @@ def test_one_region_with_all_priors_off_is_pixarts_own_run(load, name, guidance)
         use_resolution_binning=False,
     ).images
     assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_one_region_with_all_priors_off_is_kleins_own_run(load, guidance):
+    """FLUX.2 klein has no img2img in diffusers: its whole schedule, from our first noise, at a size that is not square."""
+    pipe, cells = load("flux2-klein-base"), Size(12, 16)
+    chosen = settings(guidance=guidance, strength=1.0)
+    backbone = adapt(pipe)
+    schedule = backbone.schedule(chosen, cells)
+    first = schedule.noised(draw_noise((1, 4, *cells), 11), draw_noise((1, 4, *cells), 3), 0)
+    with backbone.denoiser(chosen, [None], cells, cells) as denoiser:
+        ours = final(
+            denoise(denoiser, schedule, draw_noise((1, 4, *cells), 11), window=cells, overlap=0.5, seed=3)
+        )
+    pipe.set_progress_bar_config(disable=True)
+    cell = backbone.geometry.cell
+    theirs = pipe(
+        prompt="a red fox",
+        max_sequence_length=96,
+        latents=first,
+        num_inference_steps=6,
+        guidance_scale=guidance,
+        height=cells.h * cell,
+        width=cells.w * cell,
+        output_type="latent",
+    ).images
+    assert torch.allclose(backbone._of_vae(pipe.vae, ours), theirs, atol=1e-4)
 
 
 # Priors

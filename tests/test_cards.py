@@ -6,7 +6,9 @@ from benchmarks import cards
 from cupscale import models, offload
 
 
-@pytest.mark.parametrize("name", ["sdxl", "pixart-sigma", "z-image"])
+@pytest.mark.parametrize(
+    "name", ["sdxl", "pixart-sigma", "z-image", "sd35-medium", "sd35-large", "flux2-klein-base", "qwen-image"]
+)
 def test_the_known_weights_are_those_of_the_networks(name):
     size = offload.weights_there(cards.pipeline(name), "none")
     assert size == pytest.approx(models.KNOWN[name].geometry.weights, rel=0.02)

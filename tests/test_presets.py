@@ -50,7 +50,7 @@ def test_paper_is_the_papers_or_is_not_offered(name):
 
 def test_the_bundled_model_and_the_distilled_ones_have_no_paper():
     without = {name for name, known in models.KNOWN.items() if known.no_paper}
-    assert without == {"tiny", "sd15-lcm", "sdxl-lightning", "sdxl-lcm", "z-image-turbo"}
+    assert without == {"tiny", "sd15-lcm", "sdxl-lightning", "sdxl-lcm", "z-image-turbo", "flux2-klein"}
 
 
 @pytest.mark.parametrize("name", models.KNOWN)
@@ -86,7 +86,7 @@ def test_quick_at_4k_takes_a_fortieth_of_demofusions_samples():
     assert evaluations("sdxl", *SIDE_4K) == 49 * 23 * 2 + 23
 
 
-@pytest.mark.parametrize("name", ["sdxl-lightning", "sdxl-lcm", "z-image-turbo"])
+@pytest.mark.parametrize("name", ["sdxl-lightning", "sdxl-lcm", "z-image-turbo", "flux2-klein"])
 def test_turbo_at_4k_takes_at_most_100_samples(name):
     """49 windows and the pass over the whole picture, in two steps."""
     turbo = Settings.build(models.defaults(name), models.presets(name)["turbo"])
@@ -96,7 +96,7 @@ def test_turbo_at_4k_takes_at_most_100_samples(name):
 
 def test_turbo_belongs_to_distilled_models():
     able = {name for name in models.KNOWN if "turbo" in models.presets(name)}
-    assert able == {"sd15-lcm", "sdxl-lightning", "sdxl-lcm", "z-image-turbo"}
+    assert able == {"sd15-lcm", "sdxl-lightning", "sdxl-lcm", "z-image-turbo", "flux2-klein"}
     with pytest.raises(
         CupscaleError, match=r"model sdxl cannot do preset turbo: .*guidance.*; choose quick, paper"
     ):

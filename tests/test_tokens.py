@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checkpoints import make_pixart, make_sd3, make_sd15, make_sdxl, make_zimage
+from checkpoints import make_flux2, make_pixart, make_qwen_image, make_sd3, make_sd15, make_sdxl, make_zimage
 
 import cupscale
 from cupscale.backbones import adapt
@@ -16,6 +16,8 @@ FAMILIES = {
     "sd3": (make_sd3, 255),
     "sd3 without t5": (lambda folder: make_sd3(folder, t5=False), 75),
     "z-image": (make_zimage, None),
+    "flux2-klein": (make_flux2, None),
+    "qwen-image": (make_qwen_image, None),
 }
 
 
@@ -32,7 +34,9 @@ def test_the_tokenizer_alone_counts_as_the_loaded_model_does(name, tmp_path):
     assert alone.count("") == 0
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart-alpha", "sd3", "z-image"])
+@pytest.mark.parametrize(
+    "name", ["sd15", "sdxl", "pixart-alpha", "sd3", "z-image", "flux2-klein", "qwen-image"]
+)
 def test_the_limit_is_where_the_pipeline_itself_stops_reading(name, tmp_path):
     """A letter more within the limit changes what the encoder gives; one beyond it does not."""
     FAMILIES[name][0](tmp_path / "model")

@@ -106,6 +106,8 @@ SUPPORTED = {
     "StableDiffusion3Pipeline": ("sd3", "SD3Backbone"),
     "ZImagePipeline": ("zimage", "ZImageBackbone"),
     "ZImageControlNetPipeline": ("zimage", "ZImageBackbone"),
+    "Flux2KleinPipeline": ("flux2", "Flux2Backbone"),
+    "QwenImagePipeline": ("qwen", "QwenImageBackbone"),
 }
 
 
@@ -121,18 +123,19 @@ def adapt(pipe: Any) -> Backbone:
     raise CupscaleError(f"{type(pipe).__name__} is not supported: use one of {', '.join(SUPPORTED)}")
 
 
-def family_defaults(pipeline: str, scheduler: str) -> Mapping[str, Any] | None:
+def family_defaults(pipeline: str, scheduler: str, distilled: bool = False) -> Mapping[str, Any] | None:
     """The settings for a model of a family that has no name of its own; None for a class that is not supported.
 
     Args:
         pipeline: Name of its diffusers class.
         scheduler: Name of its scheduler's class.
+        distilled: Its checkpoint says that it is made for few steps.
     """
     entry = SUPPORTED.get(pipeline.replace("Img2Img", ""))
     if entry is None:
         return None
     module, backbone = entry
     defaults: Mapping[str, Any] = getattr(import_module(f"cupscale.backbones.{module}"), backbone).usual(
-        scheduler
+        scheduler, distilled
     )
     return defaults

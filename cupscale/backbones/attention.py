@@ -7,7 +7,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
+from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import (
     Attention,
@@ -42,12 +44,12 @@ def is_cross(layer: str) -> bool:
     return layer.endswith("attn2")
 
 
-def layers_of(network: Any, text_layer: Callable[[str], bool]) -> dict[str, Attention]:
+def layers_of(network: Any, text_layer: Callable[[str], bool]) -> dict[str, Any]:
     """The attention layers of `network` that read the text, by name. text_layer: whether a module's name is one of them."""
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, Attention) and text_layer(name)
+        if isinstance(module, (Attention, AttentionModuleMixin)) and text_layer(name)
     }
 
 
@@ -137,6 +139,12 @@ def composed_cross(network: Any, composer: Composer) -> AbstractContextManager[N
 def heads(attn: Any, x: Tensor) -> Tensor:
     """(B, n, C) -> (B, heads, n, d)."""
     return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+def turned(x: Tensor, freqs: Tensor) -> Tensor:
+    """Rotary positions: pairs of channels of x (B, n, heads, d) as complex numbers, turned by freqs (B or 1, n, d / 2)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * freqs[:, :, None]).flatten(-2).to(x.dtype)
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None = None) -> Tensor:

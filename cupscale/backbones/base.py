@@ -19,7 +19,7 @@ from cupscale.backbones import SUPPORTED, Tiles, own
 from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
-from cupscale.backbones.tiling import decoded, encoded, in_bands
+from cupscale.backbones.tiling import decoded, encoded, in_bands, of_frames
 from cupscale.backbones.tokens import rule_of
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import GlobalAttention
@@ -31,6 +31,7 @@ from cupscale.settings import Settings
 
 PARK_BYTES = 2**30  # text encoders above this leave the accelerator once the prompts are encoded
 TEXTS_AT_ONCE = 64  # in one call of the encoders: T5 of 4,096 captions at once would fill an accelerator
+NATIVE_PX = 1024  # of families whose networks have no size of their own
 FEW_STEPS = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
 
 
@@ -58,12 +59,12 @@ class DiffusersBackbone(ABC):
         self._hooked = True
         self._check_network()
         own.check_caches(self.network)
-        cell = pipe.vae_scale_factor
+        cell = self._cell_px()
         self.geometry = Geometry(
             native=self._native_cells() * cell,
             cell=cell,
             align=cell * self._window_cells(),
-            channels=self.network.config.in_channels,
+            channels=self._channels(),
             weights=sum(
                 p.numel() * p.element_size()
                 for part in pipe.components.values()
@@ -72,13 +73,14 @@ class DiffusersBackbone(ABC):
             ),
         )
         self.geometry = replace(self.geometry, tile=_tile_bytes(pipe.vae))
-        # An exact codec says how many pixels it lays side by side in a cell's channels.
-        self.shuffle = getattr(pipe.vae, "block_size", 1)
+        # How many places a side lie in a cell's channels: pixels of an exact codec, or cells of the VAE.
+        self.shuffle = getattr(pipe.vae, "block_size", cell // pipe.vae_scale_factor)
         parts = {name for name, part in pipe.components.items() if part is not None}
         rule = rule_of(self._family(), parts)
         self._tokenizer = getattr(pipe, rule.tokenizer)
         self.budget = rule.budget(self._tokenizer)
-        self.defaults = self.usual(type(pipe.scheduler).__name__)
+        distilled = bool(pipe.config.get("is_distilled"))
+        self.defaults = self.usual(type(pipe.scheduler).__name__, distilled)
 
     def _check_network(self) -> None:
         """See that the network denoises the VAE's latents, from text alone.
@@ -87,7 +89,7 @@ class DiffusersBackbone(ABC):
             CupscaleError: It is one of another kind, or an adapter is loaded that reads a picture besides.
         """
         config, vae = self.network.config, self.pipe.vae.config
-        channels, given = config.in_channels, getattr(vae, "latent_channels", config.in_channels)
+        channels, given = config.in_channels, self._given_channels(vae)
         if channels != given:
             raise CupscaleError(
                 f"this network takes {channels} channels where its VAE gives {given}: it is made for inpainting or editing; use "
@@ -101,9 +103,15 @@ class DiffusersBackbone(ABC):
             )
 
     @classmethod
-    def usual(cls, scheduler: str) -> dict[str, Any]:
-        """The settings for a model of this family that has no name; a scheduler's class may say that it is a few-step one."""
-        return dict(cls.DEFAULTS) | ({"steps": 8, "guidance": 1.0} if scheduler in FEW_STEPS else {})
+    def usual(cls, scheduler: str, distilled: bool = False) -> dict[str, Any]:
+        """The settings for a model of this family that has no name.
+
+        Args:
+            scheduler: Its class, which may say that the model is a few-step one.
+            distilled: The checkpoint says so itself.
+        """
+        few = distilled or scheduler in FEW_STEPS
+        return dict(cls.DEFAULTS) | ({"steps": 8, "guidance": 1.0} if few else {})
 
     @property
     def network(self) -> Any:
@@ -129,7 +137,20 @@ class DiffusersBackbone(ABC):
         self.pipe.maybe_free_model_hooks()
 
     def _native_cells(self) -> int:
-        return int(self.network.config.sample_size)
+        """As the network's configuration says it; else 1024 px."""
+        return int(self.network.config.get("sample_size") or NATIVE_PX // self._cell_px())
+
+    def _cell_px(self) -> int:
+        """Pixels to a cell, a side."""
+        return int(self.pipe.vae_scale_factor)
+
+    def _channels(self) -> int:
+        """Of the latents that are denoised."""
+        return int(self.network.config.in_channels)
+
+    def _given_channels(self, config: Any) -> int:
+        """What the network would take of the latents of a VAE with this configuration."""
+        return int(config.get("latent_channels") or self.network.config.in_channels)
 
     def _window_cells(self) -> int:
         """Windows are multiples of this many cells."""
@@ -188,7 +209,7 @@ class DiffusersBackbone(ABC):
         try:
             if upcast:
                 vae.to(dtype=torch.float32)
-            with tiled(vae, tiles, self.geometry.cell), torch.no_grad():
+            with tiled(vae, tiles, self.pipe.vae_scale_factor), torch.no_grad():
                 yield vae
         finally:
             if upcast:
@@ -197,23 +218,30 @@ class DiffusersBackbone(ABC):
     def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
         with self._vae(tiles) as vae:
             if in_bands(vae):
-                z = encoded(vae, pixels, tiles, self.geometry.cell, self.device)
-                mean, std = latent_scale(vae, z)
-                return (z - mean) / std
+                z = encoded(vae, pixels, tiles, self.pipe.vae_scale_factor, self.device)
+                return self._of_network(vae, z)
             if tiny := hasattr(vae, "latent_magnitude"):  # TAESD; its tiles are made for four channels
                 vae.use_tiling = self.geometry.channels == 4
             found = vae.encode(pixels.to(self.device, vae.dtype))
             z = (found.latents if tiny else found.latent_dist.mode()).float()
-        mean, std = latent_scale(vae, z)
-        return (z - mean) / std
+        return self._of_network(vae, z)
 
     def decode(self, latents: Tensor, tiles: Tiles) -> Tensor:
         with self._vae(tiles) as vae:
-            mean, std = latent_scale(vae, latents)
-            z = latents * std + mean
+            z = self._of_vae(vae, latents)
             if in_bands(vae):
-                return decoded(vae, z, tiles, self.geometry.cell, self.device)
+                return decoded(vae, z, tiles, self.pipe.vae_scale_factor, self.device)
             return vae.decode(z.to(self.device, vae.dtype), return_dict=False)[0].float().cpu()
+
+    def _of_network(self, vae: Any, z: Tensor) -> Tensor:
+        """A VAE's own latents (B, C, h, w) as the network takes them."""
+        mean, std = latent_scale(vae, z)
+        return (z - mean) / std
+
+    def _of_vae(self, vae: Any, latents: Tensor) -> Tensor:
+        """The inverse."""
+        mean, std = latent_scale(vae, latents)
+        return latents * std + mean
 
     # Network
 
@@ -223,12 +251,21 @@ class DiffusersBackbone(ABC):
         if is_flow(self.pipe.scheduler):
             height, width = cells or (self.geometry.native // self.geometry.cell,) * 2
             tokens = (height // self._patch()) * (width // self._patch())
-            return FlowSchedule(*args, self.device, tokens, self._sigmas(settings.steps), shift)
+            sigmas, mu = self._sigmas(settings.steps), self._dynamic_shift(tokens, settings.steps)
+            return FlowSchedule(*args, self.device, tokens, sigmas, shift, mu)
         return DiffusersSchedule(*args, self.device, shift)
 
     def _sigmas(self, steps: int) -> list[float] | None:
         """The noise levels a flow pipeline asks its scheduler for, before they are shifted; None for the scheduler's."""
         return None
+
+    def _dynamic_shift(self, tokens: int, steps: int) -> float | None:
+        """The logarithm of a dynamic shift, where it is a family's own; None for the scheduler's."""
+        return None
+
+    def rescaled(self, guided: Tensor, conditional: Tensor) -> Tensor:
+        """What guidance gave, (B, C, h, w), in a family's own scale; `conditional` is what it began with."""
+        return guided
 
     @contextmanager
     def denoiser(
@@ -251,7 +288,9 @@ class DiffusersBackbone(ABC):
             scale = settings.guidance if guidance is None else guidance.to(self._pinned)
             composer = self._composer(settings, overview)
             apart = settings.guidance_low > 0 and texts.negative is not None
-            denoiser = RegionDenoiser(self.call, composer, texts, canvas, overview, scale, apart)
+            denoiser = RegionDenoiser(
+                self.call, composer, texts, canvas, overview, scale, apart, self.rescaled
+            )
             self._hooked = not denoiser.plain
             hooks = self._hooks(composer) if self._hooked else nullcontext()
             with parked(self.pipe, self._pinned), hooks:
@@ -291,7 +330,7 @@ def latent_scale(vae: Any, like: Tensor) -> tuple[float | Tensor, float | Tensor
     """Mean and standard deviation (numbers, or (1, C, 1, 1)) by which a VAE's own latents are made those of the network.
 
     From its configuration: shift_factor and 1 / scaling_factor, or for each channel latents_mean and latents_std /
-    scaling_factor (Playground v2.5).
+    scaling_factor (Playground v2.5, and Qwen-Image, which has no scaling_factor).
     """
     config = vae.config
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
@@ -299,15 +338,16 @@ def latent_scale(vae: Any, like: Tensor) -> tuple[float | Tensor, float | Tensor
         return getattr(config, "shift_factor", None) or 0.0, 1 / config.scaling_factor
     per_channel = (torch.tensor(values).view(1, -1, 1, 1).to(like.device) for values in (mean, std))
     of_mean, of_std = per_channel
-    return of_mean, of_std / config.scaling_factor
+    return of_mean, of_std / (getattr(config, "scaling_factor", None) or 1.0)
 
 
 def _tile_bytes(vae: Any) -> int:
-    """Bytes of a pixel of a tile in the decoder: as measured, 6.1 maps of its first width; 0 for an exact codec."""
+    """Bytes of a pixel of a tile in the decoder, in maps of its first width as measured; 0 for an exact codec."""
     if hasattr(vae, "block_size"):
         return 0
     upcast = vae.dtype == torch.float32 or getattr(vae.config, "force_upcast", False)
-    return int(6.1 * vae.config.block_out_channels[0] * (4 if upcast else 2))
+    maps = 18.1 * vae.config.base_dim if of_frames(vae) else 6.1 * vae.config.block_out_channels[0]
+    return int(maps * (4 if upcast else 2))
 
 
 @contextmanager
@@ -316,7 +356,7 @@ def tiled(vae: Any, tiles: Tiles, cell_px: int) -> Iterator[None]:
     names = ("use_tiling", "tile_sample_min_size", "tile_latent_min_size", "tile_overlap_factor")
     before = {name: getattr(vae, name) for name in names if hasattr(vae, name)}
     try:
-        vae.use_tiling = True
+        vae.use_tiling = not of_frames(vae)  # whose own tiles are of another kind
         vae.tile_sample_min_size = tiles.side
         vae.tile_latent_min_size = tiles.side // cell_px
         vae.tile_overlap_factor = tiles.overlap

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from cupscale.method.attention import boxes_of
 from cupscale.method.composer import Composer
@@ -66,18 +67,16 @@ class Call:
 
     def words(self, composer: Composer) -> tuple[Tensor, Tensor | None]:
         """(B, tokens, D) and its mask: the prompts and, behind them, the captions. The composer is told how many are whose."""
-        embeds = torch.cat([text.embeds for text in self.texts])
-        masks = None if self.texts[0].mask is None else torch.cat([_read(text) for text in self.texts])
+        embeds, masks = _together(self.texts)
         composer.own = 0
         if self.own:
             room = (0, 0, 0, 0, len(self.texts) - len(self.own), 0)  # rows before the conditional half
-            captions = torch.cat([text.embeds for text in self.own])
+            captions, read = _together(self.own)
             composer.own = captions.shape[1]
+            if masks is not None or read is not None:
+                masks, read = _mask(embeds, masks), _mask(captions, read)
+                masks = torch.cat((masks, F.pad(read, room[2:])), dim=1)
             embeds = torch.cat((embeds, F.pad(captions, room)), dim=1)
-            if masks is not None:
-                masks = torch.cat(
-                    (masks, F.pad(torch.cat([_read(text) for text in self.own]), room[2:])), dim=1
-                )
         return embeds, masks
 
     def pooled(self) -> Tensor:
@@ -85,9 +84,22 @@ class Call:
         return torch.cat([text.pooled for text in self.texts if text.pooled is not None])
 
 
-def _read(text: Text) -> Tensor:
-    assert text.mask is not None
-    return text.mask
+def _together(texts: Sequence[Text]) -> tuple[Tensor, Tensor | None]:
+    """(B, tokens, D) of several texts, and which tokens are read: shorter ones are filled up. None where all are."""
+    if len({text.embeds.shape[1] for text in texts}) == 1:
+        masks = [text.mask for text in texts if text.mask is not None]
+        return torch.cat([text.embeds for text in texts]), torch.cat(masks) if masks else None
+    embeds = pad_sequence([text.embeds[0] for text in texts], batch_first=True)
+    return embeds, pad_sequence([_mask(text.embeds, text.mask)[0] for text in texts], batch_first=True)
+
+
+def _mask(embeds: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, tokens): which are read, all where nothing is said."""
+    return embeds.new_ones(embeds.shape[:2], dtype=torch.bool) if mask is None else mask
+
+
+def _as_guided(guided: Tensor, conditional: Tensor) -> Tensor:
+    return guided
 
 
 class RegionDenoiser:
@@ -101,6 +113,7 @@ class RegionDenoiser:
         overview: In cells.
         guidance: Its scale, or a scale per cell of the canvas, (1, 1, H, W).
         apart: `predict` gives what the prompt adds too, for a guidance of its own for low frequencies.
+        rescaled: Puts what guidance gave into a family's own scale, from that and the conditional outputs.
     """
 
     def __init__(
@@ -112,12 +125,14 @@ class RegionDenoiser:
         overview: Size,
         guidance: float | Tensor,
         apart: bool = False,
+        rescaled: Callable[[Tensor, Tensor], Tensor] = _as_guided,
     ):
         self.composer = composer
         self.texts = texts
         self._network = network
         self._guidance = guidance
         self._apart = apart
+        self._rescaled = rescaled
         self._canvas = canvas
         self._overview = overview
         # Numbers that a call needs are taken from here: a tensor made of Python's would be a transfer each time.
@@ -149,7 +164,7 @@ class RegionDenoiser:
         if isinstance(scale, Tensor):
             scale = torch.cat([region.crop(scale) for region in regions])
         added = conditional - unconditional
-        output = unconditional + scale * added
+        output = self._rescaled(unconditional + scale * added, conditional)
         return torch.cat((output, added), dim=1) if self._apart else output
 
     def halves(

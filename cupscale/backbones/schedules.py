@@ -195,7 +195,8 @@ class FlowSchedule(_Truncated):
 
     S is the same fraction of the schedule's steps as in diffusion; how much noise that is, is for the schedule's shift to
     say: strength 0.45 is s = 0.45 unshifted and 0.71 at shift 3. tokens: of a window of native size, which a dynamic shift
-    looks at. sigmas: the unshifted noise levels a pipeline asks for; None for the scheduler's own.
+    looks at. sigmas: the unshifted noise levels a pipeline asks for; None for the scheduler's own. mu: the logarithm of a
+    dynamic shift; None for the scheduler's own.
     """
 
     def __init__(
@@ -209,11 +210,12 @@ class FlowSchedule(_Truncated):
         tokens: int,
         sigmas: list[float] | None = None,
         shift: float = 0.0,
+        mu: float | None = None,
     ):
         config = scheduler.config
         options: dict[str, Any] = {}
         if config.get("use_dynamic_shifting"):
-            options["mu"] = dynamic_shift(config, tokens)
+            options["mu"] = dynamic_shift(config, tokens) if mu is None else mu
         if name == "dpm++2m":
             flow_shift = math.exp(options.pop("mu")) if "mu" in options else config.get("shift", 1.0)
             scheduler = DPMSolverMultistepScheduler(

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from torch import Tensor
 
 from cupscale.backbones import Tiles
@@ -21,8 +21,16 @@ BAND_PX = 2**20  # pixels of an exact codec's band
 
 
 def in_bands(vae: Any) -> bool:
-    """Whether its rows can be made apart: an exact codec's, and those of diffusers' `AutoencoderKL`. TAESD tiles by itself."""
-    return hasattr(vae, "block_size") or isinstance(vae, AutoencoderKL)
+    """Whether its rows can be made apart: an exact codec's, and those of diffusers' `AutoencoderKL` and its like. TAESD tiles by
+    itself."""
+    return (
+        hasattr(vae, "block_size") or isinstance(vae, (AutoencoderKL, AutoencoderKLFlux2)) or of_frames(vae)
+    )
+
+
+def of_frames(vae: Any) -> bool:
+    """Whether a VAE is one of videos, which takes a picture as the first frame."""
+    return isinstance(vae, AutoencoderKLQwenImage)
 
 
 def decoded(vae: Any, latents: Tensor, tiles: Tiles, cell_px: int, device: torch.device) -> Tensor:
@@ -31,8 +39,10 @@ def decoded(vae: Any, latents: Tensor, tiles: Tiles, cell_px: int, device: torch
     out = torch.empty(len(latents), 3, height, width)
 
     def one(part: Tensor) -> Tensor:
-        pixels: Tensor = vae.decode(part.to(device, vae.dtype), return_dict=False)[0]
-        return pixels
+        part = part.to(device, vae.dtype)
+        if of_frames(vae):
+            return vae.decode(part[:, :, None], return_dict=False)[0][:, :, 0]
+        return vae.decode(part, return_dict=False)[0]
 
     side = tiles.side // cell_px
     with _statistics(vae, "decoder", latents, one, side, tiles):
@@ -43,8 +53,10 @@ def encoded(vae: Any, pixels: Tensor, tiles: Tiles, cell_px: int, device: torch.
     """(B, 3, H, W) to latents (B, C, h, w) float32 on the device, as the VAE scales them."""
 
     def one(part: Tensor) -> Tensor:
-        latents: Tensor = vae.encode(part.to(device, vae.dtype)).latent_dist.mode()
-        return latents
+        part = part.to(device, vae.dtype)
+        if of_frames(vae):
+            return vae.encode(part[:, :, None]).latent_dist.mode()[:, :, 0]
+        return vae.encode(part).latent_dist.mode()
 
     with _statistics(vae, "encoder", pixels, one, tiles.side, tiles):
         bands = _bands(vae, pixels, one, tiles.side, tiles.side // cell_px, tiles.overlap)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,38 @@ class Rule:
     Attributes:
         tokenizer: The pipeline's part that counts.
         marks: Tokens that the tokenizer adds of its own.
-        length: The most tokens that are read, marks included; None for the tokenizer's own limit.
+        length: The most tokens that are read, marks included; None for the tokenizer's own limit, which is kept in any case.
         chat: The text is read inside of the tokenizer's chat template, whose tokens are marks.
+        thinking: The template's own switch.
+        template: Gives words with "{}" in them that the text is read inside of, whose tokens are marks, and how many of the
+            first tokens the network does not get to see; None where there are none.
     """
 
     tokenizer: str = "tokenizer"
     marks: int = 2
     length: int | None = None
     chat: bool = False
+    thinking: bool = True
+    template: Callable[[], tuple[str, int]] | None = None
 
     def budget(self, tokenizer: Any) -> TokenBudget:
         """With the tokenizer at hand."""
-        length = int(tokenizer.model_max_length) if self.length is None else self.length
+        length = int(tokenizer.model_max_length)
+        length = length if self.length is None else min(self.length, length)
+        words, dropped = self.template() if self.template else ("", 0)
 
         def total(text: str) -> int:
             if self.chat:
                 messages = [{"role": "user", "content": text}]
                 text = tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
+                    messages, tokenize=False, add_generation_prompt=True, enable_thinking=self.thinking
                 )
+            elif words:
+                text = words.format(text)
             return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
-        marks = total("") if self.chat else self.marks
-        return TokenBudget(lambda text: total(text) - marks, length - marks)
+        marks = total("") if self.chat or words else self.marks
+        return TokenBudget(lambda text: total(text) - marks, length + dropped - marks)
 
 
 def rule_of(pipeline: str, parts: Container[str]) -> Rule:
@@ -49,6 +59,15 @@ def rule_of(pipeline: str, parts: Container[str]) -> Rule:
     if pipeline == "StableDiffusion3Pipeline" and not ("text_encoder_3" in parts and "tokenizer_3" in parts):
         return Rule()
     return _RULES.get(pipeline, Rule())
+
+
+@lru_cache(maxsize=1)
+def _of_qwen_image() -> tuple[str, int]:
+    """As its pipeline has them, which needs no weights for that."""
+    from diffusers import QwenImagePipeline
+
+    empty: Any = QwenImagePipeline(*[None] * 5)
+    return empty.prompt_template_encode, empty.prompt_template_encode_start_idx
 
 
 _RULES = {
@@ -62,6 +81,8 @@ _RULES = {
     "StableDiffusion3Pipeline": Rule("tokenizer_3", marks=1, length=256),
     "ZImagePipeline": Rule(length=512, chat=True),
     "ZImageControlNetPipeline": Rule(length=512, chat=True),
+    "Flux2KleinPipeline": Rule(length=512, chat=True, thinking=False),
+    "QwenImagePipeline": Rule(length=512, template=_of_qwen_image),
 }
 
 

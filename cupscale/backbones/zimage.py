@@ -23,7 +23,7 @@ from diffusers.models.transformers.transformer_z_image import ZSingleStreamAttnP
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cupscale.backbones.attention import composed
+from cupscale.backbones.attention import composed, turned
 from cupscale.backbones.base import DiffusersBackbone
 from cupscale.backbones.control import ZIMAGE_KINDS, check_control
 from cupscale.backbones.denoiser import Call, Text, split
@@ -226,7 +226,7 @@ class ComposedSingle:
         query = query if attn.norm_q is None else attn.norm_q(query)
         key = key if attn.norm_k is None else attn.norm_k(key)
         if freqs_cis is not None:
-            query, key = _rotated(query, freqs_cis), _rotated(key, freqs_cis)
+            query, key = turned(query, freqs_cis), turned(key, freqs_cis)
         n, end = self._layout.image, self._layout.image + self._layout.words
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
 
@@ -245,9 +245,3 @@ class ComposedSingle:
         )
         out = attn.to_out[0](torch.cat((image, text), dim=1))
         return attn.to_out[1](out) if len(attn.to_out) > 1 else out
-
-
-def _rotated(x: Tensor, freqs: Tensor) -> Tensor:
-    """Rotary positions: pairs of channels of x (B, n, heads, d) as complex numbers, turned by freqs (B, n, d / 2)."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * freqs[:, :, None]).flatten(-2).to(x.dtype)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import slow
 import torch
+from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention
 
 import cupscale
@@ -73,12 +74,15 @@ class Layers:
         self.modules = {
             name: module
             for name, module in network.named_modules()
-            if isinstance(module, Attention) and name.endswith(ends) and "refiner" not in name
+            if isinstance(module, (Attention, AttentionModuleMixin))
+            and name.endswith(ends)
+            and "refiner" not in name
         }
         self._handles = []
         for name, module in self.modules.items():
             self._on(module, lambda m, args, kw, n=name: self.into.__setitem__(n, self._bound(m, args, kw)))
-            self._on(module.to_out[0], lambda m, args, kw, n=name: self.out.__setitem__(n, args[0]))
+            last = module.to_out if isinstance(module.to_out, torch.nn.Linear) else module.to_out[0]
+            self._on(last, lambda m, args, kw, n=name: self.out.__setitem__(n, args[0]))
             if getattr(module, "to_add_out", None) is not None:
                 self._on(module.to_add_out, lambda m, args, kw, n=name: self.text_out.__setitem__(n, args[0]))
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checkpoints import make_pixart, make_sd3, make_sd15, make_sdxl, make_zimage
+from checkpoints import make_flux2, make_pixart, make_qwen_image, make_sd3, make_sd15, make_sdxl, make_zimage
 
 import cupscale
 from cupscale.backbones import adapt
@@ -10,7 +10,9 @@ from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import draw_noise
 
 
-@pytest.mark.parametrize("make", [make_sd15, make_sdxl, make_pixart, make_sd3, make_zimage])
+@pytest.mark.parametrize(
+    "make", [make_sd15, make_sdxl, make_pixart, make_sd3, make_zimage, make_flux2, make_qwen_image]
+)
 def test_no_caption_is_the_prompt_as_caption(make, tmp_path):
     """Between the ends of both weights, where RAP acts and the region's own prompt counts too."""
     make(tmp_path / "model")
