@@ -212,7 +212,7 @@ class CUpscalePipeline:
         if picture is not None:
             chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
-        protected = None if mask is None else read_mask(mask, plan.input)
+        protected = None if mask is None else read_mask(mask, plan.input, chosen.seamless)
         return _Run(self, picture, chosen, plan, captioning or Captioning(), other, protected).events()
 
     def caption(
@@ -579,7 +579,7 @@ class _Run:
         yield self._progress("correct")
         assert self.settings.fidelity != "auto"
         if self.mask is not None and self._protected is not None:
-            protect(pixels, self._protected, self.mask)
+            protect(pixels, self._protected, self.mask, self.settings.seamless)
         correct_wrapped(pixels, self.picture.rgb, self.settings.fidelity, self.settings.seamless)
         image = images.to_image(pixels)
         grey = is_grey(self.picture.rgb)
@@ -587,7 +587,7 @@ class _Run:
             self._deep = to_uint16(pixels)[..., 1 if grey else slice(None)]
         if grey:
             image = image.convert("L")
-        return images.finish(image, self.picture.alpha)
+        return images.finish(image, self.picture.alpha, self.settings.seamless)
 
     # Helpers
 
