@@ -56,6 +56,7 @@ from cupscale.planning import (
     fitting_scale,
     make_plan,
     per_cell,
+    take_target,
 )
 from cupscale.preview import Pace, PreviewMap
 from cupscale.processes import Together
@@ -195,14 +196,19 @@ class CUpscalePipeline:
             preset: Its fields come over `settings`.
             captioning: Who writes what is not given, the captions and the prompt, before anything else.
             mask: A picture of the image's size, white where the base upscale stays: see `cupscale.protect`.
-            **fields: Single settings, over everything else.
+            **fields: Single settings, over everything else; `width`, `height`, `megapixels`, `fit` or `to` in place of `scale`,
+                as of `cupscale.planning.Target.named`.
 
         Raises:
             CupscaleError: Bad input, at the call.
         """
+        target = take_target(fields)
         chosen = self._chosen(settings, preset, fields)
         other = [lora for lora in chosen.loras if lora not in self.loras]
         chosen, picture = self._input(chosen.replace(loras=self.loras), image)
+        if target is not None:
+            size = picture.size if picture else drawn_size(chosen.size, self.backbone.geometry)
+            chosen = chosen.at_scale(target.scale(size))
         upscalers.check(chosen.upscaler)
         if chosen.attention_form == "screen" and chosen.attention > 0:
             check_maps("attention_form screen", self.backbone.network)
@@ -229,8 +235,11 @@ class CUpscalePipeline:
         Raises:
             CupscaleError: Bad input, at the call.
         """
+        target = take_target(fields)
         chosen = self._chosen(settings, preset, fields)
         picture = _opened(image)
+        if target is not None:
+            chosen = chosen.at_scale(target.scale(picture.size))
         run = _Run(self, picture, chosen, self.plan(picture, chosen), captioning)
         return run.written(regions=True)
 

@@ -262,6 +262,11 @@ class Settings(BaseModel):
         """A copy with some fields changed, checked again."""
         return self.build(self.model_dump(), **fields)
 
+    def at_scale(self, scale: float) -> Settings:
+        """With another scale, and the cutoff of it where the cutoff was that of the scale before."""
+        follows = self.cutoff == default_cutoff(self.scale)
+        return self.replace(scale=scale, cutoff=default_cutoff(scale) if follows else self.cutoff)
+
     def to_json(self, indent: int | None = None) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False)
 
