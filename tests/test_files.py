@@ -266,7 +266,9 @@ def test_a_size_in_python_is_that_of_the_command(tmp_path, model):
     assert max(caption.box[2] for caption in done.captions) == 60
     (one,) = upscale_many(pipe, [photo], tmp_path / "out", width=60, **FAST)
     assert one.result.image.size == (60, 50)
-    with pytest.raises(CupscaleError, match=r"that width needs a scale of 0\.833, and the limits are 1 and 16"):
+    with pytest.raises(
+        CupscaleError, match=r"that width needs a scale of 0\.833, and the limits are 1 and 16"
+    ):
         cupscale.upscale(pipe, photo, width=20)
     with pytest.raises(CupscaleError, match="a scale and a size are given"):
         cupscale.upscale(pipe, photo, width=60, scale=2)
