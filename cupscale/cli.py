@@ -32,7 +32,7 @@ from cupscale.flags import (
     SUFFIX_OF,
     setting_flags,
 )
-from cupscale.settings import PRESETS, Settings
+from cupscale.settings import PRESETS, RECORDED, Settings
 from cupscale.showing import show
 from cupscale.study.command import study
 
@@ -167,7 +167,7 @@ def main() -> None:
 )
 @MODEL_FLAGS
 @SIZE_FLAGS
-@setting_flags(*(name for name in Settings.model_fields if name not in ("captions", "loras")))
+@setting_flags(*(name for name in Settings.model_fields if name not in RECORDED))
 @click.pass_context
 def upscale(
     ctx: click.Context,

@@ -60,7 +60,7 @@ from cupscale.planning import (
 )
 from cupscale.preview import Pace, PreviewMap
 from cupscale.processes import Together
-from cupscale.protect import protect, read_mask
+from cupscale.protect import name_of, protect, read_mask
 from cupscale.settings import CHOICES, SAVINGS, Settings
 from cupscale.speed import Run
 from cupscale.upscalers.choose import settle
@@ -219,7 +219,9 @@ class CUpscalePipeline:
             chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
         protected = None if mask is None else read_mask(mask, plan.input, chosen.seamless)
-        return _Run(self, picture, chosen, plan, captioning or Captioning(), other, protected).events()
+        named, chosen = chosen.mask, chosen.replace(mask=name_of(protected))
+        run = _Run(self, picture, chosen, plan, captioning or Captioning(), other, protected, named)
+        return run.events()
 
     def caption(
         self,
@@ -286,6 +288,7 @@ class _Run:
     captioning: Captioning
     other_loras: Sequence[str] = ()
     mask: Image.Image | None = None
+    named_mask: str = ""  # by the settings that the run was given
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
@@ -347,6 +350,9 @@ class _Run:
         if self.other_loras:
             names = ", ".join(self.other_loras)
             yield f"the settings name LoRAs that this model was not loaded with: {names}; it goes on without them"
+        if self.named_mask not in ("", self.settings.mask):
+            given = "another one is given, and counts" if self.mask else "it goes on without it"
+            yield f"the settings are of a result that was made under a mask, which they do not hold: {given}"
         yield from unheard(self.pipeline.pipe, self.settings, self.pipeline.own_scheduler)
         if self.source is not None:
             yield from self.source.notices

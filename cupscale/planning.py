@@ -240,7 +240,7 @@ class Target:
         pixels = _number(name, value, 1, MAX_SIDE_PX)
         if pixels != round(pixels):
             raise CupscaleError(f"{name} is {pixels:g}: give whole pixels")
-        return cls(**{name: round(pixels)})
+        return cls(width=round(pixels)) if name == "width" else cls(height=round(pixels))
 
     @property
     def label(self) -> str:

@@ -7,6 +7,7 @@ goes round the edge.
 
 from __future__ import annotations
 
+import hashlib
 from math import ceil, floor
 from typing import Any
 
@@ -36,17 +37,30 @@ def read_mask(source: Any, size: tuple[int, int], axes: str = "none") -> Image.I
         CupscaleError: It cannot be read, or has another size.
     """
     picture = source if isinstance(source, images.Picture) else images.read(source)
-    if picture.size != size:
-        raise CupscaleError(
-            f"the mask is {picture.size[0]} x {picture.size[1]} and the image is {size[0]} x {size[1]}: "
-            "make the mask the size of the image"
-        )
+    check_size(picture.size, size)
     mask = picture.rgb.convert("L")
     if picture.alpha is not None:
         mask = Image.composite(mask, Image.new("L", size), picture.alpha)
     margin = _margin(axes, 2 * FEATHER_PX)
     widened = wrapping.surrounded(mask, margin).filter(ImageFilter.MaxFilter(2 * FEATHER_PX + 1))
     return wrapping.inner(widened.filter(ImageFilter.BoxBlur(FEATHER_PX)), margin, size)
+
+
+def name_of(mask: Image.Image | None) -> str:
+    """What a result's settings say of the mask of `read_mask` that it was made under: 16 hexadecimal digits of its SHA-256; empty
+    where there is none."""
+    if mask is None:
+        return ""
+    return hashlib.sha256(f"{mask.width}x{mask.height}:".encode() + mask.tobytes()).hexdigest()[:16]
+
+
+def check_size(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """See that a mask fits. Both are (width, height), of it and of the image. Raises CupscaleError."""
+    if size != wanted:
+        raise CupscaleError(
+            f"the mask is {size[0]} x {size[1]} and the image is {wanted[0]} x {wanted[1]}: "
+            "make the mask the size of the image"
+        )
 
 
 def protect(pixels: Tensor, base: Image.Image, mask: Image.Image, axes: str = "none") -> None:

@@ -136,7 +136,7 @@ def test_seamless_goes_through_the_api(client, small):
     assert plan["lap"][0] > 0 == plan["lap"][1]
     _, report = client.predict(handle_file(small), settings=settings, api_name="/upscale")
     assert report["settings"]["seamless"] == "x"
-    with pytest.raises(AppError, match=r"width is a multiple of 8 px, not 161"):
+    with pytest.raises(AppError, match=r"width is a multiple of 4 px, not 161"):
         client.predict(handle_file(small), width=161, settings=settings, api_name="/plan")
 
 

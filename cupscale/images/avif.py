@@ -47,7 +47,8 @@ def colour(data: bytes) -> Codes | None:
 def _nclx(data: bytes, properties: list[tuple[bytes, Span]]) -> Codes | None:
     for kind, (start, end) in properties:
         if kind == b"colr" and data[start : start + 4] == b"nclx" and end - start >= 11:
-            return Codes(*struct.unpack_from(">HH", data, start + 4), "nclx")
+            primaries, transfer = struct.unpack_from(">HH", data, start + 4)
+            return Codes(primaries, transfer, "nclx")
     return None
 
 
