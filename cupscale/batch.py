@@ -15,7 +15,7 @@ from cupscale.errors import CupscaleError
 from cupscale.events import Event, Finished, Result
 from cupscale.files import STREAM, Job, find_images, plan_jobs
 from cupscale.pipeline import CUpscalePipeline
-from cupscale.planning import Target, drawn_size, output_size
+from cupscale.planning import Target, drawn_size, output_size, take_target
 from cupscale.processes import own_share
 from cupscale.saving import Saving
 from cupscale.settings import Settings
@@ -155,7 +155,7 @@ def upscale_many(
         skip_existing: Leave results alone that are there, and their images out: the same call goes on where it stopped.
         overwrite: Replace results that are there.
         suffix: Of the results; None for that of each image.
-        target: A size to reach, in place of a scale.
+        target: A size to reach, in place of a scale; or one of the fields names it, as in `CUpscalePipeline.stream`.
         preset: See `CUpscalePipeline.stream`.
         captioning: See `CUpscalePipeline.stream`.
         bits: See `CUpscalePipeline`.
@@ -165,13 +165,12 @@ def upscale_many(
     Raises:
         CupscaleError: Bad arguments, at the first step; what is wrong with one image is in its Done.
     """
+    target = target or take_target(fields)
     pipeline = CUpscalePipeline(pipe, preview_px=0, bits=bits)
     usual = pipeline.settings(preset, **fields)
 
     def settings(size: tuple[int, int]) -> Settings:
-        if target is None:
-            return usual
-        return pipeline.settings(preset, **fields | {"scale": target.scale(size)})
+        return usual if target is None else usual.at_scale(target.scale(size))
 
     folder = None if out is None else Path(out)
     if folder is not None:

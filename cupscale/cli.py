@@ -32,7 +32,7 @@ from cupscale.flags import (
     SUFFIX_OF,
     setting_flags,
 )
-from cupscale.settings import PRESETS, Settings
+from cupscale.settings import PRESETS, RECORDED, Settings
 from cupscale.showing import show
 from cupscale.study.command import study
 
@@ -167,7 +167,7 @@ def main() -> None:
 )
 @MODEL_FLAGS
 @SIZE_FLAGS
-@setting_flags(*(name for name in Settings.model_fields if name not in ("captions", "loras")))
+@setting_flags(*(name for name in Settings.model_fields if name not in RECORDED))
 @click.pass_context
 def upscale(
     ctx: click.Context,
@@ -187,13 +187,14 @@ def upscale(
     """
     from cupscale.batch import assist, run_jobs
     from cupscale.files import STREAM, plan_jobs
+    from cupscale.planning import take_target
     from cupscale.processes import is_main, own_share, together, wait_for_all
     from cupscale.saving import Saving
 
     files = _take(flags, "out", "recursive", "overwrite", "skip_existing", "format", "mask", "frames")
     saving = Saving(**_take(flags, "quality", "dpi", "keep_metadata", "keep_profile"))
     given = _take(flags, "device", "dtype", "offload", "batch", "tile", "controlnet", "bits")
-    target = _target(flags)
+    target = take_target(flags)
     writer = _take(flags, *CAPTIONER_NAMES)
     usual = _settings(settings_file, preset, flags)
     hardware = _hardware(given, usual)
@@ -255,6 +256,7 @@ def _leave(ctx: click.Context, failed: Sequence[Done], several: bool) -> None:
 @click.option("--out", "-o", type=FILE, help="JSON file.  [default: IMAGE-captions.json]")
 @SETTINGS_FILE
 @setting_flags("scale", "overlap", "prompt", "model")
+@SIZE_FLAGS
 @DEVICE
 @click.option("--style", is_flag=True, help="Ask for words of style too.")
 @CAPTIONER_FLAGS
@@ -276,24 +278,28 @@ def caption(
     from cupscale.captioners import automatic
     from cupscale.captioners.file import check_target, write_text
     from cupscale.captions import captions_file, captions_text
+    from cupscale.planning import take_target
 
     writer = _take(flags, *CAPTIONER_NAMES)
+    target = take_target(flags)
     settings = _settings(settings_file, None, flags)
     if writer["captioner"] == "auto":
         chosen = automatic(settings.model, device=device)
         writer["captioner"] = "appearance" if chosen == "none" else chosen
     captioning = replace(_captioning(device, writer, settings.model), style=style)
     picture = images.read(image)
-    target = check_target(out or image.with_name(f"{image.stem}-captions.json"))
+    if target is not None:
+        settings = settings.at_scale(target.scale(picture.size))
+    file = check_target(out or image.with_name(f"{image.stem}-captions.json"))
     plan = _plan(picture, settings, None, Hardware("cpu", "bfloat16"))
     budget = token_budget(settings.model)
     count = budget.count if budget else None
     done = _written(picture, plan, settings, captioning, budget)
     if writer["captioner"] != "none" and not any(one.caption for one in done.captions):
         raise CupscaleError(f"{_captioner(captioning).name} wrote no caption: {done.captions[0].source}")
-    write_text(target, captions_text(captions_file(done.captions, plan.output, done.prompt, count)))
+    write_text(file, captions_text(captions_file(done.captions, plan.output, done.prompt, count)))
     calls = f"{done.calls} calls, {done.cached} of them known from before"
-    click.echo(f"{target}  {len(done.captions)} regions  {calls}")
+    click.echo(f"{file}  {len(done.captions)} regions  {calls}")
 
 
 @main.command("models")
@@ -427,32 +433,14 @@ def _plan(
     return plan_run(picture, settings, known.geometry, settings.model, device, captioning)
 
 
-def _target(flags: dict[str, Any]) -> Target | None:
-    """From the flags of a size, which are taken out of `flags`; None where there are none."""
-    from cupscale.planning import Target
-
-    given = _take(flags, "width", "height", "megapixels", "fit", "to")
-    given["long_side"] = {"4k": 4096, "8k": 8192, None: None}[given.pop("to")]
-    if all(value is None for value in given.values()):
-        return None
-    if flags["scale"] is not None:
-        raise CupscaleError("--scale and a size are given: leave one of them out")
-    return Target(**given)
-
-
 def _settings_of(
     target: Target | None, usual: Settings, captions_path: Path | None
 ) -> Callable[[tuple[int, int]], Settings]:
     """The settings of one image of that (width, height): a target size gives each its own scale, and its cutoff."""
     from cupscale.planning import output_size
-    from cupscale.settings import default_cutoff
 
     def settings(size: tuple[int, int]) -> Settings:
-        chosen = usual
-        if target is not None:
-            scale = target.scale(size)
-            follows = usual.cutoff == default_cutoff(usual.scale)
-            chosen = usual.replace(scale=scale, cutoff=default_cutoff(scale) if follows else usual.cutoff)
+        chosen = usual if target is None else usual.at_scale(target.scale(size))
         if captions_path:
             chosen = _with_captions(chosen, captions_path, output_size(size, chosen.scale))
         return chosen

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cupscale.settings import Settings
+from cupscale.settings import MAX_SIDE_PX, Settings
 
 Command = Callable[..., Any]
 FILE = click.Path(path_type=Path)
@@ -182,25 +182,14 @@ class Seed(click.ParamType[int]):
             self.fail(f"{value!r} is no number: give one, or random", param, ctx)
 
 
-class Frame(click.ParamType[tuple[int, int]]):
-    """'3840x2160' to (3840, 2160)."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        parts = str(value).lower().split("x")
-        if len(parts) == 2 and all(part.isdecimal() and 0 < len(part) < 7 and int(part) for part in parts):
-            return int(parts[0]), int(parts[1])
-        self.fail(f"{value!r} is not WIDTHxHEIGHT, such as 3840x2160", param, ctx)
-
-
-_SIDE = click.IntRange(1, 2**20)
 SIZE_FLAGS = together(
     click.option(
-        "--width", type=_SIDE, help="Of the result in pixels, in place of --scale; the aspect stays."
+        "--width",
+        type=click.IntRange(1, MAX_SIDE_PX),
+        help="Of the result in pixels, in place of --scale; the aspect stays.",
     ),
-    click.option("--height", type=_SIDE, help="Likewise."),
+    click.option("--height", type=click.IntRange(1, MAX_SIDE_PX), help="Likewise."),
     click.option("--megapixels", type=click.FloatRange(0.001, 1000), help="Likewise, in millions of pixels."),
-    click.option("--fit", type=Frame(), help="The largest result that fits into this frame."),
+    click.option("--fit", metavar="WxH", help="The largest result that fits into this frame."),
     click.option("--to", type=click.Choice(["4k", "8k"]), help="A longer side of 4096 or 8192 pixels."),
 )

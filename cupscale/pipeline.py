@@ -18,9 +18,9 @@ from cupscale.captioners import Captioning
 from cupscale.captions import match
 from cupscale.errors import CupscaleError
 from cupscale.events import Event, Finished, Result
-from cupscale.planning import Plan, drawn_size
+from cupscale.planning import Plan, drawn_size, take_target
 from cupscale.processes import Together
-from cupscale.protect import read_mask
+from cupscale.protect import name_of, read_mask
 from cupscale.run_plan import plan_run
 from cupscale.settings import Settings
 from cupscale.stages import CaptionEvent, Stages, dtype_name
@@ -155,14 +155,19 @@ class CUpscalePipeline:
             preset: Its fields come over `settings`.
             captioning: Who writes what is not given, the captions and the prompt, before anything else.
             mask: A picture of the image's size, white where the base upscale stays: see `cupscale.protect`.
-            **fields: Single settings, over everything else.
+            **fields: Single settings, over everything else; `width`, `height`, `megapixels`, `fit` or `to` in place of `scale`,
+                as of `cupscale.planning.Target.named`.
 
         Raises:
             CupscaleError: Bad input, at the call.
         """
+        target = take_target(fields)
         chosen = self._chosen(settings, preset, fields)
         other = [lora for lora in chosen.loras if lora not in self.loras]
         chosen, picture = self._input(chosen.replace(loras=self.loras), image)
+        if target is not None:
+            size = picture.size if picture else drawn_size(chosen.size, self.backbone.geometry)
+            chosen = chosen.at_scale(target.scale(size))
         upscalers.check(chosen.upscaler)
         if chosen.attention_form == "screen" and chosen.attention > 0:
             check_maps("attention_form screen", self.backbone.network)
@@ -172,8 +177,10 @@ class CUpscalePipeline:
         if picture is not None:
             chosen, _ = settle(chosen, picture)
         match(chosen.captions, plan.boxes, plan.output)  # refuses captions that lie outside
-        protected = None if mask is None else read_mask(mask, plan.input)
-        return Stages(self, picture, chosen, plan, captioning or Captioning(), other, protected).events()
+        protected = None if mask is None else read_mask(mask, plan.input, chosen.seamless)
+        named, chosen = chosen.mask, chosen.replace(mask=name_of(protected))
+        run = Stages(self, picture, chosen, plan, captioning or Captioning(), other, protected, named)
+        return run.events()
 
     def caption(
         self,
@@ -189,8 +196,11 @@ class CUpscalePipeline:
         Raises:
             CupscaleError: Bad input, at the call.
         """
+        target = take_target(fields)
         chosen = self._chosen(settings, preset, fields)
         picture = _opened(image)
+        if target is not None:
+            chosen = chosen.at_scale(target.scale(picture.size))
         run = Stages(self, picture, chosen, self.plan(picture, chosen), captioning)
         return run.written(regions=True)
 

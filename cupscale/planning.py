@@ -16,7 +16,7 @@ from cupscale.method.regions import Region, Size, plan_regions
 from cupscale.method.sampler import JITTER, generator
 from cupscale.method.seam import Seam
 from cupscale.method.windows import FlatPlaces, Placement
-from cupscale.settings import MAX_SCALE, MIN_SIDE_PX, Settings
+from cupscale.settings import MAX_SCALE, MAX_SIDE_PX, MIN_SIDE_PX, Settings
 
 MAX_OUTPUT_PX = 16384  # a side; the paper goes to 8192
 PLAIN_UPSCALERS = ("lanczos", "bicubic")
@@ -176,6 +176,10 @@ def output_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+SIZES = ("width", "height", "megapixels", "fit", "to")  # what a person names in place of a scale
+LONG_SIDES = {"4k": 4096, "8k": 8192}  # of `to`
+
+
 @dataclass(frozen=True)
 class Target:
     """A size to reach, in pixels of the result; the aspect is kept. One of these is given.
@@ -195,6 +199,48 @@ class Target:
     fit: tuple[int, int] | None = None
     cover: tuple[int, int] | None = None
     long_side: int | None = None
+
+    @classmethod
+    def named(
+        cls,
+        *,
+        width: Any = None,
+        height: Any = None,
+        megapixels: Any = None,
+        fit: Any = None,
+        to: Any = None,
+    ) -> Target | None:
+        """A size as people name it, in the command, in Python, in the API and in links; None where none is given.
+
+        Args:
+            width: Of the result in pixels, 1 to 1,048,576; text is read, too.
+            height: Likewise.
+            megapixels: Of the result, 0.001 to 1,000 millions of pixels.
+            fit: (width, height) of a frame that the result just fits into, or "3840x2160".
+            to: "4k" or "8k": a longer side of 4096 or 8192 pixels.
+
+        Raises:
+            CupscaleError: Several are given, or one that is none of these.
+        """
+        given = {"width": width, "height": height, "megapixels": megapixels, "fit": fit, "to": to}
+        given = {name: value for name, value in given.items() if value is not None and value != ""}
+        if not given:
+            return None
+        if len(given) > 1:
+            raise CupscaleError(f"{' and '.join(given)} are given: give one of {', '.join(SIZES)}")
+        ((name, value),) = given.items()
+        if name == "to":
+            if str(value).lower() not in LONG_SIDES:
+                raise CupscaleError(f"to is {str(value)[:20]!r}: choose 4k or 8k")
+            return cls(long_side=LONG_SIDES[str(value).lower()])
+        if name == "fit":
+            return cls(fit=_frame(value))
+        if name == "megapixels":
+            return cls(megapixels=_number(name, value, 0.001, 1000))
+        pixels = _number(name, value, 1, MAX_SIDE_PX)
+        if pixels != round(pixels):
+            raise CupscaleError(f"{name} is {pixels:g}: give whole pixels")
+        return cls(width=round(pixels)) if name == "width" else cls(height=round(pixels))
 
     @property
     def label(self) -> str:
@@ -234,6 +280,42 @@ class Target:
                 f"{width} x {height} reaches {reach}"
             )
         return scale
+
+
+def take_target(given: dict[str, Any]) -> Target | None:
+    """The size that some fields name, which are taken out of them; None where they name none.
+
+    Args:
+        given: Settings by name, and perhaps one of `SIZES`.
+
+    Raises:
+        CupscaleError: As `Target.named`; or a scale is given besides.
+    """
+    target = Target.named(**{name: given.pop(name) for name in SIZES if name in given})
+    if target is not None and given.get("scale") is not None:
+        raise CupscaleError("a scale and a size are given: leave one of them out")
+    return target
+
+
+def _frame(value: Any) -> tuple[int, int]:
+    sides = str(value).lower().split("x") if isinstance(value, str) else value
+    try:
+        width, height = (_number("fit", side, 1, MAX_SIDE_PX) for side in sides)
+        if width == round(width) and height == round(height):
+            return round(width), round(height)
+    except (CupscaleError, TypeError, ValueError):
+        pass
+    raise CupscaleError(f"fit is {str(value)[:40]!r}: give WIDTHxHEIGHT, such as 3840x2160")
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not low <= number <= high:
+        raise CupscaleError(f"{name} is {str(value)[:40]!r}: give a number from {low:g} to {high:g}")
+    return number
 
 
 def make_plan(

@@ -36,6 +36,8 @@ CHOICES = (
 # What takes fewer network samples than the method as it is; the defaults save nothing.
 SAVINGS = ("windows", "overlap_falls", "flat_windows", "guidance_until")
 
+RECORDED = ("captions", "loras", "mask")  # fields with a way of their own into a run
+
 MAX_SCALE = 16.0
 MAX_CAPTIONS = 4096
 MIN_SIDE_PX = 16  # of an input image
@@ -215,6 +217,11 @@ class Settings(BaseModel):
         max_length=16,
         description="LoRAs, each PATH_OR_ID or PATH_OR_ID:weight. A result says what its model was loaded with.",
     )
+    mask: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{16})?$",
+        description="A result says here, in 16 digits, under which mask it was made; empty for none. A run sets it itself.",
+    )
     captions: tuple[Caption, ...] = Field(
         (), max_length=MAX_CAPTIONS, description="A caption per region (the semantic prior)."
     )
@@ -261,6 +268,11 @@ class Settings(BaseModel):
     def replace(self, **fields: Any) -> Settings:
         """A copy with some fields changed, checked again."""
         return self.build(self.model_dump(), **fields)
+
+    def at_scale(self, scale: float) -> Settings:
+        """With another scale, and the cutoff of it where the cutoff was that of the scale before."""
+        follows = self.cutoff == default_cutoff(self.scale)
+        return self.replace(scale=scale, cutoff=default_cutoff(scale) if follows else self.cutoff)
 
     def to_json(self, indent: int | None = None) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False)

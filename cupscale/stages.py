@@ -104,6 +104,7 @@ class Stages:
     captioning: Captioning
     other_loras: Sequence[str] = ()
     mask: Image.Image | None = None
+    named_mask: str = ""  # by the settings that the run was given
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
@@ -165,6 +166,9 @@ class Stages:
         if self.other_loras:
             names = ", ".join(self.other_loras)
             yield f"the settings name LoRAs that this model was not loaded with: {names}; it goes on without them"
+        if self.named_mask not in ("", self.settings.mask):
+            given = "another one is given, and counts" if self.mask else "it goes on without it"
+            yield f"the settings are of a result that was made under a mask, which they do not hold: {given}"
         yield from unheard(self.pipeline.pipe, self.settings, self.pipeline.own_scheduler)
         if self.source is not None:
             yield from self.source.notices
@@ -406,7 +410,7 @@ class Stages:
         yield self._progress("correct")
         assert self.settings.fidelity != "auto"
         if self.mask is not None and self._protected is not None:
-            protect(pixels, self._protected, self.mask)
+            protect(pixels, self._protected, self.mask, self.settings.seamless)
         correct_wrapped(pixels, self.picture.rgb, self.settings.fidelity, self.settings.seamless)
         image = images.to_image(pixels)
         grey = is_grey(self.picture.rgb)
@@ -414,7 +418,7 @@ class Stages:
             self._deep = to_uint16(pixels)[..., 1 if grey else slice(None)]
         if grey:
             image = image.convert("L")
-        return images.finish(image, self.picture.alpha)
+        return images.finish(image, self.picture.alpha, self.settings.seamless)
 
     # Helpers
 

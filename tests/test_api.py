@@ -83,6 +83,63 @@ def test_upscale_plan_and_read_settings(client, small):
     assert found == report["settings"] == images.read_settings(path)
 
 
+@pytest.mark.parametrize(
+    ("size", "output"),
+    [
+        ({"width": 160}, (160, 120)),
+        ({"height": 120}, (160, 120)),
+        ({"megapixels": 0.0192}, (160, 120)),
+        ({"fit": "400x120"}, (160, 120)),
+        ({"settings": json.dumps({**FAST_SETTINGS, "width": 160})}, (160, 120)),
+    ],
+)
+def test_a_size_in_place_of_a_scale(client, small, size, output):
+    """Of 64 x 48: 2.5 times each side, and the cutoff that goes with it."""
+    plan = client.predict(handle_file(small), **{"settings": FAST, **size}, api_name="/plan")
+    assert tuple(plan["output"]) == output
+    _, report = client.predict(handle_file(small), **{"settings": FAST, **size}, api_name="/upscale")
+    assert report["settings"]["scale"] == 2.5 and report["settings"]["cutoff"] == 0.32
+    found = client.predict(
+        handle_file(small), **{"settings": FAST, **size}, captioner="appearance", api_name="/caption"
+    )
+    assert tuple(found["size"]) == output
+
+
+def test_a_size_of_a_picture_from_words_is_of_what_the_model_draws(client):
+    plan = client.predict(
+        None, height=160, settings=json.dumps({"prompt": "a hill", "size": "64x64"}), api_name="/plan"
+    )
+    assert plan["input"] == [64, 64] and plan["output"] == [160, 160]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ({"width": 60}, r"that width needs a scale of 0\.938, and the limits are 1 and 16: .* reaches"),
+        ({"to": "4k"}, r"that long side needs a scale of 64, and the limits"),
+        ({"width": 100, "height": 100}, "width and height are given: give one of"),
+        ({"width": 100, "scale": 3}, "scale and a size are given"),
+        ({"fit": "wide"}, "give WIDTHxHEIGHT"),
+        ({"megapixels": 0.1, "settings": '{"megapixels": 0.2}'}, "megapixels is given twice"),
+        ({"width": 100, "settings": '{"scale": 2}'}, "scale and a size are given"),
+    ],
+)
+def test_a_size_out_of_reach_is_refused_with_what_is_in_it(client, small, size, words):
+    for name in ("/plan", "/upscale", "/caption"):
+        with pytest.raises(AppError, match=f"(?i){words}"):
+            client.predict(handle_file(small), **size, api_name=name)
+
+
+def test_seamless_goes_through_the_api(client, small):
+    settings = json.dumps({**FAST_SETTINGS, "seamless": "x"})
+    plan = client.predict(handle_file(small), settings=settings, api_name="/plan")
+    assert plan["lap"][0] > 0 == plan["lap"][1]
+    _, report = client.predict(handle_file(small), settings=settings, api_name="/upscale")
+    assert report["settings"]["seamless"] == "x"
+    with pytest.raises(AppError, match=r"width is a multiple of 4 px, not 161"):
+        client.predict(handle_file(small), width=161, settings=settings, api_name="/plan")
+
+
 def test_a_picture_from_words(client):
     """The first half alone at scale 1; and the whole is made again from its own settings."""
     words = {"prompt": "a lighthouse in a storm", "seed": 5}
@@ -164,8 +221,9 @@ def call(url, name, data):
 def test_no_path_of_the_server_is_opened(url, folder, small):
     for path in ("/etc/hostname", str(small), str(folder / "random" / "model_index.json")):
         given = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        assert "event: error" in call(url, "plan", [given, 2, "", "none", "{}"])
-        assert "event: error" in call(url, "read_settings", [given])
+        plan = call(url, "plan", [given, 2, "", "none", "{}", None, None, None, "", ""])
+        for answer in (plan, call(url, "read_settings", [given])):
+            assert "event: error" in answer and "not among this page's uploads" in answer
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{url}gradio_api/file={path}")
         assert refused.value.code in (403, 404)
@@ -287,6 +345,10 @@ def test_an_agent_reads_all_it_needs_in_the_schemas(url):
     given = upscale["properties"]
     assert "required" not in upscale and tools["caption"].inputSchema["required"] == ["image"]
     assert (given["scale"]["minimum"], given["scale"]["maximum"]) == (1, 16)
+    for name in ("upscale", "plan", "caption"):
+        sizes = tools[name].inputSchema["properties"]
+        assert (sizes["width"]["minimum"], sizes["megapixels"]["maximum"]) == (1, 1000)
+        assert sizes["to"]["enum"] == ["", "4k", "8k"] and "WIDTHxHEIGHT" in sizes["fit"]["description"]
     assert given["format"]["enum"] == ["png", "webp", "jpg"]
     assert (
         given["preset"]["enum"] == ["none", "quick", "turbo", "paper"] and "random" in given["model"]["enum"]
@@ -355,6 +417,7 @@ def test_an_agent_draws_from_words_and_hears_how_it_goes(url):
     [
         ({"format": "exe"}, r"'exe' is not one of \['png', 'webp', 'jpg'\]"),
         ({"scale": 17}, "17 is greater than the maximum of 16"),
+        ({"width": 63}, r"needs a scale of 0\.984, and the limits are 1 and 16"),
         ({"settings": {"steps": 0}}, "0 is less than the minimum of 1"),
         ({"settings": '{"mystery": 1}'}, "no such setting"),
         ({"settings": {"mystery": 1}}, "no such setting"),

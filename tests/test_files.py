@@ -1,6 +1,7 @@
 """Which files a command reads and where results go: nothing is overwritten by accident; sizes instead of factors."""
 
 import json
+import math
 import os
 import stat
 
@@ -16,7 +17,7 @@ from cupscale.batch import upscale_many
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
 from cupscale.files import find_images, plan_jobs, result_name
-from cupscale.planning import Target, output_size
+from cupscale.planning import Target, output_size, take_target
 from cupscale.processes import own_share
 from cupscale.settings import Settings
 
@@ -211,6 +212,66 @@ def test_a_target_is_reached_exactly(target, size, output):
 def test_a_target_out_of_reach_says_what_is_in_it(target, words):
     with pytest.raises(CupscaleError, match=words):
         target.scale((200, 100))
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ({"width": 1920}, Target(width=1920)),
+        ({"height": "1000"}, Target(height=1000)),
+        ({"megapixels": "2.5"}, Target(megapixels=2.5)),
+        ({"fit": "3840x2160"}, Target(fit=(3840, 2160))),
+        ({"fit": [640, 480]}, Target(fit=(640, 480))),
+        ({"to": "4k"}, Target(long_side=4096)),
+        ({"to": "8K", "width": None, "fit": ""}, Target(long_side=8192)),
+        ({"width": None}, None),
+    ],
+)
+def test_a_size_as_people_name_it(given, target):
+    fields = {**given, "seed": 4}
+    assert take_target(fields) == target and fields == {"seed": 4}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"width": 0}, r"width is '0': give a number from 1 to"),
+        ({"width": 2.5}, "whole pixels"),
+        ({"height": "tall"}, "height is 'tall'"),
+        ({"megapixels": math.inf}, "megapixels is 'inf': give a number from 0.001 to 1000"),
+        ({"megapixels": True}, "megapixels is 'True'"),
+        ({"fit": "3840"}, "WIDTHxHEIGHT, such as 3840x2160"),
+        ({"fit": "9x9x9"}, "WIDTHxHEIGHT"),
+        ({"fit": "1.5x9"}, "WIDTHxHEIGHT"),
+        ({"fit": 7}, "WIDTHxHEIGHT"),
+        ({"to": "5k"}, "choose 4k or 8k"),
+        ({"width": 9, "to": "4k"}, "width and to are given: give one of"),
+        ({"width": 9, "scale": 2}, "a scale and a size are given"),
+    ],
+)
+def test_a_size_that_is_none_is_refused_in_words(given, words):
+    with pytest.raises(CupscaleError, match=words):
+        take_target(given)
+
+
+def test_a_size_in_python_is_that_of_the_command(tmp_path, model):
+    """24 x 20 to a width of 60: a scale of 2.5, whose cutoff it takes; captions of the same size have regions of the same."""
+    pipe, photo = cupscale.load(model), picture(tmp_path / "photo.png")
+    result = cupscale.upscale(pipe, photo, width=60, **FAST)
+    assert result.image.size == (60, 50) and result.settings.scale == 2.5
+    assert result.settings.cutoff == pytest.approx(0.8 / 2.5, abs=1e-4)
+    kept = cupscale.upscale(pipe, photo, cupscale.Settings.build(FAST, cutoff=0.7), fit="60x60")
+    assert kept.image.size == (60, 50) and kept.settings.cutoff == 0.7
+    done = cupscale.caption(pipe, photo, "appearance", width=60)
+    assert max(caption.box[2] for caption in done.captions) == 60
+    (one,) = upscale_many(pipe, [photo], tmp_path / "out", width=60, **FAST)
+    assert one.result.image.size == (60, 50)
+    with pytest.raises(
+        CupscaleError, match=r"that width needs a scale of 0\.833, and the limits are 1 and 16"
+    ):
+        cupscale.upscale(pipe, photo, width=20)
+    with pytest.raises(CupscaleError, match="a scale and a size are given"):
+        cupscale.upscale(pipe, photo, width=60, scale=2)
 
 
 def test_a_size_on_the_command_line(tmp_path, model):

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cupscale
 from cupscale.correct import correct_wrapped
 from cupscale.errors import CupscaleError
-from cupscale.images import to_image, to_tensor, wrapping
+from cupscale.images import finish, to_image, to_tensor, wrapping
 from cupscale.planning import Geometry, make_plan
+from cupscale.protect import protect, read_mask
 from cupscale.settings import Settings
 
 
@@ -68,6 +70,50 @@ def test_the_correction_of_a_rolled_picture_is_rolled():
     correct_wrapped(second, rolled(image, 7, 5), 1.0, "xy")
     gap = np.asarray(rolled(to_image(first), 14, 10)).astype(int) - np.asarray(to_image(second))
     assert np.abs(gap).max() <= 1
+
+
+def test_the_alpha_of_one_column_is_seen_from_the_other_side():
+    """Hamming's filter at 2x, by hand: an output pixel lies 0.25 of an input pixel from its own and 0.75 from its neighbour.
+    h(x) = sinc(x) (0.54 + 0.46 cos(pi x)): h(0.25) = 0.7791 and h(0.75) = 0.0645, so that the neighbour has 0.0764 of it."""
+    alpha = np.zeros((20, 24), np.uint8)
+    alpha[:, -1] = 255
+    large = Image.new("RGB", (48, 40))
+    across = np.asarray(finish(large, Image.fromarray(alpha), "x").getchannel("A"))
+    assert across[7, [0, 1, 46, 47]].tolist() == [19, 0, 236, 236]
+    for axes in ("none", "y"):
+        plain = np.asarray(finish(large, Image.fromarray(alpha), axes).getchannel("A"))
+        assert plain[7, [0, 1, 46, 47]].tolist() == [0, 0, 236, 255]
+    down = np.asarray(
+        finish(large.transpose(Image.Transpose.TRANSPOSE), Image.fromarray(alpha.T.copy()), "xy").getchannel(
+            "A"
+        )
+    )
+    assert (down == across.T).all()
+
+
+def test_a_mask_is_widened_and_feathered_round_the_edge():
+    """White in the last column alone: beyond the edge it is white for 3 pixels less and falls over 6, as it does inside."""
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:, 29] = 255
+    mask[4, 15] = 0
+    found = np.asarray(read_mask(mask, (30, 20), "x")).astype(int)
+    rolled_mask = np.asarray(read_mask(np.roll(mask, 15, axis=1), (30, 20))).astype(int)
+    assert (np.roll(found, 15, axis=1) == rolled_mask).all() and found[9, 0] > 200
+    assert np.asarray(read_mask(mask, (30, 20), "y"))[9, 0] == 0
+
+
+def test_what_is_protected_goes_round_the_edge(monkeypatch):
+    random = np.random.default_rng(5)
+    base = Image.fromarray(random.integers(0, 256, (56, 60, 3), dtype=np.uint8))
+    mask = Image.fromarray(random.integers(0, 256, (28, 30), dtype=np.uint8))
+    plain, moved = torch.zeros(3, 56, 60), torch.zeros(3, 56, 60)
+    protect(plain, base, mask, "xy")
+    monkeypatch.setattr("cupscale.protect._BAND_PX", 60 * 9)
+    protect(moved, rolled(base, 14, 10), rolled(mask, 7, 5), "xy")
+    assert torch.allclose(torch.roll(plain, (10, 14), (1, 2)), moved, atol=2 / 255)
+    with_edges = torch.zeros(3, 56, 60)
+    protect(with_edges, base, mask)
+    assert (with_edges - plain)[:, 1:-1, 1:-1].abs().max() < 2 / 255 < (with_edges - plain).abs().max()
 
 
 def test_the_plan_says_what_is_repeated():

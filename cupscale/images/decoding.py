@@ -47,11 +47,12 @@ def decode(name: str, image: Image.Image, data: bytes) -> Picture:
     """
     notices = [inspect.pages_notice(image, data)]
     depth_16 = bool(getattr(image, "tile", None)) and "16" in str(image.tile[0][3])  # type: ignore[attr-defined]
-    meaning_first = declared.before_profile(image, data or _head(image))
+    head = data or _head(image)
+    meaning_first = declared.before_profile(image, head)
     image, early = _loaded(name, image, data)
     notices.append(early)
     text, quality, kept = settings_text.find(image), _jpeg_quality(image), metadata.find(image)
-    meaning = _Meaning(meaning_first, image.info.get("icc_profile"), declared.after_profile(image, data))
+    meaning = _Meaning(meaning_first, image.info.get("icc_profile"), declared.after_profile(image, head))
     transparency = image.info.get("transparency")
     odd = _odd_grey(image)
     try:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
+from cupscale.images import wrapping
 from cupscale.images.metadata import NOTHING, Kept
 
 Method = Literal["lanczos", "bicubic"]
@@ -77,15 +78,16 @@ def resize(
     return picture.resize(size, METHODS[method])  # Pillow premultiplies RGBA by itself
 
 
-def finish(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    """Put alpha, resized to the image's size, back on an image. Without alpha: the image itself."""
+def finish(image: Image.Image, alpha: Image.Image | None, axes: str = "none") -> Image.Image:
+    """Put alpha back on an image, resized to its size as if it lay beside itself along `axes`, as `Settings.seamless` names
+    them. Without alpha: the image itself."""
     if alpha is None:
         return image
     if alpha.size != image.size:
-        alpha = _resize_alpha(alpha, image.size)
+        alpha = _resize_alpha(alpha, image.size, axes)
     return Image.merge("RGBA", (*image.convert("RGB").split(), alpha))
 
 
-def _resize_alpha(alpha: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _resize_alpha(alpha: Image.Image, size: tuple[int, int], axes: str = "none") -> Image.Image:
     """With a filter that has no negative lobes: Lanczos would leave a ghost around every shape, and holes inside."""
-    return alpha.resize(size, Image.Resampling.HAMMING)
+    return wrapping.resized(alpha, size, axes, Image.Resampling.HAMMING)

@@ -77,6 +77,7 @@ class Advanced:
             controls.number("steps", 1, 1000)
             controls.choice("scheduler")
         controls.slider("overlap")
+        controls.choice("seamless")
 
 
 def _heading(text: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,10 +32,12 @@ from cupscale.page import (
 from cupscale.page.limits import Limits
 from cupscale.page.session import GPU, refusal
 from cupscale.page.source import SourceImage
+from cupscale.planning import LONG_SIDES, drawn_size, take_target
 from cupscale.protect import read_mask
-from cupscale.settings import PRESETS, Settings
+from cupscale.settings import MAX_SIDE_PX, PRESETS, Settings
 
 FORMATS = ["png", "webp", "jpg"]
+_SCALE = 2.0  # where none is given
 
 
 def mcp_installed() -> bool:
@@ -60,14 +62,36 @@ class Endpoints:
         self._limits = limits
 
     def _settings(
-        self, prompt: str, negative_prompt: str, scale: float, seed: float, model: str, preset: str, more: str
+        self,
+        prompt: str,
+        negative_prompt: str,
+        scale: float,
+        seed: float,
+        model: str,
+        preset: str,
+        more: str,
+        *,
+        picture: images.Picture | None,
+        sizes: Mapping[str, Any],
     ) -> Settings:
+        """sizes: of the result, by the names of `planning.SIZES`; one of them, here or among `more`, takes the place of the
+        scale."""
         given = parse_object(more or "{}", "settings")
+        asked = {name: value for name, value in sizes.items() if value not in (None, "")}
+        if asked.keys() & given.keys():
+            raise CupscaleError(f"{', '.join(asked.keys() & given.keys())} is given twice: give it once")
+        given |= asked
+        target = take_target(given)
+        if target is not None and scale != _SCALE:
+            raise CupscaleError("a scale and a size are given: leave one of them out")
         model = engine.check_model(str(given.pop("model", None) or model or engine.default_model()))
         fields: dict[str, Any] = {"prompt": prompt, "scale": scale, "seed": int(seed)}
         fields["negative_prompt"] = negative_prompt or None  # an empty one leaves the model's own
         chosen = models.preset(model, None if preset in ("", "none", None) else preset)
         settings = Settings.build(engine.defaults(model), chosen, fields, given, model=model)
+        if target is not None:
+            size = picture.size if picture else drawn_size(settings.size, engine.geometry(model))
+            settings = settings.at_scale(target.scale(size))
         if len(settings.captions) > self._limits.captions:
             raise CupscaleError(f"{len(settings.captions)} captions: the limit is {self._limits.captions}")
         if any(len(caption.caption) > self._limits.caption_chars for caption in settings.captions):
@@ -83,13 +107,18 @@ class Endpoints:
         image: str | None = None,
         prompt: str = "",
         negative_prompt: str = "",
-        scale: float = 2.0,
+        scale: float = _SCALE,
         seed: float = 0,
         model: str = "",
         preset: str = "none",
         settings: str = "{}",
         format: str = "png",
         mask: str | None = None,
+        width: float | None = None,
+        height: float | None = None,
+        megapixels: float | None = None,
+        fit: str = "",
+        to: str = "",
     ) -> Generator[tuple[Any, Any], None, None]:
         """Enlarge a picture with a text-to-image model that adds detail and keeps the picture what it is.
 
@@ -108,6 +137,12 @@ class Endpoints:
             format: "png", "webp" or "jpg". The settings are written inside the file.
             mask: A picture of the image's size, given like it, white where nothing may be invented: there the base upscale
                 stays, as on faces and letters. Left out: nowhere.
+            width: Of the result in pixels, in place of the scale; the aspect stays, and the scale that it takes has to be from 1
+                to 16.
+            height: Of the result in pixels, likewise.
+            megapixels: Of the result in millions of pixels, likewise.
+            fit: WIDTHxHEIGHT of a frame, such as "3840x2160": the largest result that fits into it, likewise.
+            to: "4k" or "8k": a longer side of 4096 or 8192 pixels, likewise.
 
         Returns:
             The enlarged picture, as {"url": address} to an agent, and a JSON report: settings as used, plan, seconds; while
@@ -118,8 +153,10 @@ class Endpoints:
                 raise CupscaleError(
                     f"unknown format '{str(format)[:20]}': choose one of {', '.join(FORMATS)}"
                 )
-            chosen = self._settings(prompt, negative_prompt, scale, seed, model, preset, settings)
             picture = source.read(image, self._limits) if image else None
+            sizes = {"width": width, "height": height, "megapixels": megapixels, "fit": fit, "to": to}
+            given = (prompt, negative_prompt, scale, seed, model, preset, settings)
+            chosen = self._settings(*given, picture=picture, sizes=sizes)
             name = source.name(image) if image else "words"
             held = self._mask(mask, picture)
             if format == "jpg" and picture and picture.alpha:
@@ -151,10 +188,15 @@ class Endpoints:
     def plan(
         self,
         image: str | None = None,
-        scale: float = 2.0,
+        scale: float = _SCALE,
         model: str = "",
         preset: str = "none",
         settings: str = "{}",
+        width: float | None = None,
+        height: float | None = None,
+        megapixels: float | None = None,
+        fit: str = "",
+        to: str = "",
     ) -> Any:
         """What a run would do and cost, with nothing run: output size, regions, network evaluations, bytes, seconds.
 
@@ -164,13 +206,19 @@ class Endpoints:
             model: Name of the model; empty for this server's default.
             preset: "none", "quick", "turbo" or "paper".
             settings: Any further settings, as for "upscale".
+            width: Of the result in pixels, in place of the scale, as for "upscale".
+            height: Of the result in pixels, likewise.
+            megapixels: Of the result in millions of pixels, likewise.
+            fit: WIDTHxHEIGHT of a frame that the result fits into, likewise.
+            to: "4k" or "8k", likewise.
 
         Returns:
             The plan as JSON. `seconds` is null where this model never ran here.
         """
         try:
-            chosen = self._settings("", "", scale, 0, model, preset, settings)
             picture = source.read(image, self._limits) if image else None
+            sizes = {"width": width, "height": height, "megapixels": megapixels, "fit": fit, "to": to}
+            chosen = self._settings("", "", scale, 0, model, preset, settings, picture=picture, sizes=sizes)
             plan = bounds.allowed_plan(picture, chosen, self._limits)
         except CupscaleError as error:
             raise refusal(error) from None
@@ -181,11 +229,16 @@ class Endpoints:
     def caption(
         self,
         image: str,
-        scale: float = 2.0,
+        scale: float = _SCALE,
         prompt: str = "",
         captioner: str = "",
         model: str = "",
         settings: str = "{}",
+        width: float | None = None,
+        height: float | None = None,
+        megapixels: float | None = None,
+        fit: str = "",
+        to: str = "",
     ) -> Generator[Any, None, None]:
         """Write a caption for every region of a run, to be read, edited and given to "upscale" among its settings.
 
@@ -196,13 +249,21 @@ class Endpoints:
             captioner: Name of the captioner; empty for this server's default. See the endpoint "models".
             model: Name of the model whose regions are meant; empty for this server's default.
             settings: Any further settings, as for "upscale".
+            width: Of the result in pixels, in place of the scale, as for "upscale".
+            height: Of the result in pixels, likewise.
+            megapixels: Of the result in millions of pixels, likewise.
+            fit: WIDTHxHEIGHT of a frame that the result fits into, likewise.
+            to: "4k" or "8k", likewise.
 
         Returns:
             A captions file as JSON: {"size", "prompt", "regions": [{"box", "caption", "source"}], "notes"}.
         """
         try:
-            chosen = self._settings(prompt, "", scale, 0, model, "none", settings)
             picture = source.read(image, self._limits)
+            sizes = {"width": width, "height": height, "megapixels": megapixels, "fit": fit, "to": to}
+            chosen = self._settings(
+                prompt, "", scale, 0, model, "none", settings, picture=picture, sizes=sizes
+            )
             plan = engine.planned(picture.size, chosen)
             self._limits.check_output(plan)
             kind = captioner or writers.kinds()[0]
@@ -262,7 +323,7 @@ class Endpoints:
             image = SourceImage(type="filepath", image_mode=None, label="image")
             prompt = gr.Textbox("", label="prompt", max_length=2000)
             negative = gr.Textbox("", label="negative_prompt", max_length=2000)
-            scale = agents.Ranged(2.0, label="scale", minimum=1, maximum=16)
+            scale = agents.Ranged(_SCALE, label="scale", minimum=1, maximum=16)
             seed = agents.Ranged(0, label="seed", precision=0, minimum=0, maximum=2**32 - 1)
             model = agents.Choice(["", *engine.names()], "", label="model", max_length=200)
             preset = agents.Choice(["none", *PRESETS], "none", label="preset", max_length=40)
@@ -270,16 +331,23 @@ class Endpoints:
             kind = agents.Choice(FORMATS, "png", label="format", max_length=20)
             captioner = agents.Choice(["", *writers.kinds()], "", label="captioner", max_length=200)
             mask = SourceImage(type="filepath", image_mode=None, label="mask")
+            sizes = [
+                agents.Ranged(None, label="width", precision=0, minimum=1, maximum=MAX_SIDE_PX),
+                agents.Ranged(None, label="height", precision=0, minimum=1, maximum=MAX_SIDE_PX),
+                agents.Ranged(None, label="megapixels", minimum=0.001, maximum=1000),
+                gr.Textbox("", label="fit", max_length=40),
+                agents.Choice(["", *LONG_SIDES], "", label="to", max_length=20),
+            ]
             picture = gr.Image(label="result", type="filepath", format="png")
             report = gr.JSON(label="report")
             dropped = gr.File(label="result file", type="filepath")
             trigger = gr.Button("call")
         light.never(unseen)
         call = [trigger.click]
-        inputs = [image, prompt, negative, scale, seed, model, preset, more, kind, mask]
+        inputs = [image, prompt, negative, scale, seed, model, preset, more, kind, mask, *sizes]
         gr.on(call, self.upscale, inputs, [picture, report], api_name="upscale", **GPU)
-        gr.on(call, self.plan, [image, scale, model, preset, more], report, api_name="plan")
-        inputs = [image, scale, prompt, captioner, model, more]
+        gr.on(call, self.plan, [image, scale, model, preset, more, *sizes], report, api_name="plan")
+        inputs = [image, scale, prompt, captioner, model, more, *sizes]
         gr.on(call, self.caption, inputs, report, api_name="caption", **GPU)
         gr.on(call, self.read_settings, dropped, report, api_name="read_settings")
         gr.on(call, self.models, None, report, api_name="models")

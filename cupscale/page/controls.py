@@ -30,6 +30,7 @@ LABELS = {
     "flat_guidance": "Guidance in flat places",
     "flat_strength": "Changes in flat places",
     "overlap": "Overlap of regions",
+    "seamless": "Repeats along",
     "upscaler": "Base upscaler",
     "fidelity": "Fidelity",
     "scheduler": "Scheduler",
@@ -155,7 +156,7 @@ class Controls:
             options,
             value=getattr(self.first, name),
             label=LABELS[name],
-            info=EFFECTS[name],
+            info=EFFECTS.get(name) or Settings.model_fields[name].description,
             elem_id=f"set-{name}",
         )
 

@@ -14,7 +14,7 @@ from cupscale.page import engine, examples, links, references, run, viewer, visi
 from cupscale.page.controls import EFFECTS, LABELS
 from cupscale.page.jobs import Updates
 from cupscale.page.session import SILENT, TOASTING, Session, complain, new_book
-from cupscale.settings import Settings
+from cupscale.settings import RECORDED, Settings
 
 if TYPE_CHECKING:
     from cupscale.page.upscale import UpscaleTab
@@ -51,7 +51,7 @@ class Filling:
             gr.Warning(f"The picture was made with another model than this page has; {own} takes its place.")
             model = own
         settings = Settings.build(engine.defaults(model), {**fields, "model": model})
-        updates = self._controls.show(settings.model_dump(exclude={"captions", "loras"}))
+        updates = self._controls.show(settings.model_dump(exclude=set(RECORDED)))
         captions = [caption.model_dump() for caption in settings.captions]
         return {
             **updates,
@@ -77,6 +77,8 @@ class Filling:
             complain(error)
             return gr.skip()
         line = "The settings of this picture are back. Give the image they were used on."
+        if fields.get("mask"):
+            line += " It was made under a mask, which is not inside: paint that again."
         gr.Info(line, title="Restored", duration=6)
         return updates
 
@@ -144,6 +146,7 @@ class Examples:
         session, tab = self._session, self._tab
         outputs = [*self._filling.outputs, session.image, session.example]
         outputs += [tab.viewer, tab.status, tab.inside, tab.downloads, tab.shot]
+        outputs += [session.mask, tab.protecting.brush]
         if strip is not None:
             session.follow(strip.chosen(self.chosen, tab.token, outputs, **TOASTING))
         demo.load(None, None, tab.address, js=visit.READ)
@@ -201,10 +204,12 @@ class Examples:
         updates = self._filling.fill(found.fields, found.size)
         updates[self._session.randomize] = found.randomize
         example = examples.named(found.example)
+        resumed = self._tab.protecting.resumed
         if example:
-            return updates | self._input(example)
+            return updates | self._input(example) | resumed(found.mask, example.path(example.input))
         if found.image:
             updates[self._session.image] = found.image
+            updates |= resumed(found.mask, found.image)
         if found.gone:
             complain(
                 CupscaleError("your settings are back; the image is no longer on the server: give it again"),

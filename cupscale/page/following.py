@@ -17,6 +17,7 @@ from cupscale.page import (
     engine,
     examples,
     links,
+    mask,
     regions,
     run,
     share,
@@ -104,6 +105,7 @@ class Following:
         try:
             picture = session.picture(values)
             asked = self._asked(values, settings)
+            held = mask.of_visit(values, session, picture.size)
             plan = bounds.allowed_plan(picture, asked, session.limits, session.writer(values))
         except CupscaleError as error:
             line = run.plan_html(str(error), wrong=True)
@@ -115,6 +117,8 @@ class Following:
             CupscaleError
         ):  # too long a caption is refused at the run and on the Regions tab
             settings = settings.replace(captions=session.captions(rows, values[session.book]))
+        if held is not None:
+            note = f", with the places you protect as the base upscale has them{note}"
         return {
             self._plan_line: run.plan_html(rest + note, lead=f"{run.plan_lead(plan)}."),
             **self._warned(picture, asked, plan),
@@ -220,7 +224,8 @@ class Following:
     ) -> Updates:
         session = self._session
         name, image, drawn = values[session.example], values[session.image], bool(values[session.randomize])
-        kept = visit.packed(settings, output, image, name, drawn)
+        protected = mask.belonging(values[session.mask], image)
+        kept = visit.packed(settings, output, image, name, drawn, protected)
         file: str | None = "photo.png"
         example = examples.named(name)
         if example:
@@ -229,7 +234,9 @@ class Following:
             settings = links.as_drawn(picture, settings)
             file = None if settings.size else source.file_name(image)
         return {
-            self._links: share.texts(settings, name, file, session.limits),
+            self._links: share.texts(
+                settings, name, file, session.limits, mask.file_name(image) if protected else None
+            ),
             self._kept_visit: kept,
             self._creativity: creativity.shown(settings),
         }

@@ -14,14 +14,14 @@ from urllib.parse import quote, urlencode
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.settings import Settings
+from cupscale.settings import RECORDED, Settings
 
 _LONGEST_JSON = 2**21
 
 
 def to_query(settings: Settings, example: str | None = None) -> str:
     """Every setting, and the example's name: "example=fox&scale=4.0&seed=7...". Captions are packed JSON."""
-    fields = settings.model_dump(mode="json", exclude={"captions", "loras"})
+    fields = settings.model_dump(mode="json", exclude=set(RECORDED))
     pairs: dict[str, Any] = {"example": example} if example else {}
     pairs |= {
         name: _text(value) for name, value in fields.items()
@@ -99,13 +99,13 @@ def _own(settings: Settings) -> dict[str, Any]:
     usual = Settings.build(models.defaults(settings.model), scale=settings.scale)
     return {
         name: value
-        for name, value in settings.model_dump(exclude={"captions", "loras"}).items()
+        for name, value in settings.model_dump(exclude=set(RECORDED)).items()
         if name in ("scale", "seed", "model") or value != getattr(usual, name)
     }
 
 
-def to_command(settings: Settings, image: str | None = "photo.png") -> str:
-    """The same run in a shell. Captions go by file. image: None where it is drawn from words."""
+def to_command(settings: Settings, image: str | None = "photo.png", mask: str | None = None) -> str:
+    """The same run in a shell. Captions and mask go by file. image: None where it is drawn from words. mask: its file."""
     parts = ["python", "-m", "cupscale", "upscale", *([image] if image else [])]
     for name, value in _own(settings).items():
         text = _text(value)
@@ -113,11 +113,13 @@ def to_command(settings: Settings, image: str | None = "photo.png") -> str:
         parts += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     if settings.captions:
         parts += ["--captions", "captions.json"]
+    if mask:
+        parts += ["--mask", mask]
     return shlex.join(parts)
 
 
-def to_python(settings: Settings, image: str | None = "photo.png") -> str:
-    """The same run in Python. image: None where it is drawn from words."""
+def to_python(settings: Settings, image: str | None = "photo.png", mask: str | None = None) -> str:
+    """The same run in Python. image, mask: as of `to_command`."""
     own = _own(settings)
     model = own.pop("model")
     fields = "".join(f"    {name}={value!r},\n" for name, value in own.items())
@@ -126,6 +128,8 @@ def to_python(settings: Settings, image: str | None = "photo.png") -> str:
         lines.insert(0, "import json\n")
         lines += ['captions = json.load(open("captions.json"))["regions"]  # saved on the Regions tab']
         fields += "    captions=captions,\n"
+    if mask:
+        fields += f"    mask={mask!r},\n"
     given = f"    {image!r},\n" if image else ""
     lines += [
         f"pipe = cupscale.load({model!r})",

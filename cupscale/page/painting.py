@@ -16,7 +16,7 @@ import gradio as gr
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, engine, history, links, queue, regions, run, source, viewer
+from cupscale.page import bounds, engine, history, links, mask, queue, regions, run, source, viewer
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, new_book
 from cupscale.planning import Plan, nearest_size
@@ -97,6 +97,7 @@ class Painting:
         try:
             settings = session.settings(values, draw_seed=True)
             picture = session.picture(values)
+            held = mask.of_visit(values, session, picture.size)
             settings = links.as_drawn(picture, settings)
             plan = bounds.allowed_plan(picture, settings, session.limits, session.writer(values))
         except CupscaleError as error:
@@ -116,7 +117,7 @@ class Painting:
             },
             stopped=lambda began: self._stopped(began, wrote, values[self._tab.shot]),
         )
-        steps = self._guarded(self._painted(values, picture, settings, plan, wrote), values)
+        steps = self._guarded(self._painted(values, picture, held, settings, plan, wrote), values)
         yield from session.jobs.run(steps, look, engine.expected_seconds(plan, settings))
 
     def drawn(self, values: Values) -> Generator[Updates, None, None]:
@@ -178,14 +179,20 @@ class Painting:
             )
 
     def _painted(
-        self, values: Values, picture: Picture, settings: Settings, plan: Plan, wrote: list[Caption]
+        self,
+        values: Values,
+        picture: Picture,
+        held: Picture | None,
+        settings: Settings,
+        plan: Plan,
+        wrote: list[Caption],
     ) -> Steps:
-        """wrote: takes the captions that were written for the run."""
+        """held: the mask. wrote: takes the captions that were written for the run."""
         session, tab = self._session, self._tab
         fraction = 0.0
         path, writer = values[session.image], session.writer(values)
         stem = source.name(path)
-        sights = run.watch(picture, settings, session.limits, stem, writer)
+        sights = run.watch(picture, settings, session.limits, stem, writer, held)
         with contextlib.closing(sights):
             for sight in sights:
                 fraction = max(fraction, sight.fraction)

@@ -48,6 +48,7 @@ class Session:
         laid: The boxes that the table of captions shows.
         drawn: What the Regions tab shows.
         example: The name of the example that is the input, or None.
+        mask: What is protected of the input, as `mask.of` reads it, or None.
         image: The input image; the Upscale tab places it.
         randomize: Whether every run draws a seed; likewise.
         captioner: Who writes captions that are not given; the Regions tab places it.
@@ -64,6 +65,7 @@ class Session:
         self.laid = self._state(None)
         self.drawn = self._state(None)
         self.example = self._state(None)
+        self.mask = self._state(None)
         self.image = source.SourceImage(
             type="filepath",
             image_mode=None,
@@ -116,7 +118,7 @@ class Session:
     @property
     def inputs(self) -> set[Any]:
         """What every handler that needs the settings takes."""
-        own = {self.image, self.randomize, self.captioner, self.table, self.book, self.example}
+        own = {self.image, self.randomize, self.captioner, self.table, self.book, self.example, self.mask}
         return own | set(self.controls.all)
 
     def picture(self, values: Values) -> Picture:

@@ -17,9 +17,11 @@ class Share(Scripted):
         super().__init__("share", {}, **options)
 
 
-def texts(settings: Settings, example: str | None, file: str | None, limits: Limits) -> dict[str, str]:
+def texts(
+    settings: Settings, example: str | None, file: str | None, limits: Limits, mask: str | None = None
+) -> dict[str, str]:
     """What the three rows show. file: the input's path, as the person who copies them has it; None
-    where the input is drawn from words."""
+    where the input is drawn from words. mask: the name under which its mask is downloaded."""
     query = links.to_query(settings, example)
     if len(query) > limits.link_chars:
         query = ""
@@ -28,9 +30,11 @@ def texts(settings: Settings, example: str | None, file: str | None, limits: Lim
         note = "Whoever opens the link sees this example with these settings."
     else:
         note = "An uploaded image cannot be in a link: it opens with these settings, and the image has to be given again."
+    if mask:
+        note += f" The mask is in no link; the command and Python want it as {mask}, which Protect places downloads."
     return {
         "query": query,
         "note": note,
-        "command": links.to_command(settings, file),
-        "python": links.to_python(settings, file),
+        "command": links.to_command(settings, file, mask),
+        "python": links.to_python(settings, file, mask),
     }

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cupscale import images
 from cupscale.errors import CupscaleError
-from cupscale.page import engine, examples, history, keeping, light, run, scratch, share, source, viewer
+from cupscale.page import engine, examples, history, keeping, light, mask, run, scratch, share, source, viewer
 from cupscale.page.advanced import Advanced
 from cupscale.page.creativity import Creativity
 from cupscale.page.filling import Examples, Filling
@@ -40,6 +40,7 @@ class UpscaleTab:
         with gr.Row(equal_height=False, elem_id="first"):
             with gr.Column(scale=5, min_width=320):
                 self._build_input()
+                self.protecting = mask.Protecting(session)
                 self.advanced = Advanced(session)
             with gr.Column(scale=7, min_width=320, elem_id="shown"):
                 self._build_result()
@@ -135,6 +136,7 @@ class UpscaleTab:
         filling = Filling(session, self.followed)
         filling.wire_presets(self.advanced.quick, self.advanced.paper, self.advanced.reset)
         light.later(self.advanced.part, self.advanced.part.expand)
+        self.protecting.wire()
         light.later(self.sharing, self.sharing.expand)
         restored = filling.outputs
         session.follow(self.dropped.upload(filling.from_file, self.dropped, restored, **TOASTING))

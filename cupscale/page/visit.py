@@ -27,7 +27,7 @@ KEEP = """(visit) => {
 
 class Visit(NamedTuple):
     """fields: settings, checked. size: of the output that their captions are for. image: the upload on this server, None
-    where it is gone. gone: there was one. example: its name."""
+    where it is gone. gone: there was one. example: its name. mask: of the image, an upload too; None where there is none."""
 
     fields: dict[str, Any]
     size: Sequence[int] | None
@@ -35,6 +35,7 @@ class Visit(NamedTuple):
     gone: bool
     example: str | None
     randomize: bool
+    mask: str | None = None
 
 
 def read(arrived: str) -> tuple[dict[str, str], str]:
@@ -56,6 +57,7 @@ def packed(
     image: str | None,
     example: str | None,
     randomize: bool,
+    mask: str | None = None,
 ) -> str:
     """For the browser to keep."""
     fields = settings.model_dump(mode="json")
@@ -65,6 +67,7 @@ def packed(
         "image": image,
         "example": example,
         "randomize": randomize,
+        "mask": mask,
     }
     return json.dumps(kept, ensure_ascii=False)
 
@@ -81,12 +84,7 @@ def unpacked(text: str) -> Visit:
     if not isinstance(fields, Mapping) or not (size is None or _is_size(size)):
         raise CupscaleError("the visit: damaged")
     image = kept.get("image")
-    found = None
-    if isinstance(image, str):
-        try:
-            found = references.check(image)
-        except CupscaleError:
-            found = None
+    found = _upload(image)
     example = kept.get("example")
     return Visit(
         fields=Settings.build(fields).model_dump(),
@@ -95,7 +93,16 @@ def unpacked(text: str) -> Visit:
         gone=bool(image) and not found,
         example=example if isinstance(example, str) else None,
         randomize=bool(kept.get("randomize")),
+        mask=_upload(kept.get("mask")),
     )
+
+
+def _upload(path: Any) -> str | None:
+    """An upload that is still there."""
+    try:
+        return references.check(path) if isinstance(path, str) else None
+    except CupscaleError:
+        return None
 
 
 def _is_size(value: Any) -> bool:
