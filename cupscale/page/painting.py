@@ -152,8 +152,9 @@ class Painting:
             if given and (given["image"], given["size"]) == (values[session.image], list(output)):
                 wrote = [Caption(**one) for one in given["captions"]]
                 there = session.captions(values[session.table], values[session.book])
-                kept = [one.model_dump() for one in regions.kept_typed(there, wrote)]
-                return {session.book: new_book(kept, output), session.laid: None}
+                book = values[session.book]
+                regions.write_arrived(book, there, wrote, output)
+                return {session.book: book, session.laid: None}
         return {session.book: gr.skip()}
 
     # What is shown

@@ -29,6 +29,10 @@ RUN: dict[str, Any] = {
     "concurrency_id": "run",
 }  # of the page: the desk does, and says where
 
+# What follows an event: gradio drops a `.then` that comes while the one before is under way, and what came last would never
+# be shown.
+FOLLOWING: dict[str, Any] = {"trigger_mode": "always_last"}
+
 Values = Mapping[Any, Any]  # of components, by component
 Step = dict[str, Any]  # arguments of gradio's `.then`
 
@@ -52,6 +56,7 @@ class Session:
         randomize: Whether every run draws a seed; likewise.
         captioner: Who writes captions that are not given; the Regions tab places it.
         table: The captions; the Regions tab places it.
+        rows: What the table is to show, as `packed_rows` gives it; the browser puts it there.
         jobs: The runs that go on.
         chain: What follows a change of the settings or the image: the plan, then the drawing of the regions.
     """
@@ -103,6 +108,7 @@ class Session:
             buttons=[],
             render=False,
         )
+        self.rows = gr.Textbox(visible="hidden", elem_id="rows")
         self.chain: list[Step] = []
 
     def _state(self, value: Any) -> gr.State:
@@ -111,7 +117,7 @@ class Session:
     def follow(self, event: Any) -> None:
         """Let the plan, the regions and all else that depends on the settings follow an event."""
         for step in self.chain:
-            event = event.then(**step)
+            event = event.then(**step, **FOLLOWING)
 
     @property
     def inputs(self) -> set[Any]:
@@ -147,12 +153,6 @@ class Session:
     def writer(self, values: Values) -> str:
         """Who writes captions that are not given, by name."""
         return str(values[self.captioner] or writers.AUTO)
-
-    @staticmethod
-    def written(book: Mapping[str, Any], plan: Plan) -> tuple[Caption, ...]:
-        """The captions in the book, for the output of a plan."""
-        captions = tuple(Caption(**caption) for caption in book["captions"])
-        return scaled(captions, book["size"], plan.output) if book["size"] else captions
 
 
 def refusal(error: CupscaleError) -> gr.Error:
