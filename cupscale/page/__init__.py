@@ -75,7 +75,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         opening = upscale.wire(demo, (regions.laying(), regions.drawing()), past, tabs)
         regions.wire()
         batch.wire(demo, batch_part, opening)
-        compare.wire(opening)
+        compare.wire(demo, opening)
         for part in (regions_part, batch_part, compare_part):
             light.later(part, part.select)
         Endpoints(limits).build()

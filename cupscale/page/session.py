@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -32,6 +32,17 @@ RUN: dict[str, Any] = {
 # What follows an event: gradio drops a `.then` that comes while the one before is under way, and what came last would never
 # be shown.
 FOLLOWING: dict[str, Any] = {"trigger_mode": "always_last"}
+
+# The browser's tab keeps the name of a run, so that a reload finds it. One that is over comes back after a reload only, and not
+# with the next link.
+_KEEP_NAME = """(name) => {
+  name ? sessionStorage.setItem('cupscale-%s', name) : sessionStorage.removeItem('cupscale-%s')
+}"""
+_KEPT_NAME = """() => {
+  const name = sessionStorage.getItem('cupscale-%s') || ''
+  const linked = performance.getEntriesByType('navigation')[0]?.type === 'navigate'
+  return [linked && name.endsWith(' over') ? '' : name]
+}"""
 
 Values = Mapping[Any, Any]  # of components, by component
 Step = dict[str, Any]  # arguments of gradio's `.then`
@@ -153,6 +164,31 @@ class Session:
     def writer(self, values: Values) -> str:
         """Who writes captions that are not given, by name."""
         return str(values[self.captioner] or writers.AUTO)
+
+
+def comes_back(
+    demo: gr.Blocks,
+    token: Any,
+    kind: str,
+    returned: Callable[..., Any],
+    outputs: Sequence[Any],
+    keep: str = "",
+) -> None:
+    """Let a reload of the page find a run again.
+
+    Args:
+        demo: The page.
+        token: Of the run that a part of the page shows.
+        kind: Of run, a word of its own.
+        returned: What shows the run of a token.
+        outputs: What that may change.
+        keep: The browser's function that keeps the token, where that is more than to keep it.
+    """
+    token.change(None, token, None, js=keep or _KEEP_NAME % (kind, kind))
+    # Not beside the token: a closed tab's parts hear nothing.
+    back = gr.Textbox(visible="hidden", elem_id=f"{kind}-back")
+    demo.load(None, None, back, js=_KEPT_NAME % kind)
+    back.change(returned, back, outputs, **TOASTING)
 
 
 def refusal(error: CupscaleError) -> gr.Error:

@@ -49,7 +49,6 @@ class UpscaleTab:
         self.visit = gr.Textbox(visible="hidden", elem_id="visit")  # that the browser keeps
         # The address and the visit that the page was opened with.
         self.address = gr.Textbox(visible="hidden", elem_id="address")
-        self.back = gr.Textbox(visible="hidden", elem_id="back")  # the run that a reload finds again
         self.shot = gr.State(None, time_to_live=kept, delete_callback=run.forget)
         self.followed = gr.State(session.controls.first.cutoff, time_to_live=kept)
 
