@@ -164,6 +164,32 @@ def test_typed_captions_stay_where_a_captioner_wrote_others_or_none():
     assert {one.box[0]: one.caption for one in kept} == {0: "mine", 8: "mine too", 16: "new", 24: "more"}
 
 
+def test_typed_and_arriving_captions_write_into_one_book_and_neither_takes_the_others_away():
+    def of(x, text, source):
+        return Caption(box=(x, 0, x + 8, 16), caption=text, source=source)
+
+    def texts():
+        return {one["box"][0]: (one["caption"], one["source"]) for one in book["captions"]}
+
+    laid = {"boxes": [(0, 0, 8, 16), (8, 0, 16, 16), (16, 0, 24, 16)], "output": (24, 16), "stamp": 5}
+    first, second = of(8, "one", "qwen"), of(16, "two", "qwen")
+    book = {"size": None, "captions": [], "stamp": 5}
+    regions.write_typed(book, laid, 0, " mine ")
+    regions.write_arrived(book, [], [of(0, "other", "qwen"), first, second], (24, 16))
+    assert texts() == {0: ("mine", "user"), 8: ("one", "qwen"), 16: ("two", "qwen")}
+    regions.write_arrived(book, [of(0, "mi", "user")], [first], (24, 16))  # overtaken by the longer one
+    assert texts() == {0: ("mine", "user"), 8: ("one", "qwen"), 16: ("two", "qwen")} and book["stamp"] > 5
+    regions.write_typed(book, laid, 1, "")
+    assert texts() == {0: ("mine", "user"), 16: ("two", "qwen")}
+    plan = SimpleNamespace(boxes=tuple(laid["boxes"]), output=(24, 16))
+    regions.write_edited(book, laid, [of(8, "edited", "user")], plan)  # the table is older than the book
+    assert texts() == {8: ("edited", "user"), 0: ("mine", "user"), 16: ("two", "qwen")}
+    regions.write_edited(book, {**laid, "stamp": book["stamp"]}, [of(8, "edited", "user")], plan)
+    assert texts() == {8: ("edited", "user")}
+    assert regions.read_book(book, (48, 32))[1][0].box == (16, 0, 32, 32)
+    assert regions.read_book(book, (24, 16))[0] < regions.read_book(book, (24, 16))[0]
+
+
 def test_a_drawing_has_its_share_of_the_progress():
     """50 evaluations to draw and 150 to enlarge: the drawing is the first quarter, denoising is 0.12 to 0.96 of the rest."""
 

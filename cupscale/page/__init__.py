@@ -72,10 +72,10 @@ def build(limits: Limits | None = None) -> gr.Blocks:
             with gr.Tab("History", id="history"):
                 past = History(elem_id="history")
         _keep_in_address(demo, tabs)
-        opening = upscale.wire(demo, regions.drawing(), past, tabs)
+        opening = upscale.wire(demo, (regions.laying(), regions.drawing()), past, tabs)
         regions.wire()
         batch.wire(demo, batch_part, opening)
-        compare.wire(opening)
+        compare.wire(demo, opening)
         for part in (regions_part, batch_part, compare_part):
             light.later(part, part.select)
         Endpoints(limits).build()

@@ -18,7 +18,17 @@ from cupscale.errors import CupscaleError
 from cupscale.page import bounds, engine, queue, references, run, scratch, source
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.limits import Limits
-from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, refusal
+from cupscale.page.session import (
+    PRIVATE,
+    RUN,
+    SILENT,
+    TOASTING,
+    Session,
+    Values,
+    comes_back,
+    complain,
+    refusal,
+)
 from cupscale.page.viewer import Scripted
 from cupscale.planning import Plan, duration
 from cupscale.settings import Settings
@@ -27,15 +37,11 @@ if TYPE_CHECKING:
     from cupscale.page.opening import Opening
 
 FORMATS = {"PNG": "png", "WebP": "webp", "JPEG": "jpg"}
+_LOST = "The last batch is no longer on the server: choose its images again, and Upscale all runs them."
 _NO_FILES = "Choose images to see what a batch takes."
 _CLICK_DOWNLOAD = (
     "() => setTimeout(() => document.querySelector('#zip-file a, a#zip-file, #zip-file')?.click(), 150)"
 )
-# The browser's tab keeps the name of its batch, so that a reload finds it.
-_KEEP_NAME = """(name) => {
-  name ? sessionStorage.setItem('cupscale-batch', name) : sessionStorage.removeItem('cupscale-batch')
-}"""
-_KEPT_NAME = "() => [sessionStorage.getItem('cupscale-batch') || '']"
 
 
 @dataclass(frozen=True)
@@ -184,12 +190,7 @@ class BatchTab:
             self.packed, [self.batch, self.format], self.zip_file, show_progress="minimal", **PRIVATE
         )
         made.success(None, js=_CLICK_DOWNLOAD)
-        self.token.change(None, self.token, None, js=_KEEP_NAME)
-        back = gr.Textbox(
-            visible="hidden", elem_id="batch-back"
-        )  # here, since a closed tab's parts hear nothing
-        demo.load(None, None, back, js=_KEPT_NAME)
-        back.change(self.returned, back, outputs, **TOASTING)
+        comes_back(demo, self.token, "batch", self.returned, outputs)
         opening.follow(
             self.list.open(self.opened(opening), [self.batch, opening.token], opening.outputs, **TOASTING)
         )
@@ -253,6 +254,8 @@ class BatchTab:
         gone = isinstance(batch, Batch) and batch.folder and not Path(batch.folder).is_dir()
         if job and not gone:
             yield from job.follow()
+        elif token:
+            yield {self.status: run.plan_html(_LOST, wrong=True), self.token: ""}
         else:
             yield {self.token: gr.skip()}  # gradio takes a generator that gives nothing for empty components
 

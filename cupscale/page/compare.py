@@ -16,7 +16,17 @@ from cupscale.page import bounds, engine, queue, run, scratch, sheet, source, vi
 from cupscale.page.blind import Blind
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.opening import Opening
-from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, refusal
+from cupscale.page.session import (
+    PRIVATE,
+    RUN,
+    SILENT,
+    TOASTING,
+    Session,
+    Values,
+    comes_back,
+    complain,
+    refusal,
+)
 from cupscale.planning import output_size
 from cupscale.reproduce.rows import read_rows
 from cupscale.settings import Settings
@@ -24,6 +34,7 @@ from cupscale.upscalers import NAMES, available
 
 # The ablation's rows of `cupscale reproduce`, as settings over the page's own.
 ABLATION = {row.title: dict(row.settings) for row in read_rows().values() if row.group == "ablation"}
+_LOST = "The last comparison is no longer on the server: Compare runs it again."
 PLAIN = "plain enlargement"
 _CLICK_DOWNLOAD = (
     "() => setTimeout(() => document.querySelector('#grid-file a, a#grid-file, #grid-file')?.click(), 150)"
@@ -88,22 +99,27 @@ class CompareTab:
         self.shots = gr.State({}, time_to_live=kept, delete_callback=_forget)
         self.input = gr.State(None, time_to_live=kept)  # of the comparison in sight
 
-    def wire(self, opening: Opening) -> None:
-        """Connect the tab. opening: puts a variant on the Upscale tab."""
+    def wire(self, demo: gr.Blocks, opening: Opening) -> None:
+        """Connect the tab.
+
+        Args:
+            demo: Whose loading finds a comparison again.
+            opening: Puts a variant on the Upscale tab.
+        """
         session = self._session
+        outputs = [self.status, self.grid, self.shots, self.input, self.compare, self.cancel, self.token]
+        outputs += [self.after, self.blind.panel, self.blind.result, self.blind.start, self.wanted]
         queue.admitted(self.compare.click, session.limits)(
             self.start,
             session.inputs | {self.wanted, self.shots, session.laid},
-            [
-                *(self.status, self.grid, self.shots, self.input, self.compare, self.cancel, self.token),
-                *(self.after, self.blind.panel, self.blind.result, self.blind.start),
-            ],
+            outputs,
             show_progress="hidden",
             trigger_mode="once",
             **RUN,
             **PRIVATE,
         )
         self.cancel.click(session.jobs.stop, self.token, None, **SILENT)
+        comes_back(demo, self.token, "compare", self.returned, outputs)
         made = self.download.click(self.sheet, self.shots, self.file, show_progress="minimal", **PRIVATE)
         made.success(None, js=_CLICK_DOWNLOAD)
         self.blind.wire(self.shots, self.grid)
@@ -150,6 +166,17 @@ class CompareTab:
         seconds = sum(engine.expected_seconds(engine.planned(asked.picture.size, one), one) for one in runs)
         yield from session.jobs.run(self._guarded(asked, values), look, seconds)
 
+    def returned(self, token: str) -> Steps:
+        """The comparison of this tab after a reload: where it is now, or its grid."""
+        job = self._session.jobs.named((token or "").partition(" ")[0])
+        shots = (job.shown(self.shots) if job else None) or {}
+        if job and all(Path(shot.png).is_file() for shot in shots.values()):
+            yield from job.follow()
+        elif token:
+            yield {self.status: run.plan_html(_LOST, wrong=True), self.token: ""}
+        else:
+            yield {self.token: gr.skip()}  # gradio takes a generator that gives nothing for empty components
+
     def _asked(self, values: Values) -> _Asked:
         session = self._session
         picture, settings, plan = session.plan(values)
@@ -187,6 +214,7 @@ class CompareTab:
             self.status: run.status_html(line, 0.0),
             self.shots: {},
             self.input: asked.path,
+            self.wanted: list(chosen),  # as they are: a reload brings them back
             self.after: gr.update(visible=False),
             self.grid: gr.update(value=viewer.grid([], note), visible=True),
             self.blind.start: gr.update(interactive=True),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from cupscale.captions import match, scaled
+from cupscale.captions import scaled
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import (
@@ -26,7 +26,7 @@ from cupscale.page import (
     visit,
 )
 from cupscale.page.jobs import Updates
-from cupscale.page.session import SILENT, TOASTING, Session, Step, Values, complain
+from cupscale.page.session import FOLLOWING, SILENT, TOASTING, Session, Step, Values, complain
 from cupscale.planning import Plan, duration, output_size
 from cupscale.settings import MAX_SCALE, Settings, default_cutoff
 
@@ -55,14 +55,14 @@ class Following:
         self._followed = tab.followed
         self._kept_visit = tab.visit
 
-    def wire(self, drawing: Step) -> None:
-        """Let all of it follow every control, the image and the table. drawing: of the Regions tab, the last step."""
+    def wire(self, laying: Step, drawing: Step) -> None:
+        """Let all of it follow every control, the image and the table. laying, drawing: of the Regions tab, the last steps."""
         session, controls = self._session, self._session.controls
         known = session.inputs | {session.book, session.laid}
-        outputs = [self._plan_line, self._links, self._kept, self._kept_line, session.laid, session.table]
+        outputs = [self._plan_line, self._links, self._kept, self._kept_line, session.laid, session.rows]
         outputs += [self._kept_visit, self._creativity, self._smaller]
         planning: Step = {"inputs": known, "outputs": outputs, **SILENT}
-        session.chain = [{"fn": self.refresh, **planning}, drawing]
+        session.chain = [{"fn": self.refresh, **planning}, laying, drawing]
         moved = [
             component.change
             for component in (
@@ -73,7 +73,9 @@ class Following:
                 session.table,
             )
         ]
-        gr.on(moved, self.refresh, trigger_mode="always_last", **planning).then(**drawing)
+        event = gr.on(moved, self.refresh, **planning, **FOLLOWING)
+        for step in session.chain[1:]:
+            event = event.then(**step, **FOLLOWING)
         self._kept_visit.change(None, self._kept_visit, None, js=visit.KEEP)
         self._wire_first()
         session.table.input(self.remember, known, [session.book], **TOASTING)
@@ -206,14 +208,15 @@ class Following:
         before, table = values[session.laid], values[session.table]
         if before == laid:
             return {}, table, ""
-        rows, note = regions.rows_of(plan, session.written(values[session.book], plan)), ""
+        serial, captions = regions.read_book(values[session.book], plan.output)
+        rows, note = regions.rows_of(plan, captions), ""
         same = before and all(before[name] == laid[name] for name in ("image", "stamp"))
         if same and len(table or ()) == len(before["boxes"]):
             there = regions.carried_over(table, before, plan)
             if any(new[2] and not row[2] for row, new in zip(rows, there, strict=True)):
                 rows = [row if row[2] else new for row, new in zip(rows, there, strict=True)]
                 note = "; the regions changed, and each took the caption of the one that covers most of it"
-        return {session.laid: laid, session.table: rows}, rows, note
+        return {session.laid: laid, session.rows: regions.packed_rows(serial, rows)}, rows, note
 
     def _shared(
         self,
@@ -247,7 +250,7 @@ class Following:
         return {self._kept: gr.update(value=low, visible=True), self._kept_line: line}
 
     def remember(self, values: Values) -> Any:
-        """An edit of the table goes into the book; captions that no region takes now stay in it."""
+        """An edit of the table goes into the book."""
         session = self._session
         try:
             captions = session.captions(values[session.table], values[session.book])
@@ -256,9 +259,8 @@ class Following:
             complain(error)
             return gr.skip()
         book = values[session.book]
-        extra = match(session.written(book, plan), plan.boxes, plan.output).extra
-        kept = [caption.model_dump() for caption in (*captions, *extra)]
-        return {session.book: {**book, "size": plan.output, "captions": kept}}
+        regions.write_edited(book, values[session.laid], captions, plan)
+        return {session.book: book}
 
     def cutoff_of_scale(self, scale: float, now: float, followed: float, model: str) -> Any:
         """The cutoff goes with the scale until a person moves it."""

@@ -18,7 +18,7 @@ from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import bounds, engine, history, links, mask, queue, regions, run, source, viewer
 from cupscale.page.jobs import Look, Steps, Updates
-from cupscale.page.session import PRIVATE, RUN, SILENT, TOASTING, Session, Values, complain, new_book
+from cupscale.page.session import PRIVATE, RUN, SILENT, Session, Values, comes_back, complain, new_book
 from cupscale.planning import Plan, nearest_size
 from cupscale.settings import Caption, Settings
 
@@ -27,20 +27,13 @@ if TYPE_CHECKING:
 
 SHAPES = {"1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16}  # of a picture from words
 _LOST = "The last run was lost: the page or its server went away. Upscale runs it again."
-# The browser's tab keeps the name of its run, so that a reload finds it. On a phone the result lies below the controls, and
-# is looked at when a run begins.
+# On a phone the result lies below the controls, and is looked at when a run begins.
 _KEEP_NAME = """(name) => {
   const before = sessionStorage.getItem('cupscale-run')
   name ? sessionStorage.setItem('cupscale-run', name) : sessionStorage.removeItem('cupscale-run')
   if (name && !name.endsWith(' over') && name !== before && matchMedia('(max-width: 640px)').matches) {
     document.querySelector('#result')?.scrollIntoView({behavior: 'smooth'})
   }
-}"""
-# A run that is over comes back after a reload only, and not with the next link.
-_KEPT_NAME = """() => {
-  const name = sessionStorage.getItem('cupscale-run') || ''
-  const linked = performance.getEntriesByType('navigation')[0]?.type === 'navigate'
-  return [linked && name.endsWith(' over') ? '' : name]
 }"""
 
 
@@ -85,9 +78,7 @@ class Painting:
                 **SILENT,
             )
         )
-        tab.token.change(None, tab.token, None, js=_KEEP_NAME)
-        demo.load(None, None, tab.back, js=_KEPT_NAME)
-        tab.back.change(self.returned, tab.back, outputs, **TOASTING)
+        comes_back(demo, tab.token, "run", self.returned, outputs, keep=_KEEP_NAME)
 
     # Handlers
 
@@ -153,8 +144,9 @@ class Painting:
             if given and (given["image"], given["size"]) == (values[session.image], list(output)):
                 wrote = [Caption(**one) for one in given["captions"]]
                 there = session.captions(values[session.table], values[session.book])
-                kept = [one.model_dump() for one in regions.kept_typed(there, wrote)]
-                return {session.book: new_book(kept, output), session.laid: None}
+                book = values[session.book]
+                regions.write_arrived(book, there, wrote, output)
+                return {session.book: book, session.laid: None}
         return {session.book: gr.skip()}
 
     # What is shown

@@ -13,6 +13,7 @@ from cupscale.errors import CupscaleError
 from cupscale.page import captions, queue, regions, run, writers
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.session import (
+    FOLLOWING,
     PRIVATE,
     RUN,
     SILENT,
@@ -28,6 +29,20 @@ from cupscale.settings import Settings
 
 # What the page itself puts into the caption box comes as null: the box has no focus then.
 _IF_TYPED = "(text, ...rest) => [document.activeElement?.closest('#caption') ? text : null, ...rest]"
+# The browser fills the table: with the latest rows that the server laid, of answers that overtake each other, and with what
+# someone types in the box, of which the server does not know the last letters yet.
+_LAY = """(laid, text, region, table) => {
+  const given = laid ? JSON.parse(laid) : null, k = (region || 1) - 1
+  let rows = table?.data ?? []
+  if (given && given.serial > (window.cupscaleLaid ?? 0)) {
+    window.cupscaleLaid = given.serial
+    rows = given.rows
+  }
+  if (document.activeElement?.closest('#caption') && rows[k] && (rows[k][2] ?? '') !== text) {
+    rows = rows.map((row, n) => n === k ? [row[0], row[1], text] : row)
+  }
+  return rows === table?.data ? {__type__: 'update'} : {...table, data: rows}
+}"""
 # While someone types in the caption box, an update of nothing.
 _SHOW_ROW = """(region, table) => document.activeElement?.closest("#caption")
   ? {__type__: "update"} : table?.data?.[(region || 1) - 1]?.[2] ?? ''"""
@@ -96,6 +111,17 @@ class RegionsTab:
 
     # Events
 
+    def laying(self) -> Step:
+        """The step that fills the table."""
+        session = self._session
+        return {
+            "fn": None,
+            "inputs": [session.rows, self.caption, self.chosen, session.table],
+            "outputs": session.table,
+            "js": _LAY,
+            **SILENT,
+        }
+
     def drawing(self) -> Step:
         """The step that draws the grid and the chosen region, where they changed."""
         session = self._session
@@ -109,20 +135,15 @@ class RegionsTab:
     def wire(self) -> None:
         """Connect the tab. After the Upscale tab, whose plan follows what happens here."""
         session = self._session
-        self.chosen.change(**self.drawing(), trigger_mode="always_last")
+        self.chosen.change(**self.drawing(), **FOLLOWING)
         self.overlay.select(self.pointed, session.laid, self.chosen, **SILENT)
         session.table.select(self.row, None, self.chosen, **SILENT)
         # What follows from the table follows its change, the last one last: a chain behind every letter could end out of
         # order.
         # Every change is heard, a paste and dictation too, which press no key; those that a person made have the focus.
-        self.caption.change(
-            self.typed,
-            [self.caption, self.chosen, session.table, session.laid, session.book],
-            [session.table, session.book],
-            trigger_mode="always_last",
-            js=_IF_TYPED,
-            **SILENT,
-        )
+        self.caption.change(**self.laying())
+        known = [self.caption, self.chosen, session.laid, session.book]
+        self.caption.change(self.typed, known, session.book, js=_IF_TYPED, **FOLLOWING, **SILENT)
         # The caption box shows its row of the table. It does so in the browser, and not while someone types in it: an
         # answer of the server would come late, and take the first letters back.
         gr.on(
@@ -208,18 +229,13 @@ class RegionsTab:
         index = event.index
         return int(index[0] if isinstance(index, (list, tuple)) else index) + 1
 
-    def typed(self, text: str | None, chosen: float, rows: Any, laid: Any, book: Any) -> Any:
-        """The caption box goes into the table and the book. None: the page itself filled the box."""
-        session = self._session
+    def typed(self, text: str | None, chosen: float, laid: Any, book: Any) -> Any:
+        """The caption box goes into the book. None: the page itself filled the box."""
         k = int(chosen or 1) - 1
-        if text is None or not laid or not rows or k >= len(rows) or str(rows[k][2] or "") == text:
+        if text is None or not laid or not 0 <= k < len(laid["boxes"]):
             return gr.skip()
-        rows = [list(r) for r in rows]
-        rows[k][2] = text
-        with contextlib.suppress(CupscaleError):
-            kept = [caption.model_dump() for caption in session.captions(rows, book)]
-            book = {**book, "size": laid["output"], "captions": kept}
-        return {session.table: rows, session.book: book}
+        regions.write_typed(book, laid, k, text)
+        return book
 
     def to_file(self, values: Values) -> Any:
         """Save the captions."""
@@ -264,9 +280,15 @@ class RegionsTab:
             stopped=lambda began: {self.writing: run.status_html("Cancelled."), **self._buttons(False)},
             failed=self._failed,
         )
-        yield from session.jobs.run(self._writing(steps, settings, plan), look)
+        yield from session.jobs.run(self._writing(steps, settings, plan, values[session.book]), look)
 
-    def _writing(self, steps: Generator[captions.Step, None, None], settings: Settings, plan: Plan) -> Steps:
+    def _writing(
+        self,
+        steps: Generator[captions.Step, None, None],
+        settings: Settings,
+        plan: Plan,
+        book: dict[str, Any],
+    ) -> Steps:
         session = self._session
         try:
             with contextlib.closing(steps):
@@ -275,8 +297,7 @@ class RegionsTab:
                     if step.warning:
                         complain(CupscaleError(step.warning), "Captions")
                     if step.captions is not None:
-                        both = regions.kept_typed(settings.captions, step.captions)
-                        book = new_book([one.model_dump() for one in both], plan.output)
+                        regions.write_arrived(book, settings.captions, step.captions, plan.output)
                         updates |= {session.book: book, session.laid: None, session.drawn: None}
                         if step.prompt and not settings.prompt:
                             updates[self.writing] = step.html + run.plan_html(

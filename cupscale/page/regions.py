@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from cupscale import images
-from cupscale.captions import captions_file, captions_text, carried, match, read_captions
+from cupscale.captions import captions_file, captions_text, carried, match, read_captions, scaled
 from cupscale.errors import CupscaleError
 from cupscale.page import scratch
 from cupscale.page.limits import Limits
@@ -19,6 +23,8 @@ from cupscale.settings import Caption
 HEADERS = ["region", "left, top, right, bottom", "caption"]
 _VIEW_PX = 720
 Rows = list[list[Any]]
+_writing = threading.Lock()
+_serials = itertools.count(1)
 
 
 def rows_of(plan: Plan, captions: Sequence[Caption]) -> Rows:
@@ -38,6 +44,87 @@ def kept_typed(before: Sequence[Caption], written: Sequence[Caption]) -> list[Ca
     """What a captioner wrote, and in its place what a person had typed."""
     typed = {one.box: one for one in before if one.source == "user"}
     return [*typed.values(), *(one for one in written if one.box not in typed)]
+
+
+def write_typed(book: dict[str, Any], laid: Mapping[str, Any], k: int, text: str) -> None:
+    """Put what a person typed for one region into the book, and leave the rest of it as it is now.
+
+    The book is changed in place and at once: captions arrive while a person types, and each of the two would otherwise write
+    back a book without the other's.
+
+    Args:
+        book: Of the visit.
+        laid: The regions as the table shows them.
+        k: The region, from 0.
+        text: Its caption; an empty one takes the caption away.
+    """
+    output, box = tuple(laid["output"]), tuple(laid["boxes"][k])
+    with _writing:
+        others = [one for one in for_output(book, output) if one.box != box]
+        if not text.strip():  # nor does one of another scale serve it now
+            others = [one for one in others if match([one], [box], output).missing]
+        typed = [Caption(box=box, caption=text.strip())] if text.strip() else []
+        _write(book, [*others, *typed], output)
+
+
+def write_arrived(
+    book: dict[str, Any], there: Sequence[Caption], wrote: Sequence[Caption], output: tuple[int, int]
+) -> None:
+    """Put what a captioner wrote so far into the book, in place, as `write_typed` does.
+
+    Args:
+        book: Of the visit.
+        there: In the table. What a person typed there, or into the book since, stays.
+        wrote: All of the run so far. Of two calls that overtake each other, what the longer one wrote stays.
+        output: (width, height) that the boxes are for.
+    """
+    with _writing:
+        known = for_output(book, output)
+        kept = kept_typed([*there, *known], wrote)
+        places = {one.box for one in kept}
+        _write(book, [*kept, *(one for one in known if one.box not in places)], output)
+        book["stamp"] = time.time_ns()
+
+
+def write_edited(
+    book: dict[str, Any], laid: Mapping[str, Any] | None, there: Sequence[Caption], plan: Plan
+) -> None:
+    """Put an edited table into the book, in place; captions that no region takes now stay in it.
+
+    Args:
+        book: Of the visit.
+        laid: The regions as the table shows them. Where the book is newer, what the table lacks has yet to arrive there.
+        there: In the table.
+        plan: Of a run now.
+    """
+    with _writing:
+        known = for_output(book, plan.output)
+        places = {one.box for one in there}
+        newer = laid is None or laid["stamp"] != book["stamp"]
+        extra = known if newer else match(known, plan.boxes, plan.output).extra
+        _write(book, [*there, *(one for one in extra if one.box not in places)], plan.output)
+
+
+def read_book(book: Mapping[str, Any], output: tuple[int, int]) -> tuple[int, tuple[Caption, ...]]:
+    """The captions in the book, and a number that grows from each reading to the next: answers of the server may overtake
+    each other, and the table shows the latest reading."""
+    with _writing:
+        return next(_serials), for_output(book, output)
+
+
+def packed_rows(serial: int, rows: Rows) -> str:
+    """For the browser to put into the table."""
+    return json.dumps({"serial": serial, "rows": rows}, ensure_ascii=False)
+
+
+def for_output(book: Mapping[str, Any], output: tuple[int, int]) -> tuple[Caption, ...]:
+    """The captions in the book, for an output of (width, height)."""
+    captions = tuple(Caption(**one) for one in book["captions"])
+    return scaled(captions, book["size"], output) if book["size"] else captions
+
+
+def _write(book: dict[str, Any], captions: Sequence[Caption], output: tuple[int, int]) -> None:
+    book.update(size=list(output), captions=[one.model_dump() for one in captions])
 
 
 def signed(captions: Sequence[Caption], known: Sequence[Mapping[str, Any]]) -> tuple[Caption, ...]:

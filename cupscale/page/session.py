@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -29,6 +29,21 @@ RUN: dict[str, Any] = {
     "concurrency_id": "run",
 }  # of the page: the desk does, and says where
 
+# What follows an event: gradio drops a `.then` that comes while the one before is under way, and what came last would never
+# be shown.
+FOLLOWING: dict[str, Any] = {"trigger_mode": "always_last"}
+
+# The browser's tab keeps the name of a run, so that a reload finds it. One that is over comes back after a reload only, and not
+# with the next link.
+_KEEP_NAME = """(name) => {
+  name ? sessionStorage.setItem('cupscale-%s', name) : sessionStorage.removeItem('cupscale-%s')
+}"""
+_KEPT_NAME = """() => {
+  const name = sessionStorage.getItem('cupscale-%s') || ''
+  const linked = performance.getEntriesByType('navigation')[0]?.type === 'navigate'
+  return [linked && name.endsWith(' over') ? '' : name]
+}"""
+
 Values = Mapping[Any, Any]  # of components, by component
 Step = dict[str, Any]  # arguments of gradio's `.then`
 
@@ -53,6 +68,7 @@ class Session:
         randomize: Whether every run draws a seed; likewise.
         captioner: Who writes captions that are not given; the Regions tab places it.
         table: The captions; the Regions tab places it.
+        rows: What the table is to show, as `packed_rows` gives it; the browser puts it there.
         jobs: The runs that go on.
         chain: What follows a change of the settings or the image: the plan, then the drawing of the regions.
     """
@@ -105,6 +121,7 @@ class Session:
             buttons=[],
             render=False,
         )
+        self.rows = gr.Textbox(visible="hidden", elem_id="rows")
         self.chain: list[Step] = []
 
     def _state(self, value: Any) -> gr.State:
@@ -113,7 +130,7 @@ class Session:
     def follow(self, event: Any) -> None:
         """Let the plan, the regions and all else that depends on the settings follow an event."""
         for step in self.chain:
-            event = event.then(**step)
+            event = event.then(**step, **FOLLOWING)
 
     @property
     def inputs(self) -> set[Any]:
@@ -150,11 +167,30 @@ class Session:
         """Who writes captions that are not given, by name."""
         return str(values[self.captioner] or writers.AUTO)
 
-    @staticmethod
-    def written(book: Mapping[str, Any], plan: Plan) -> tuple[Caption, ...]:
-        """The captions in the book, for the output of a plan."""
-        captions = tuple(Caption(**caption) for caption in book["captions"])
-        return scaled(captions, book["size"], plan.output) if book["size"] else captions
+
+def comes_back(
+    demo: gr.Blocks,
+    token: Any,
+    kind: str,
+    returned: Callable[..., Any],
+    outputs: Sequence[Any],
+    keep: str = "",
+) -> None:
+    """Let a reload of the page find a run again.
+
+    Args:
+        demo: The page.
+        token: Of the run that a part of the page shows.
+        kind: Of run, a word of its own.
+        returned: What shows the run of a token.
+        outputs: What that may change.
+        keep: The browser's function that keeps the token, where that is more than to keep it.
+    """
+    token.change(None, token, None, js=keep or _KEEP_NAME % (kind, kind))
+    # Not beside the token: a closed tab's parts hear nothing.
+    back = gr.Textbox(visible="hidden", elem_id=f"{kind}-back")
+    demo.load(None, None, back, js=_KEPT_NAME % kind)
+    back.change(returned, back, outputs, **TOASTING)
 
 
 def refusal(error: CupscaleError) -> gr.Error:

@@ -50,7 +50,6 @@ class UpscaleTab:
         self.visit = gr.Textbox(visible="hidden", elem_id="visit")  # that the browser keeps
         # The address and the visit that the page was opened with.
         self.address = gr.Textbox(visible="hidden", elem_id="address")
-        self.back = gr.Textbox(visible="hidden", elem_id="back")  # the run that a reload finds again
         self.shot = gr.State(None, time_to_live=kept, delete_callback=run.forget)
         self.followed = gr.State(session.controls.first.cutoff, time_to_live=kept)
 
@@ -118,12 +117,14 @@ class UpscaleTab:
 
     # Events
 
-    def wire(self, demo: gr.Blocks, drawing: Step, past: history.History, tabs: gr.Tabs) -> Opening:
+    def wire(
+        self, demo: gr.Blocks, steps: tuple[Step, Step], past: history.History, tabs: gr.Tabs
+    ) -> Opening:
         """Connect the tab.
 
         Args:
             demo: Whose loading is a link's opening.
-            drawing: The step that draws the regions.
+            steps: Of the Regions tab, after the plan: what fills the table, and what draws the regions.
             past: The history, whose entries give their settings back, and open in the slider.
             tabs: Of the page.
 
@@ -132,7 +133,7 @@ class UpscaleTab:
         """
         session = self._session
         following = Following(session, self)
-        following.wire(drawing)
+        following.wire(*steps)
         filling = Filling(session, self.followed)
         filling.wire_presets(self.advanced.quick, self.advanced.paper, self.advanced.reset)
         light.later(self.advanced.part, self.advanced.part.expand)

@@ -13,15 +13,18 @@ from cupscale.page import references
 from cupscale.settings import Settings
 
 # What the page is opened with: the query of its address, and what the browser kept. A reload and the way back have the
-# visit; a link that is opened does not. Nothing is asked of the server where there is neither.
-READ = """() => {
-  const kept = performance.getEntriesByType('navigation')[0]?.type !== 'navigate'
+# visit; a link that is opened does not. Nothing is asked of the server where there is neither. An image that the server has
+# no more is given to it again first.
+READ = """async () => {
+  const found = performance.getEntriesByType('navigation')[0]?.type !== 'navigate'
     && sessionStorage.getItem('cupscale-visit') || ''
+  const kept = found && await cupscaleInputs.brought(found)
   return kept || location.search.length > 1 ? JSON.stringify({query: location.search.slice(1), kept}) : ''
 }"""
 
 KEEP = """(visit) => {
   try { sessionStorage.setItem('cupscale-visit', visit) } catch { /* full, or off: a reload starts anew */ }
+  cupscaleInputs.keep(visit)
 }"""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser_hands import WAIT, expect, give, open_part, setting, upscale, visit
@@ -70,6 +72,45 @@ def test_axe_finds_nothing_of_ours(chromium, url, empty, small, scheme):
     for tab, wrong in looked_through(page).items():
         assert wrong <= usual, (tab, "open, with a result")
     context.close()
+
+
+def test_axe_finds_nothing_in_a_batch_a_blind_comparison_and_a_kept_link(page, url, empty, small, tmp_path):
+    """Each filled, in light and in dark."""
+    page.goto(empty)
+    page.get_by_role("button", name="Settings").wait_for()
+    usual = found(page)
+
+    def nothing(page, where):
+        for _ in ("light", "dark"):
+            assert found(page) <= usual, where
+            page.evaluate("document.body.classList.toggle('dark')")
+
+    visit(page, url)
+    give(page, small)
+    page.get_by_role("tab", name="Batch").click()
+    bad = tmp_path / "notes.txt"
+    bad.write_text("no picture")
+    page.locator("#batch-files input[type=file]").set_input_files([str(small), str(bad)])
+    page.locator("#batch-run").click()
+    expect(page.locator("#batch-status")).to_contain_text("1 of 2 images")
+    expect(page.locator("#batch-zip")).to_be_visible()
+    nothing(page, "batch")
+    page.get_by_role("tab", name="Compare").click()
+    for box in page.locator("#variants input[type=checkbox]").all()[3:]:
+        box.uncheck()
+    page.locator("#compare-run").click()
+    expect(page.locator("#compare-status")).to_contain_text("Done.")
+    page.locator("#blind-start").click()
+    expect(page.locator("#blind-grid img")).to_have_count(2)
+    nothing(page, "blind comparison")
+    page.get_by_role("tab", name="Upscale").click()
+    upscale(page)
+    open_part(page, "share")
+    page.locator("#keep-link").click()
+    expect(page.locator("#kept-link textarea, #kept-link input")).to_have_value(re.compile("kept="))
+    page.goto(page.locator("#kept-link textarea, #kept-link input").input_value())
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+    nothing(page, "kept link")
 
 
 def test_axe_would_see_a_text_that_cannot_be_read(page, url):

@@ -93,20 +93,45 @@ def test_captions_are_seen_as_they_arrive_and_a_person_stops_edits_and_goes_on(
     assert {one["source"] for one in captions if "blue" in one["caption"]} == {"user"}
 
 
-# Lost captions in two whole runs of all tests, and never alone: not understood yet.
-@pytest.mark.slow
+def after(page, name):
+    """The number of the event that follows a handler."""
+    return page.evaluate(
+        "(name) => { const all = window.gradio_config.dependencies, one = all.find((d) => d.api_name === name);"
+        " return all.find((d) => d.trigger_after === one.id).id }",
+        name,
+    )
+
+
 def test_what_is_typed_while_captions_arrive_stays(page, farm, wide, writer):
+    """The table is slow to follow the first caption: it follows the later ones all the same, and keeps the typed words."""
     visit(page, farm, PROMPTED)
     give(page, wide, "96")
     page.locator("#run").click()
     expect(page.locator("#status")).to_contain_text("writing captions")
     page.get_by_role("tab", name="Regions").click()
     page.locator("#caption textarea").click()
-    page.keyboard.insert_text("my own words")
-    expect(page.locator("#captions")).to_contain_text("my own words")
+    page.keyboard.insert_text("my own")
+    expect(page.locator("#captions")).to_contain_text("my own")
+    number, held = after(page, "taken_over"), []
+
+    def follows(request):
+        return request.method == "POST" and f'"fn_index":{number},' in (request.post_data or "")
+
+    def hold(route):
+        if held or not follows(route.request):
+            route.continue_()
+        else:
+            held.append((route, route.fetch()))  # of what is known now
+
+    page.route(re.compile("gradio_api"), hold)
+    with page.expect_request(follows):
+        writer.let(1)
+    page.keyboard.insert_text(" words")
     writer.let(10_000)
-    expect(page.locator("#captions")).to_contain_text("a red barn")
-    page.get_by_role("tab", name="Upscale").click()
-    expect(page.locator("#status")).to_contain_text("Done.")
-    page.get_by_role("tab", name="Regions").click()
-    expect(page.locator("#captions")).to_contain_text("my own words")
+    expect(page.locator("#status")).to_have_text("Done.")
+    (route, answer), *_ = held
+    route.fulfill(response=answer)
+    expect(page.locator("#captions")).to_contain_text("a red barn, number 12")
+    for part in ("my own words", *(f"a red barn, number {k}" for k in range(2, 13))):
+        expect(page.locator("#captions")).to_contain_text(part)
+    page.unroute_all()

@@ -66,6 +66,25 @@ def test_a_link_that_is_opened_is_not_the_visit_before(page, url, small):
     expect(page.locator("#plan")).to_contain_text("Choose an image")
 
 
+def test_an_image_that_the_server_forgot_is_given_to_it_again(page, url, small, folder):
+    visit(page, url)
+    give(page, small)
+    kept(page, "small.png")
+    page.wait_for_function(
+        "() => new Promise((done) => { const open = indexedDB.open('cupscale-inputs'); open.onsuccess = () => {"
+        " const base = open.result; if (!base.objectStoreNames.length) { base.close(); done(false); return }"
+        " const all = base.transaction('inputs').objectStore('inputs').count();"
+        " all.onsuccess = () => { base.close(); done(all.result === 1) } } })"
+    )
+    for upload in (folder / "tmp").glob("cupscale-*/uploads/*/small.png"):
+        upload.unlink()
+    page.reload()
+    expect(page.locator("#plan b")).to_contain_text("64 × 48 → 128 × 96")
+    expect(page.locator(".toast-wrap")).not_to_contain_text("again")
+    upscale(page)
+    expect(page.locator("#result .cu-note")).to_contain_text("64 × 48 → 128 × 96, seed 3")
+
+
 def test_captions_come_back(page, url, small):
     visit(page, url)
     give(page, small)
@@ -121,7 +140,7 @@ def test_an_example_does_not_hide_a_run(page, url, small):
 
 @pytest.mark.slow
 def test_an_open_tab_comes_back_after_the_server_died(page, tmp_path):
-    """It says so meanwhile; then what was set is there, and what is lost is told."""
+    """It says so meanwhile; then what was set is there, the image too, and what is lost is told."""
     port = str(free_port())
     with start(tmp_path, GRADIO_SERVER_PORT=port) as (url, process):
         visit(page, url, LONG)
@@ -136,9 +155,8 @@ def test_an_open_tab_comes_back_after_the_server_died(page, tmp_path):
     with start(tmp_path, GRADIO_SERVER_PORT=port):
         expect(page.locator("#status")).to_contain_text("The last run was lost")
         expect(page.locator("#set-prompt textarea")).to_have_value("kept")
-        expect(page.locator(".toast-wrap")).to_contain_text("give it again")
+        expect(page.locator("#plan b")).to_contain_text("64 × 48 → 128 × 96")
         expect(page.locator(".cu-lost")).to_have_count(0)
-        give(page, photo(tmp_path / "small.png"))
         open_part(page, "advanced")
         page.locator("#set-steps input").fill("4")
         page.locator("#set-steps input").press("Enter")

@@ -139,6 +139,9 @@ def compare(page, url, small, *titles):
 
 def test_a_comparison_is_downloaded_and_a_variant_is_used(page, url, small):
     compare(page, url, small, "plain enlargement", "+ GSP")
+    page.reload()  # after which all of it is there
+    expect(page.locator("#grid img")).to_have_count(2)
+    expect(page.locator("#variants input:checked")).to_have_count(2)
     waiting = download(page, "#grid-save")
     with Image.open(waiting.path()) as made:
         assert waiting.suggested_filename == "small-compared.png" and made.width == 2 * 128 + 3 * 16
@@ -152,6 +155,20 @@ def test_a_comparison_is_downloaded_and_a_variant_is_used(page, url, small):
         shown = page.locator(f"#set-{name} input[type=number]")
         expect(shown).to_have_value(f"{settings[name]:g}")
     assert settings["structure"] > 0 and settings["attention"] == 0
+
+
+def test_a_comparison_and_a_batch_that_are_lost_are_said_to_be(page, url):
+    visit(page, url)
+    page.evaluate(
+        "['batch', 'compare'].forEach((kind) => sessionStorage.setItem(`cupscale-${kind}`, 'x over'))"
+    )
+    page.reload()
+    for kind in ("batch", "compare"):
+        page.get_by_role("tab", name=kind.capitalize()).click()
+        expect(page.locator(f"#{kind}-status [data-wrong]")).to_contain_text("no longer on the server")
+    page.wait_for_function(
+        "!sessionStorage.getItem('cupscale-batch') && !sessionStorage.getItem('cupscale-compare')"
+    )
 
 
 def test_a_blind_comparison_shows_no_names_until_its_end(page, url, small):

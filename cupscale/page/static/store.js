@@ -1,20 +1,65 @@
-// The results of this browser, in IndexedDB. The slider adds to it, the History tab shows it.
+// What this browser keeps, in IndexedDB: a base of one store each, whose calls are "readonly" or "readwrite".
+window.cupscaleBase = (base, name, key) => (mode, work) => new Promise((resolve, reject) => {
+  const open = indexedDB.open(base, 1);
+  open.onupgradeneeded = () => open.result.createObjectStore(name, key);
+  open.onerror = () => reject(open.error);
+  open.onsuccess = () => {
+    const base = open.result, transaction = base.transaction(name, mode);
+    const request = work(transaction.objectStore(name));
+    transaction.oncomplete = () => { base.close(); resolve(request && request.result); };
+    transaction.onabort = transaction.onerror = () => { base.close(); reject(transaction.error); };
+  };
+});
+
+// The last input images, so that a server that starts again, or forgets them in time, is given the present one once more.
+window.cupscaleInputs = (() => {
+  const KEPT = 8, store = cupscaleBase("cupscale-inputs", "inputs", { keyPath: "path" });
+  const server = () => `${window.gradio_config?.root || ""}/gradio_api`;
+  const address = (path) => `${server()}/file=${path.split("/").map(encodeURIComponent).join("/")}`;
+  let last = null;
+
+  async function add(path) {
+    if (await store("readonly", (inputs) => inputs.getKey(path))) return;
+    const answer = await fetch(address(path));
+    if (!answer.ok) return;
+    const blob = await answer.blob();
+    await store("readwrite", (inputs) => inputs.put({ path, when: Date.now(), blob }));
+    const all = await store("readonly", (inputs) => inputs.getAll());
+    const old = all.sort((one, other) => other.when - one.when).slice(KEPT);
+    for (const { path } of old) await store("readwrite", (inputs) => inputs.delete(path));
+  }
+
+  // An example is the server's own.
+  function keep(visit) {
+    const { image, example } = JSON.parse(visit || "{}");
+    if (!image || example || image === last) return;
+    last = image;
+    add(image).catch(() => { /* full, or off: an input that is gone is asked for */ });
+  }
+
+  // The visit, whose image is on the server where it can be.
+  async function brought(kept) {
+    try {
+      const visit = JSON.parse(kept), { image, example } = visit;
+      if (!image || example || (await fetch(address(image), { method: "HEAD" })).ok) return kept;
+      const entry = await store("readonly", (inputs) => inputs.get(image));
+      if (!entry) return kept;
+      const form = new FormData();
+      form.append("files", entry.blob, image.split("/").pop());
+      const [path] = await (await fetch(`${server()}/upload`, { method: "POST", body: form })).json();
+      return JSON.stringify({ ...visit, image: path });
+    } catch {
+      return kept;
+    }
+  }
+
+  return { keep, brought, clear: () => store("readwrite", (inputs) => inputs.clear()) };
+})();
+
+// The results of this browser. The slider adds to it, the History tab shows it.
 window.cupscaleStore = (() => {
   const KEPT = 40, THUMB_PX = 320;
-
-  function store(mode, work) {
-    return new Promise((resolve, reject) => {
-      const open = indexedDB.open("cupscale", 1);
-      open.onupgradeneeded = () => open.result.createObjectStore("results", { keyPath: "id", autoIncrement: true });
-      open.onerror = () => reject(open.error);
-      open.onsuccess = () => {
-        const base = open.result, transaction = base.transaction("results", mode);
-        const request = work(transaction.objectStore("results"));
-        transaction.oncomplete = () => { base.close(); resolve(request && request.result); };
-        transaction.onabort = transaction.onerror = () => { base.close(); reject(transaction.error); };
-      };
-    });
-  }
+  const store = cupscaleBase("cupscale", "results", { keyPath: "id", autoIncrement: true });
 
   async function thumbnail(blob) {
     const bitmap = await createImageBitmap(blob);
@@ -54,6 +99,9 @@ window.cupscaleStore = (() => {
     all: async () => (await store("readonly", (results) => results.getAll())).reverse(),
     add: (value) => add(value).then(() => changed(), () => changed("The newest result could not be kept: the browser's storage is full.")),
     remove: (id) => store("readwrite", (results) => results.delete(id)).then(() => changed()),
-    clear: () => store("readwrite", (results) => results.clear()).then(() => changed()),
+    clear: async () => {
+      await Promise.all([store("readwrite", (results) => results.clear()), cupscaleInputs.clear()]);
+      changed();
+    },
   };
 })();
