@@ -373,7 +373,7 @@ def load(
     Args:
         model: A known name, a hub id ("owner/name"), a folder that `save_pretrained` wrote, or a single file of a whole model.
             Safetensors only.
-        device: "cuda", "mps", "cpu"; the best one there is by default.
+        device: "cuda" (ROCm's too), "mps", "xpu", "cpu"; the best one there is by default.
         dtype: By default float32 on a CPU, bfloat16 on an accelerator for families that overflow in float16, else float16.
         offload: What waits in main memory while it is not used; needs an accelerator. "auto": the fastest way that the free
             memory holds beside a 4096 px result.

@@ -127,7 +127,7 @@ def preload() -> None:
     if ZERO:
         for name in names():
             pipeline(name)
-    elif machine.best_device() == "cuda":
+    elif machine.best_device() in ("cuda", "xpu"):
         pipeline(default_model())
 
 
