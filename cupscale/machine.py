@@ -62,8 +62,10 @@ def device_name(device: str) -> str:
     """
     import torch
 
+    from cupscale.method.memory import accelerator
+
     kind = torch.device(device).type
-    if kind not in ("cpu", "mps") and kind == best_device():
+    if kind not in ("cpu", "mps") and kind == accelerator():
         return torch.get_device_module(kind).get_device_name(device)
     if kind != "cpu":
         return device
