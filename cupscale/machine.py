@@ -64,9 +64,10 @@ def device_name(device: str) -> str:
 
     from cupscale.method.memory import accelerator
 
-    kind = torch.device(device).type
+    kind = device.partition(":")[0]  # a captioner's may be "server", which torch does not know
     if kind not in ("cpu", "mps") and kind == accelerator():
-        return torch.get_device_module(kind).get_device_name(device)
+        called: str = torch.get_device_module(kind).get_device_name(device)
+        return called
     if kind != "cpu":
         return device
     name = platform.processor() or platform.machine()
