@@ -2,13 +2,14 @@
 # make upscale  the same without the page
 # make test     lint, types, tests
 # make slow     the tests that take long: several processes at once, folders that are deleted in time
+# make ends     the lower end of the declared versions, installed into an empty environment and tested there (minutes, some GB)
 # make package  the wheel, installed with all it depends on into an empty environment and tried there
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PHOTO ?= cupscale/assets/examples/raccoon.png
 
-.PHONY: demo upscale page test slow lint package clean
+.PHONY: demo upscale page test slow ends lint package clean
 
 demo: upscale page
 
@@ -24,6 +25,9 @@ test: $(VENV)/.dev lint
 
 slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
+
+ends: $(PY)
+	$(PY) tools/ends.py out/ends
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,13 +25,16 @@ SINGLE_FILES = {
     "sd35_medium": "StableDiffusion3Pipeline",
     "sd35_large": "StableDiffusion3Pipeline",
 }
+_ADDRESS = re.compile(
+    r"https://(?:huggingface\.co|hf\.co)/([^/?#]+)/([^/?#]+)/(?:blob|resolve)/([^/?#]+)/([^?#]+)(?:\?[^#]*)?"
+)
 REFINER = "is the SDXL refiner, which takes over the last steps of SDXL base and reads no small picture: use SDXL base"
 # Widths of the text that a family's cross-attention reads, by which a LoRA tells what it was made for.
 TEXT_WIDTHS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 
 
 class Lora(NamedTuple):
-    """A LoRA to load. source: a file, a folder, a hub id, or a file in a hub repository. weight: 1 as it was trained."""
+    """A LoRA to load. source: a file, a folder, a hub id, or a file of the hub. weight: 1 as it was trained."""
 
     source: str
     weight: float = 1.0
@@ -63,7 +68,40 @@ def lora_of(text: str) -> Lora:
 
 
 def is_single_file(source: str) -> bool:
-    return Path(source).suffix.lower() in (".safetensors", *PICKLES)
+    return Path(source.partition("?")[0]).suffix.lower() in (".safetensors", *PICKLES)
+
+
+class HubFile(NamedTuple):
+    """A file in a repository of the hub. revision: None for the newest."""
+
+    repository: str
+    file: str
+    revision: str | None = None
+
+
+def hub_file(source: str) -> HubFile | None:
+    """What names a file of the hub: owner/name/file, or the address of its page or of its download. None for another text."""
+    if found := _ADDRESS.fullmatch(source):
+        owner, name, revision, file = found.groups()
+        return HubFile(f"{owner}/{name}", unquote(file), unquote(revision))
+    if "://" in source or source.startswith((".", "~", "/")) or "\\" in source or ":" in source:
+        return None
+    owner, name, file = [*source.split("/", 2), "", ""][:3]
+    return HubFile(f"{owner}/{name}", file) if owner and name and file else None
+
+
+def local_file(source: str, fetch: bool = True) -> str:
+    """A single file on this machine: itself, or one of the hub, fetched; the source itself where it is neither.
+
+    Args:
+        source: A path, or what `hub_file` knows.
+        fetch: Whether it may be downloaded; else only what came before is found.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if Path(source).is_file() or (there := hub_file(source)) is None:
+        return source
+    return hf_hub_download(there.repository, there.file, revision=there.revision, local_files_only=not fetch)
 
 
 def check_source(source: str, model: str, names: Sequence[str]) -> None:
@@ -85,7 +123,7 @@ def check_source(source: str, model: str, names: Sequence[str]) -> None:
         return
     if is_single_file(source):
         check_no_pickle(source)
-        if not Path(source).is_file():
+        if not Path(source).is_file() and hub_file(source) is None:
             raise CupscaleError(f"model file '{model}' is not there: check the path")
         return
     owner, slash, name = source.partition("/")
@@ -98,7 +136,7 @@ def check_source(source: str, model: str, names: Sequence[str]) -> None:
 
 def check_no_pickle(source: str) -> None:
     """Raises CupscaleError for a file of a kind that runs code as it is read."""
-    if Path(source).suffix.lower() in PICKLES:
+    if Path(source.partition("?")[0]).suffix.lower() in PICKLES:
         raise CupscaleError(
             f"'{source}' is a pickle, which can run any code as it is read: take the .safetensors file of the same model, or "
             "convert it: d = torch.load(path, weights_only=True); "
@@ -126,8 +164,11 @@ def model_index(source: str) -> Mapping[str, Any]:
 
 def pipeline_class(source: str) -> str:
     """The name of the diffusers pipeline that runs a checkpoint; empty where it cannot be told without loading it."""
-    if is_single_file(source) and Path(source).is_file():
-        return SINGLE_FILES.get(_kind_of(source), "")
+    if is_single_file(source):
+        try:
+            return SINGLE_FILES.get(_kind_of(local_file(source, fetch=False)), "")
+        except faults():
+            return ""
     name = model_index(source).get("_class_name", "")
     return name if isinstance(name, str) else ""
 
@@ -223,16 +264,19 @@ def load_loras(pipe: Any, loras: Sequence[Lora], names: Sequence[str] = ()) -> N
 
 def _load_lora(pipe: Any, lora: Lora, name: str) -> None:
     check_no_pickle(lora.source)
+    folder, file, revision = lora.source, None, None
     path = Path(lora.source)
-    if path.suffix == ".safetensors":
+    if path.is_file():
         folder, file = str(path.parent), path.name
-        if not path.is_file() and (path.is_absolute() or len(path.parts) < 3):
+    elif is_single_file(lora.source):
+        if (there := hub_file(lora.source)) is None:
             raise CupscaleError(f"LoRA '{lora.source}' is not there: check the path")
-    else:
-        folder, file = lora.source, None
+        folder, file, revision = there
     before = _adapters(pipe)
     try:
-        pipe.load_lora_weights(folder, weight_name=file, adapter_name=name, use_safetensors=True)
+        pipe.load_lora_weights(
+            folder, weight_name=file, revision=revision, adapter_name=name, use_safetensors=True
+        )
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise _other_family(pipe, lora) from error
     except faults() as error:

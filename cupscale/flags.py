@@ -72,7 +72,7 @@ CAPTIONER_FLAGS = together(
 CAPTIONER_NAMES = ("captioner", "share", "prepend_prompt", "captioner_seconds", "fresh")
 SETTINGS_FILE = click.option("--settings", "settings_file", type=FILE, help="Settings from a JSON file.")
 DEVICE = click.option(
-    "--device", type=click.Choice(["cuda", "mps", "cpu"]), help="[default: the best there is]"
+    "--device", type=click.Choice(["cuda", "mps", "xpu", "cpu"]), help="[default: the best there is]"
 )
 MODEL_FLAGS = together(
     DEVICE,

@@ -19,12 +19,10 @@ _MAX_SPEED_BYTES = 2**18
 
 
 def best_device() -> str:
-    """torch's name of the best kind of device there is: "cuda", "mps" or "cpu"."""
-    import torch
+    """torch's name of the best kind of device there is: "cuda" (ROCm's too), "mps", another such as "xpu", or "cpu"."""
+    from cupscale.method.memory import accelerator
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return accelerator() or "cpu"
 
 
 def free_bytes(device: str) -> int:
@@ -37,12 +35,13 @@ def free_bytes(device: str) -> int:
     import torch
 
     kind = torch.device(device).type
-    if kind == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if kind == "cpu":
+        return psutil.virtual_memory().available
     if kind == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return psutil.virtual_memory().available
+    module = torch.get_device_module(kind)
+    free, _ = module.mem_get_info(device)
+    return free + module.memory_reserved(device) - module.memory_allocated(device)
 
 
 def cache_folder() -> Path | None:
@@ -63,9 +62,13 @@ def device_name(device: str) -> str:
     """
     import torch
 
-    if device.startswith("cuda") and torch.cuda.is_available():
-        return torch.cuda.get_device_name(device)
-    if device != "cpu":
+    from cupscale.method.memory import accelerator
+
+    kind = device.partition(":")[0]  # a captioner's may be "server", which torch does not know
+    if kind not in ("cpu", "mps") and kind == accelerator():
+        called: str = torch.get_device_module(kind).get_device_name(device)
+        return called
+    if kind != "cpu":
         return device
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -371,15 +370,16 @@ def load(
     """A diffusers pipeline, ready to run.
 
     Args:
-        model: A known name, a hub id ("owner/name"), a folder that `save_pretrained` wrote, or a single file of a whole model.
-            Safetensors only.
-        device: "cuda", "mps", "cpu"; the best one there is by default.
+        model: A known name, a hub id ("owner/name"), a folder that `save_pretrained` wrote, or a single file of a whole model:
+            its path, or of the hub "owner/name/file" or its address. Safetensors only.
+        device: "cuda" (ROCm's too), "mps", "xpu", "cpu"; the best one there is by default.
         dtype: By default float32 on a CPU, bfloat16 on an accelerator for families that overflow in float16, else float16.
         offload: What waits in main memory while it is not used; needs an accelerator. "auto": the fastest way that the free
             memory holds beside a 4096 px result.
         controlnet: A ControlNet for tiles, hub id or folder, for the setting `control`; "auto" for the one that suits the
             model.
-        loras: Each "PATH_OR_ID" or "PATH_OR_ID:weight". They are recorded in the settings of results.
+        loras: Each "PATH_OR_ID" or "PATH_OR_ID:weight"; a file of the hub is named as for `model`. They are recorded in the
+            settings of results.
 
     Raises:
         CupscaleError: The model is unknown, cannot be read or run here, or a LoRA does not fit it.
@@ -397,6 +397,8 @@ def load(
     _check_bundled(source)
     checkpoints.check_source(source, model, list(KNOWN))
     try:
+        if checkpoints.is_single_file(source):
+            source = checkpoints.local_file(source)
         precision = _dtype(dtype, device, known.pipeline if known else checkpoints.pipeline_class(source))
         pipe = _read(source, known, precision)
         if controlnet:
@@ -481,7 +483,7 @@ def _controlled(pipe: Any, source: str, dtype: torch.dtype) -> Any:
     elif "num_control_type" in kind.load_config(source):
         kind = diffusers.ControlNetUnionModel
     if source.endswith(".safetensors"):
-        network = kind.from_single_file(_file(source), dtype=dtype)
+        network = kind.from_single_file(checkpoints.local_file(source), dtype=dtype)
     else:
         network = kind.from_pretrained(source, dtype=dtype, use_safetensors=True)
     union = "Union" if kind is diffusers.ControlNetUnionModel else ""
@@ -489,16 +491,6 @@ def _controlled(pipe: Any, source: str, dtype: torch.dtype) -> Any:
     made = made.from_pipe(pipe, controlnet=network, dtype=dtype)
     made.register_to_config(_name_or_path=pipe.name_or_path)
     return made
-
-
-def _file(source: str) -> str:
-    """A file on this machine: itself, or owner/name/file of the hub, fetched."""
-    from huggingface_hub import hf_hub_download
-
-    if Path(source).is_file():
-        return source
-    owner, name, file = source.split("/", 2)
-    return hf_hub_download(f"{owner}/{name}", file)
 
 
 def _dtype(dtype: str | torch.dtype | None, device: str, family: str) -> torch.dtype:

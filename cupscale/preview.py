@@ -63,6 +63,7 @@ class PreviewMap:
 
     def _features(self, latents: Tensor) -> Tensor:
         z = latents[..., : self._crop.h, : self._crop.w].float()
+        z = z.cpu() if z.device.type == "mps" else z  # whose averages must come out even
         z = F.interpolate(z, size=self._size, mode="area")[0].flatten(1).T.cpu()
         return torch.cat((z, torch.ones(len(z), 1)), dim=1)
 

@@ -103,7 +103,7 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = (
         "{% for message in messages %}<|start|>{{ message.role }} {{ message.content }}<|end|>{% endfor %}"
-        "<|start|>"
+        "<|start|>{% if enable_thinking is false %}none{% endif %}"
     )
     return tokenizer
 

@@ -174,6 +174,61 @@ def test_a_single_file_is_the_same_model_as_its_folder(folders, single):
     assert models.family(single)["guidance"] == 7.5
 
 
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("owner/name/sub/x.safetensors", ("owner/name", "sub/x.safetensors", None)),
+        (
+            "https://huggingface.co/owner/name/blob/main/sub/x%20y.safetensors",
+            ("owner/name", "sub/x y.safetensors", "main"),
+        ),
+        (
+            "https://huggingface.co/owner/name/resolve/refs%2Fpr%2F1/x.safetensors?download=true",
+            ("owner/name", "x.safetensors", "refs/pr/1"),
+        ),
+        ("https://hf.co/owner/name/resolve/abc/x.safetensors", ("owner/name", "x.safetensors", "abc")),
+        ("https://example.org/owner/name/resolve/main/x.safetensors", None),
+        ("http://huggingface.co/owner/name/resolve/main/x.safetensors", None),
+        ("https://huggingface.co/owner/x.safetensors", None),
+        ("models/x.safetensors", None),
+        ("/owner/name/x.safetensors", None),
+        ("./owner/name/x.safetensors", None),
+        ("C:/owner/name/x.safetensors", None),
+    ],
+)
+def test_a_file_of_the_hub_is_named_by_its_place_or_its_address(text, file):
+    assert checkpoints.hub_file(text) == file
+
+
+ADDRESS = "https://huggingface.co/someone/dreams/blob/v2/dream.safetensors"
+
+
+@pytest.mark.parametrize("source", [ADDRESS, "someone/dreams/dream.safetensors"])
+def test_a_single_file_of_the_hub_is_fetched_and_remembered(folders, single, monkeypatch, source):
+    import huggingface_hub
+
+    asked = []
+
+    def fetched(repository, file, revision=None, local_files_only=False):
+        asked.append((repository, file, revision, local_files_only))
+        if local_files_only and len(asked) == 1:
+            raise OSError("not here")
+        return single
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetched)
+    revision = "v2" if source == ADDRESS else None
+    assert checkpoints.pipeline_class(source) == ""  # it has not come, and nothing is fetched to find out
+    pipe = cupscale.load(source, device="cpu")
+    assert type(pipe).__name__ == "StableDiffusionPipeline" and models.name_of(pipe) == source
+    assert asked[:2] == [("someone/dreams", "dream.safetensors", revision, quiet) for quiet in (True, False)]
+    assert checkpoints.pipeline_class(source) == "StableDiffusionPipeline"
+
+
+def test_a_pickle_behind_an_address_is_refused_before_it_is_fetched():
+    with pytest.raises(CupscaleError, match="pickle"):
+        cupscale.load(ADDRESS.replace(".safetensors", ".ckpt?download=true"), device="cpu")
+
+
 def header(path, *names, width=4):
     save_file({name: torch.zeros(2, width) for name in names}, path)
     return str(path)

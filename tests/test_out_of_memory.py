@@ -7,10 +7,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 import cupscale
-from cupscale import models, offload
+from cupscale import models, offload, peers
 from cupscale.backbones import Tiles, adapt
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
+from cupscale.peers import base as peers_base
 from cupscale.planning import fitting_scale, make_plan
 from cupscale.settings import Settings
 
@@ -148,3 +149,23 @@ def test_the_command_line_says_it_in_one_line(folders, tmp_path, monkeypatch, er
     assert done.exit_code == 2 and "Traceback" not in done.output
     assert "memory" in done.stderr.strip().splitlines()[-1]
     assert not list(tmp_path.glob("a-x*"))
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_peers_vae_goes_on_in_smaller_tiles_too(pipe, monkeypatch, part):
+    """And keeps to them: what it makes is what it makes with those tiles from the start."""
+    from dataclasses import replace
+
+    peer = replace(peers.get("img2img"), steps=2)
+    image, settings = photo(24, 16), Settings(prompt="a fox", scale=3)
+    tasks = [peers.Task(adapt(pipe), image, settings, Tiles(side)) for side in (64, 32)]
+    monkeypatch.setattr(peers_base, "LEAST_TILE_PX", 16)
+    expected = peer.upscale(tasks[1])
+    asked = no_room_above(pipe, part, 40, monkeypatch)
+    found = peer.upscale(tasks[0])
+    assert asked[0] > 40 and max(asked[1:]) == 32
+    if part == "encoder":  # and the decoder after it
+        assert found.tobytes() == expected.tobytes()
+    monkeypatch.setattr(peers_base, "LEAST_TILE_PX", 64)
+    with pytest.raises(torch.OutOfMemoryError):
+        peer.upscale(tasks[0])

@@ -112,6 +112,16 @@ def test_other_processors_give_the_same_picture_and_come_back(load, name, change
     }
 
 
+def test_kleins_fused_projections_give_the_same_picture_and_stay(load):
+    """Its processors read them or the ones they were made of."""
+    pipe = load("flux2-klein-base")
+    usual, plain = picture(pipe), picture(pipe, **PLAIN)
+    pipe.transformer.fuse_qkv_projections()
+    assert pipe.transformer.transformer_blocks[0].attn.fused_projections
+    assert np.abs(picture(pipe) - usual).max() <= 1 and np.abs(picture(pipe, **PLAIN) - plain).max() <= 1
+    assert pipe.transformer.transformer_blocks[0].attn.fused_projections
+
+
 # torch.compile, with a backend that keeps the graph as it is
 
 
@@ -119,7 +129,7 @@ def eager(graph, inputs):
     return graph.forward
 
 
-@pytest.mark.parametrize("name", ["sdxl", "z-image"])
+@pytest.mark.parametrize("name", ["sdxl", "z-image", "flux2-klein-base", "qwen-image"])
 def test_a_wrapped_compiled_network_runs_with_its_priors(load, name):
     pipe = load(name)
     usual, without = picture(pipe), picture(pipe, **PLAIN)
@@ -189,14 +199,17 @@ class Int8(torch.nn.Module):
         return F.linear(x, self.weight * self.scale, self.bias)
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "z-image"])
+QUANTIZED = ("to_q", "to_k", "to_v", "0", "add_k_proj", "to_qkv_mlp_proj")
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "z-image", "flux2-klein-base", "qwen-image"])
 def test_a_network_of_quantized_layers_runs_under_all_priors(load, name):
     pipe = load(name)
     usual = picture(pipe)
     network, count = adapt(pipe).network, 0
     for module in list(network.modules()):
         for child, layer in list(module.named_children()):
-            if type(layer) is torch.nn.Linear and child in ("to_q", "to_k", "to_v", "0", "add_k_proj"):
+            if type(layer) is torch.nn.Linear and child in QUANTIZED:
                 setattr(module, child, Int8(layer))
                 count += 1
     assert count > 5

@@ -15,7 +15,7 @@ import tomllib
 import venv
 import zipfile
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,9 @@ from PIL import Image
 import cupscale
 from cupscale.errors import CupscaleError
 from cupscale.installation import EXTRAS
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+import ends
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -500,3 +503,30 @@ def test_the_other_lists_name_extras_only(name):
             continue
         extras = re.fullmatch(r"-e \.\[([a-z,]+)\]", line)
         assert extras and set(extras[1].split(",")) <= set(OF_EXTRA), line
+
+
+# The lower end
+
+
+@pytest.mark.parametrize(
+    ("declared", "lowest"),
+    [
+        ("torch>=2.8", "torch==2.8"),
+        ("diffusers~=0.42.1", "diffusers==0.42.1"),
+        ("huggingface-hub >= 1.32, <3", "huggingface-hub==1.32"),
+    ],
+)
+def test_a_requirement_at_its_lower_bound(declared, lowest):
+    assert ends.lowest(declared) == lowest
+
+
+@pytest.mark.parametrize("declared", ["torch", "torch<3", "torch==2.8"])
+def test_a_requirement_without_a_lower_bound_is_an_error(declared):
+    with pytest.raises(ValueError, match="has no lower bound"):
+        ends.lowest(declared)
+
+
+def test_every_dependency_has_a_lower_bound_that_this_environment_keeps():
+    assert len(ends.requirements()) == len(PROJECT["dependencies"]) > 15
+    for declared in map(Requirement, PROJECT["dependencies"]):
+        assert declared.specifier.contains(version(declared.name), prereleases=True), declared

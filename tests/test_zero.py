@@ -2,6 +2,9 @@
 
 import gradio as gr
 import pytest
+import torch
+from peft.utils import get_peft_model_state_dict
+from PIL import Image
 
 from cupscale import models
 from cupscale.errors import CupscaleError
@@ -111,3 +114,64 @@ def test_elsewhere_an_error_of_the_program_stays_one(zero, monkeypatch):
     monkeypatch.setattr(engine, "_events", ended)
     with pytest.raises(RuntimeError, match="a bug"):
         list(engine.stream(None, Settings.build(model="sdxl")))
+
+
+# The operator's list
+
+
+def test_an_entry_of_the_operators_list_may_bring_loras(monkeypatch):
+    monkeypatch.setenv(
+        "CUPSCALE_MODELS", "ink=sdxl + a/b:0.8 + /loras/glow.safetensors, owner/name, mine = /m + a/c"
+    )
+    assert engine._operators() == {
+        "ink": engine.Offered("sdxl", ("a/b:0.8", "/loras/glow.safetensors")),
+        "owner/name": engine.Offered("owner/name"),
+        "mine": engine.Offered("/m", ("a/c",)),
+    }
+    assert engine.offered()["sdxl"] == engine.Offered("sdxl")
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("ink=", "CUPSCALE_MODELS has 'ink=': write name=source"),
+        ("=sdxl", "CUPSCALE_MODELS has '=sdxl'"),
+        ("ink=sdxl + ", "LoRA '' names no file"),
+        ("ink=sdxl + a/b:9", "weight 9: give one from -4 to 4"),
+    ],
+)
+def test_an_entry_that_can_be_none_is_refused_when_the_page_starts(monkeypatch, said, line):
+    monkeypatch.setenv("CUPSCALE_MODELS", said)
+    with pytest.raises(CupscaleError, match=line):
+        engine.names()
+
+
+def test_a_visitors_result_names_the_loras_and_no_folder_of_the_operators(folders, tmp_path, monkeypatch):
+    """The picture is the LoRA's, its file's name stands in the settings."""
+    from peft import LoraConfig
+
+    import cupscale
+    from cupscale.images import Picture
+
+    pipe = cupscale.load(folders("sd15"), device="cpu")
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
+    pipe.save_lora_weights(
+        tmp_path, unet_lora_layers=get_peft_model_state_dict(pipe.unet), weight_name="ink.safetensors"
+    )
+    monkeypatch.setattr(engine, "ZERO", False)
+    monkeypatch.setenv(
+        "CUPSCALE_MODELS", f"ink={folders('sd15')} + {tmp_path}/ink.safetensors:4, plain={folders('sd15')}"
+    )
+    engine._loaded.cache_clear()
+    try:
+        found, noise = {}, Image.effect_noise((40, 24), 90).convert("RGB")
+        for name in ("ink", "plain"):
+            chosen = Settings.build(
+                engine.defaults(name), model=name, steps=2, scale=2, guidance=1, upscaler="lanczos"
+            )
+            found[name] = list(engine.stream(Picture(noise), chosen))[-1].result
+        assert found["ink"].settings.loras == ("ink.safetensors:4",) and found["plain"].settings.loras == ()
+        assert found["ink"].image.tobytes() != found["plain"].image.tobytes()
+    finally:
+        engine._loaded.cache_clear()

@@ -246,7 +246,8 @@ def _composed(
     """
     query, key, value = parts
     if places is not None:
-        query, key = (apply_rotary_emb(x, places, sequence_dim=1) for x in (query, key))
+        turn: Any = apply_rotary_emb  # whose annotation knows one of its two results
+        query, key = (turn(x, places, sequence_dim=1) for x in (query, key))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     words = texts - composer.own
 

@@ -166,7 +166,8 @@ class ComposedQwen:
 
         def stream(part: slice) -> Stream:
             mask = None if self._layout.read is None else self._layout.read[:, part]
-            return Stream(*(x[:, :, part] for x in text), mask)
+            query, key, value = (x[:, :, part] for x in text)
+            return Stream(query, key, value, mask)
 
         out, text_out = compose_joint(
             self._composer,

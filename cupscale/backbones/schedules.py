@@ -151,7 +151,7 @@ class DiffusersSchedule(_Truncated):
 
     def _nearest(self, levels: list[float]) -> Tensor:
         """The timesteps, in fractions, at which sigma / alpha is each of `levels`."""
-        kept = self._scheduler.alphas_cumprod.double().cpu().numpy()
+        kept = self._scheduler.alphas_cumprod.cpu().double().numpy()
         known = np.sqrt((1 - kept) / kept)
         steps = np.interp(levels, known, np.arange(len(known)))
         return torch.tensor(steps, dtype=torch.float32, device=self._device)

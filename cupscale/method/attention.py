@@ -61,7 +61,13 @@ def crop_resize(plane: Tensor, boxes: Tensor, grid: Size) -> Tensor:
 
 def _sampled(plane: Tensor, where: Tensor) -> Tensor:
     planes = plane.float().expand(len(where), -1, -1, -1)
-    sampled = F.grid_sample(planes, where, mode="bilinear", padding_mode="border", align_corners=False)
+    padding = "border"
+    if plane.device.type == "mps":
+        # It has no border before torch 2.13: no place is asked for beyond the outer centres.
+        padding = "zeros"
+        ends = [1 - 1 / side for side in reversed(plane.shape[-2:])]
+        where = torch.stack([where[..., k].clamp(-end, end) for k, end in enumerate(ends)], dim=-1)
+    sampled = F.grid_sample(planes, where, mode="bilinear", padding_mode=padding, align_corners=False)
     return sampled.to(plane.dtype)
 
 

@@ -25,10 +25,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def empty_cache() -> None:
     """Give back the blocks that torch keeps on an accelerator without using them."""
+    if kind := accelerator():
+        torch.get_device_module(kind).empty_cache()
+
+
+def accelerator() -> str | None:
+    """torch's name of the best kind of accelerator there is; None where there is none.
+
+    CUDA's comes first, whose stand-in on a GPU that is lent torch does not count among its accelerators.
+    """
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return None if found is None else found.type
 
 
 def fitting(

@@ -3,8 +3,9 @@
 A model is loaded once and shared; a lock keeps two runs from using it at the same time. On a GPU the default model is loaded
 when the page starts. On ZeroGPU all that are offered are: a model that is fetched inside a visitor's slot is fetched for each,
 and none but the main thread may put one on the card. Names of models come from an allow-list: the known ones (on ZeroGPU the
-default), and what the operator adds with CUPSCALE_MODELS ("name=hub/id, name=/folder"). A visitor's text never becomes a path
-or a hub id. CUPSCALE_OFFLOAD says what waits in main memory: auto (the default), none, model, group, sequential.
+default), and what the operator adds with CUPSCALE_MODELS ("name=hub/id, name=/folder, name=sdxl + /loras/ink.safetensors:0.8").
+A visitor's text never becomes a path or a hub id. CUPSCALE_OFFLOAD says what waits in main memory: auto (the default), none,
+model, group, sequential.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import spaces
 
-from cupscale import machine, models
+from cupscale import checkpoints, machine, models
 from cupscale.errors import CupscaleError
 from cupscale.events import Event
 from cupscale.images import Picture
@@ -53,17 +55,36 @@ class Refused:
     message: str
 
 
-def sources() -> dict[str, str]:
-    """name -> what `models.load` takes."""
-    return {name: name for name in models.KNOWN} | _operators()
+@dataclass(frozen=True)
+class Offered:
+    """A model of this page: what `models.load` takes of it."""
+
+    source: str
+    loras: tuple[str, ...] = ()
 
 
-def _operators() -> dict[str, str]:
-    """The operator's own models, name -> what `models.load` takes."""
+def offered() -> dict[str, Offered]:
+    """By name."""
+    return {name: Offered(name) for name in models.KNOWN} | _operators()
+
+
+def _operators() -> dict[str, Offered]:
+    """The operator's own models: "name=source", or a source alone, and behind it " + LoRA" any number of times.
+
+    Raises:
+        CupscaleError: An entry has no source, or a LoRA that can be none.
+    """
     named = {}
     for entry in filter(None, (part.strip() for part in os.environ.get("CUPSCALE_MODELS", "").split(","))):
-        name, _, source = entry.partition("=")
-        named[name.strip()] = (source or name).strip()
+        name, named_so, rest = entry.partition("=")
+        source, *loras = (part.strip() for part in f"{rest if named_so else entry} ".split(" + "))
+        if not source or not (name := (name if named_so else source).strip()):
+            raise CupscaleError(
+                f"CUPSCALE_MODELS has '{entry}': write name=source, or name=source + LoRA:weight"
+            )
+        for lora in loras:
+            checkpoints.lora_of(lora)
+        named[name] = Offered(source, tuple(loras))
     return named
 
 
@@ -71,11 +92,11 @@ def names() -> list[str]:
     """Models a visitor may choose. On a CPU the ones of a GPU's size stay away unless the operator names them."""
     if ZERO:  # those that are loaded when the page starts
         default = os.environ.get("CUPSCALE_MODEL") or "sdxl"
-        return [name for name in dict.fromkeys((default, *_operators())) if name in sources()]
+        return [name for name in dict.fromkeys((default, *_operators())) if name in offered()]
     if machine.best_device() == "cpu":
         small = [name for name, known in models.KNOWN.items() if known.geometry.weights < 2**30]
-        return [name for name in sources() if name in small or name not in models.KNOWN]
-    return list(sources())
+        return [name for name in offered() if name in small or name not in models.KNOWN]
+    return list(offered())
 
 
 def default_model() -> str:
@@ -100,7 +121,7 @@ def check_model(name: str) -> str:
 
 def defaults(name: str) -> dict[str, object]:
     """The settings a model works best with."""
-    return models.defaults(name, models.family(sources()[check_model(name)]))
+    return models.defaults(name, models.family(offered()[check_model(name)].source))
 
 
 def pipeline(name: str) -> CUpscalePipeline:
@@ -111,7 +132,12 @@ def pipeline(name: str) -> CUpscalePipeline:
 
 @lru_cache(maxsize=None if ZERO else 2)
 def _loaded(name: str) -> CUpscalePipeline:
-    pipe = models.load(sources()[name], offload=_offload())
+    chosen = offered()[name]
+    pipe = models.load(chosen.source, offload=_offload(), loras=chosen.loras)
+    # They are recorded in visitors' results, whom the operator's folders do not concern.
+    pipe.cupscale_loras = tuple(
+        Path(lora).name if Path(lora).is_absolute() else lora for lora in chosen.loras
+    )
     return CUpscalePipeline(pipe, preview_px=448, cache=Cache(max_age=_KEPT_SECONDS))
 
 
@@ -128,7 +154,7 @@ def preload() -> None:
     if ZERO:
         for name in names():
             pipeline(name)
-    elif machine.best_device() == "cuda":
+    elif machine.best_device() in ("cuda", "xpu"):
         pipeline(default_model())
 
 

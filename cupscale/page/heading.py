@@ -11,7 +11,7 @@ from cupscale.page import engine
 
 PAPER = "https://arxiv.org/abs/2505.16976"
 CARD = ASSETS / "tiny" / "README.md"
-_CHIPS = {"cpu": "a CPU", "cuda": "a GPU", "mps": "a Mac's GPU"}
+_CHIPS = {"cpu": "a CPU", "cuda": "a GPU", "mps": "a Mac's GPU", "xpu": "a GPU"}
 
 
 def html() -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
@@ -20,13 +20,14 @@ from cupscale.images.tensors import carried_on
 from cupscale.method.memory import fitting
 from cupscale.method.regions import Region, Size
 from cupscale.method.sampler import generator
-from cupscale.planning import Geometry, Plan, aligned, make_plan
+from cupscale.planning import LEAST_TILE_PX, Geometry, Plan, aligned, make_plan
 from cupscale.settings import Settings
 
 TRAIN_STEPS = 1000  # T of every family here
 
 Progress = tuple[int, int]
 Run = Generator[Progress, None, Image.Image]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,18 @@ class Peer(ABC):
 
     def upscale(self, task: Task) -> Image.Image:
         """`run` to its end."""
-        steps = self.run(task)
-        with contextlib.closing(steps):
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as stop:
-                    image: Image.Image = stop.value
-                    return image
+        return _returned(self.run(task))
+
+
+def _returned(steps: Generator[Any, None, Found]) -> Found:
+    """What a generator returns at its end."""
+    with contextlib.closing(steps):
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                found: Found = stop.value
+                return found
 
 
 def layout(size: tuple[int, int], scale: float, geometry: Geometry) -> Plan:
@@ -167,6 +172,7 @@ class Work:
         self.window = plan.window
         self.total = total
         self.done = 0
+        self._tiles = task.tiles
         self._batch = 1 if task.backbone.device.type == "cpu" else 4
 
     def settings(self, **fields: Any) -> Settings:
@@ -197,7 +203,8 @@ class Work:
     def encode_pixels(self, pixels: Tensor, cells: Size) -> Tensor:
         """(1, 3, h, w) to (1, C, *cells), the picture in the top left, its last row and column carried on."""
         cell = self.geometry.cell
-        return self.backbone.encode(carried_on(pixels, cells.h * cell, cells.w * cell), self.task.tiles)
+        whole = carried_on(pixels, cells.h * cell, cells.w * cell)
+        return self._tiled(lambda tiles: self.backbone.encode(whole, tiles))
 
     def decode(self, latents: Tensor, size_px: tuple[int, int]) -> Image.Image:
         """The picture of (width, height) pixels in the top left of a canvas."""
@@ -206,7 +213,19 @@ class Work:
     def decode_pixels(self, latents: Tensor, size_px: tuple[int, int]) -> Tensor:
         """(1, 3, height, width) on the CPU."""
         width, height = size_px
-        return self.backbone.decode(latents, self.task.tiles)[..., :height, :width]
+        return self._tiled(lambda tiles: self.backbone.decode(latents, tiles))[..., :height, :width]
+
+    def _tiled(self, work: Callable[[Tiles], Tensor]) -> Tensor:
+        """A pass through the VAE; tiles that the memory did not hold are smaller for the rest of the run."""
+        sides = fitting(
+            lambda side: work(replace(self._tiles, side=side)),
+            self._tiles.side,
+            lambda side: side,
+            LEAST_TILE_PX,
+        )
+        found, side = _returned(sides)
+        self._tiles = replace(self._tiles, side=side)
+        return found
 
     def predict(
         self, denoiser: GuidedDenoiser, t: Tensor, latents: Sequence[Tensor], regions: Sequence[Region]

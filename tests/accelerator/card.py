@@ -1,9 +1,11 @@
 """A software accelerator: tensors that say `cuda:0` while their data lies in main memory.
 
-Inside `Card()` torch has one CUDA device. A tensor that was made there or moved there carries a mark, and so does whatever is
-computed from it. It is stricter than a card where that finds more: a tensor of the CPU with any dimension that meets one of the
-card raises, whatever the operator; numbers (0-dimensional tensors) may meet anything, as on a card. It sees the calls that
-Python makes, on every thread, and computes on the CPU: rounding, memory and speed of a real card it does not show.
+Inside `Card()` torch has one CUDA device; inside `Card("mps")` the GPU of a Mac, which refuses what a real one refuses: float64,
+the border of `grid_sample` (pytorch issue 125098) and averages over a grid that does not come out even. A tensor that was made
+there or moved there carries a mark, and so does whatever is computed from it. It is stricter than a card where that finds more: a
+tensor of the CPU with any dimension that meets one of the card raises, whatever the operator; numbers (0-dimensional tensors)
+may meet anything, as on a card. It sees the calls that Python makes, on every thread, and computes on the CPU: rounding, memory
+and speed of a real card it does not show.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
 CUDA = torch.device("cuda", 0)
@@ -46,6 +49,7 @@ WAITS = {
     torch.Tensor.__index__,
     torch.Tensor.nonzero,
 }
+_IS_KIND = {torch.Tensor.is_cuda.__get__: "cuda", torch.Tensor.is_mps.__get__: "mps"}
 parse = torch._C._nn._parse_to
 
 
@@ -86,16 +90,18 @@ class Card(TorchFunctionMode):
         waits: How often the program waited for a value of the card.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "cuda") -> None:
         super().__init__()
+        self.device = torch.device(kind, 0)
         self.moves: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         self.waits = 0
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Card:
-        for name, stand_in in _CUDA.items():
-            self._patch.setattr(torch.cuda, name, stand_in)
+        for module, stand_ins in _STAND_INS[self.device.type]:
+            for name, stand_in in stand_ins.items():
+                self._patch.setattr(module, name, stand_in)
         self._patch.setattr(torch.Tensor, "_make_subclass", staticmethod(_make_subclass))
         card, run = self, threading.Thread.run
 
@@ -121,9 +127,9 @@ class Card(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func == torch.Tensor.device.__get__:
-            return CUDA if on_card(args[0]) else func(*args)
-        if func == torch.Tensor.is_cuda.__get__:
-            return on_card(args[0])
+            return self.device if on_card(args[0]) else func(*args)
+        if func in _IS_KIND:
+            return on_card(args[0]) and _IS_KIND[func] == self.device.type
         if func == torch.Tensor.is_cpu.__get__:
             return not on_card(args[0]) and func(*args)
         if func in (torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu):
@@ -140,15 +146,19 @@ class Card(TorchFunctionMode):
         """`Tensor.to` and its relatives."""
         copy = kwargs.pop("copy", False)
         if func is not torch.Tensor.to:
-            device, dtype, layout = torch.device("cuda" if func is torch.Tensor.cuda else "cpu"), None, None
+            device, dtype, layout = (
+                self.device if func is torch.Tensor.cuda else torch.device("cpu"),
+                None,
+                None,
+            )
         elif args and isinstance(args[0], torch.Tensor):
             other = args[0]
-            device, dtype, layout = CUDA if on_card(other) else other.device, other.dtype, None
+            device, dtype, layout = self.device if on_card(other) else other.device, other.dtype, None
         else:
             device, dtype, _, layout = parse(*args, **kwargs)
         before = on_card(tensor)
-        there = before if device is None else device.type == "cuda"
-        target = None if device is None or device.type == "cuda" else device
+        there = before if device is None else device.type == self.device.type
+        target = None if device is None or there else device
         moved = there != before
         if moved:
             way = "in" if there else "out"
@@ -156,7 +166,26 @@ class Card(TorchFunctionMode):
             self.bytes[way] += tensor.numel() * tensor.element_size()
         options = {} if layout is None else {"memory_format": layout}
         result = tensor.to(target or tensor.device, dtype or tensor.dtype, copy=copy or moved, **options)
+        if there:
+            self._refuse_wide(result)
         return result if result is tensor else mark(result, there)
+
+    def _refuse_wide(self, tensor: torch.Tensor) -> None:
+        if self.device.type == "mps" and tensor.dtype in (torch.float64, torch.complex128):
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+            )
+
+    def _refuse_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What a Mac's GPU cannot do."""
+        if self.device.type != "mps":
+            return
+        if func is F.grid_sample and kwargs.get("padding_mode", "zeros") == "border":
+            raise RuntimeError("MPS: Unsupported Border padding mode")
+        if func is F.interpolate and kwargs.get("mode") == "area":
+            size = kwargs.get("size") or args[1]
+            if any(side % int(part) for side, part in zip(args[0].shape[-2:], size, strict=True)):
+                raise RuntimeError("Adaptive pool MPS: input sizes must be divisible by output sizes.")
 
     def _given(self, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
         """A tensor made of Python's numbers, or of one in main memory, is a transfer too."""
@@ -170,9 +199,10 @@ class Card(TorchFunctionMode):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
         if there:
             check(func, given)
+            self._refuse_call(func, args, kwargs)
             self.waits += func in WAITS
         if (device := kwargs.get("device")) is not None:
-            there = _is_cuda(device)
+            there = isinstance(device, int) or torch.device(device).type == self.device.type
             if there:
                 kwargs["device"] = "cpu"
                 self._given(func, args)
@@ -185,6 +215,8 @@ class Card(TorchFunctionMode):
             known = {id(tensor) for tensor in given}
             for tensor in tensors(result):
                 if id(tensor) not in known:
+                    if there:
+                        self._refuse_wide(tensor)
                     mark(tensor, there)
         return result
 
@@ -212,10 +244,6 @@ def check(func: Callable[..., Any], given: list[torch.Tensor]) -> None:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in stray)
         name = resolve_name(func) or func
         raise MixedDevices(f"{name}: tensors of the CPU {shapes} meet tensors of cuda:0")
-
-
-def _is_cuda(device: Any) -> bool:
-    return isinstance(device, int) or torch.device(device).type == "cuda"
 
 
 _subclass = torch.Tensor._make_subclass
@@ -257,4 +285,16 @@ _CUDA: dict[str, Any] = {
     "max_memory_reserved": lambda *args: 0,
     "reset_peak_memory_stats": _nothing,
     "_lazy_init": _nothing,
+}
+
+_MPS: dict[str, Any] = {
+    "synchronize": _nothing,
+    "empty_cache": _nothing,
+    "recommended_max_memory": lambda: TOTAL_BYTES,
+    "driver_allocated_memory": lambda: 0,
+    "current_allocated_memory": lambda: 0,
+}
+_STAND_INS: dict[str, list[tuple[Any, dict[str, Any]]]] = {
+    "cuda": [(torch.cuda, _CUDA)],
+    "mps": [(torch.mps, _MPS), (torch.backends.mps, {"is_available": lambda: True})],
 }

@@ -280,7 +280,9 @@ def test_a_condition_left_on_the_cpu_in_a_backbone_is_caught(on, card, planted, 
 
 
 def test_pixels_left_on_the_cpu_before_the_vae_are_caught(on, card, planted, monkeypatch):
-    wrong = planted(tiling, "vae.encode(part.to(device, vae.dtype))", "vae.encode(part.to(vae.dtype))")
+    wrong = planted(
+        tiling, "return vae.encode(part).latent_dist", "return vae.encode(part.cpu()).latent_dist"
+    )
     pipe = on("sd3")
     monkeypatch.setattr(base, "encoded", wrong.encoded)
     with pytest.raises(MixedDevices):
