@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from cupscale import animation, images
 from cupscale.animation import check_film, read_film, run_film
 from cupscale.batch import Done, Started
+from cupscale.cli import main
 from cupscale.errors import CupscaleError
 from cupscale.events import Finished, Result
 from cupscale.files import Job
@@ -110,3 +112,27 @@ def test_a_film_that_ends_early_is_refused_in_words(tmp_path):
     (tmp_path / "c.gif").write_bytes(buffer.getvalue())
     with pytest.raises(CupscaleError, match=r"GIF, APNG or WebP"):
         read_film(tmp_path / "c.gif")
+
+
+def test_the_command_enlarges_a_film_with_the_bundled_model(tmp_path):
+    """A square that appears in the second of two frames: it is there in the second alone, and the rest stays as it was."""
+    y, x = np.mgrid[0:24, 0:32]
+    first = np.stack([(x // 8) * 60, (y // 8) * 90, np.full_like(x, 90)], -1).astype(np.uint8)
+    second = first.copy()
+    second[8:16, 20:28] = (230, 40, 30)
+    frames = [Image.fromarray(frame) for frame in (first, second)]
+    source, target = tmp_path / "film.gif", tmp_path / "large.png"
+    frames[0].save(source, save_all=True, append_images=frames[1:], duration=[80, 120], loop=0)
+    flags = "--frames --device=cpu --scale=2 --seed=5 --captioner=none --upscaler=lanczos --fidelity=0.5"
+    done = CliRunner().invoke(main, ["upscale", str(source), "-o", str(target), *flags.split()])
+    assert done.exit_code == 0, done.output
+    large = read_film(target)
+    assert list(large.durations) == [80, 120] and large.frames[0].size == (64, 48)
+    inside = images.read_settings(target)
+    assert (inside["model"], inside["seed"], inside["upscaler"]) == ("tiny", 5, "lanczos")
+    made = [np.asarray(frame.rgb).astype(int) for frame in large.frames]
+    for frame, given in zip(made, (first, second), strict=True):
+        small = frame.reshape(24, 2, 32, 2, 3).mean(axis=(1, 3))
+        assert np.abs(small - given).mean() < 6
+    still = np.abs(made[0] - made[1])[:, :24]  # 16 px away from the square
+    assert still.mean() < 2 and np.abs(made[0] - made[1])[20:28, 44:52].mean() > 50

@@ -28,6 +28,7 @@ def header(
     profile: int = 0,
     reduced: bool = False,
     timing: bool = False,
+    ticks: tuple[tuple[int, int], ...] = ((0, 2), (1, 1), (3, 2)),  # uvlc: 00 1 11 is 2^2 - 1 + 3 = 6
     model: bool = False,
     display: bool = False,
     points: int = 1,
@@ -44,8 +45,8 @@ def header(
         fields += [(level, 5)]
     else:
         fields += [(int(timing), 1)]
-        if timing:  # two words, an equal interval of 6 ticks as uvlc: 00 1 11 is 2^2 - 1 + 3 = 6
-            fields += [(1001, 32), (30000, 32), (1, 1), (0, 2), (1, 1), (3, 2), (int(model), 1)]
+        if timing:
+            fields += [(1001, 32), (30000, 32), (1, 1), *ticks, (int(model), 1)]
             fields += [(9, 5), (77, 32), (3, 5), (4, 5)] * model
         fields += [(int(display), 1), (points - 1, 5)]
         for _ in range(points):
@@ -80,9 +81,15 @@ def unit(body: bytes, kind: int = 1, sized: bool = True) -> bytes:
         {"profile": 2, "high": 1},
         {"profile": 1, "high": 1},
         {"timing": True},
+        {"timing": True, "ticks": ((1, 1),)},
+        {"timing": True, "ticks": ((0, 1), (1, 1), (0, 1))},
+        {"timing": True, "ticks": ((0, 5), (1, 1), (9, 5))},
+        {"timing": True, "ticks": ((0, 32), (1, 1))},  # too long for a number: nothing follows
         {"timing": True, "model": True, "points": 3},
         {"display": True, "points": 2},
         {"level": 9, "points": 2},
+        {"level": 8},
+        {"level": 7, "points": 2},
         {"ids": True},
         {"order": True},
         {"order": True, "screen": (0, 1, 0, 1)},
@@ -128,10 +135,18 @@ def full(kind: bytes, version: int, *bodies: bytes, flags: int = 0) -> bytes:
     return box(kind, struct.pack(">I", version << 24 | flags), *bodies)
 
 
-def picture(version: int, *, inside: bool = False, grid: bool = False, configured: bool = False) -> bytes:
+def picture(
+    version: int,
+    *,
+    inside: bool = False,
+    grid: bool = False,
+    configured: bool = False,
+    wide: bool = False,
+) -> bytes:
     """Item 3 is the picture, or the grid of items 7 and 9; the sequence header lies at 40 of what item 3 or 7 holds.
 
-    version: of `iloc`. inside: the items lie in `idat`. configured: the header stands in the box av1C.
+    version: of `iloc`. inside: the items lie in `idat`. configured: the header stands in the box av1C. wide: numbers of
+    properties take two bytes.
     """
     head = unit(header())
     content = bytes(40) + (b"" if configured else head) + bytes(30)
@@ -147,16 +162,14 @@ def picture(version: int, *, inside: bool = False, grid: bool = False, configure
     def meta(at: int) -> bytes:
         av1c = box(b"av1C", b"\x81\x20\0\0", head if configured else b"")
         ipco = box(b"ipco", box(b"ispe", bytes(12)), box(b"pixi", bytes(8)), av1c)
-        ipma = full(
-            b"ipma",
-            0,
-            struct.pack(">I", 2),
-            struct.pack(">HBB", 3 if grid else 1, 1, 1),
-            struct.pack(">HBBB", coded, 2, 1, 0x83),
-        )
+        form = ">HBH" if wide else ">HBB"
+        first = struct.pack(form, 3 if grid else 1, 1, 1)
+        second = struct.pack(">HBHH" if wide else ">HBBB", coded, 2, 1, 0x8003 if wide else 0x83)
+        ipma = full(b"ipma", 0, struct.pack(">I", 2), first, second, flags=int(wide))
         spread = located(1, 10**6) + located(coded, at)
         iloc = full(b"iloc", version, sizes, struct.pack(numbers, 2), spread)
-        iref = full(b"iref", 0, box(b"dimg", struct.pack(">HHHH", 3, 2, 7, 9))) if grid else b""
+        others = box(b"cdsc", struct.pack(">HHHH", 3, 2, 1, 1)), box(b"dimg", struct.pack(">HHH", 5, 1, 1))
+        iref = full(b"iref", 0, *others, box(b"dimg", struct.pack(">HHHH", 3, 2, 7, 9))) if grid else b""
         held = box(b"idat", content) if inside else b""
         return full(b"meta", 0, full(b"pitm", 0, b"\0\3"), iref, iloc, box(b"iprp", ipco, ipma), held)
 
@@ -176,6 +189,7 @@ def picture(version: int, *, inside: bool = False, grid: bool = False, configure
         (0, {"grid": True}),
         (1, {"grid": True, "inside": True}),
         (0, {"configured": True}),
+        (1, {"wide": True, "grid": True}),
     ],
 )
 def test_where_the_bitstream_lies(version: int, options: dict[str, bool]) -> None:

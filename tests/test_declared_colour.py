@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from cupscale import images
-from cupscale.images import avif as avif_boxes
+from cupscale.images import avif as avif_boxes, colour as colour_module
 from cupscale.images.colour import HLG, PQ, Colour, convert, to_light, tone_mapped
 
 PICTURE = np.random.default_rng(3).integers(
@@ -223,6 +223,115 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         strips, again = convert(PICTURE, colour)
         monkeypatch.undo()
         assert (whole == strips).all() and peak == again
+
+
+# Each code by itself
+
+# Rec. ITU-T H.273, table 2, as printed there: red, green, blue, white.
+TABLE = {
+    1: "0.640 0.330  0.300 0.600  0.150 0.060  0.3127 0.3290",
+    4: "0.67 0.33  0.21 0.71  0.14 0.08  0.310 0.316",
+    5: "0.64 0.33  0.29 0.60  0.15 0.06  0.3127 0.3290",
+    6: "0.630 0.340  0.310 0.595  0.155 0.070  0.3127 0.3290",
+    7: "0.630 0.340  0.310 0.595  0.155 0.070  0.3127 0.3290",
+    8: "0.681 0.319  0.243 0.692  0.145 0.049  0.310 0.316",
+    9: "0.708 0.292  0.170 0.797  0.131 0.046  0.3127 0.3290",
+    10: "1 0  0 1  0 0  0.33333333 0.33333333",
+    11: "0.680 0.320  0.265 0.690  0.150 0.060  0.314 0.351",
+    12: "0.680 0.320  0.265 0.690  0.150 0.060  0.3127 0.3290",
+    22: "0.630 0.340  0.295 0.605  0.155 0.077  0.3127 0.3290",
+}
+# Lindbloom's table of Bradford's adaptation, from C and from D50 to D65.
+C_TO_D65 = [
+    [0.9904476, -0.0071683, -0.0116156],
+    [-0.0123712, 1.0155950, -0.0029282],
+    [-0.0035635, 0.0067697, 0.9181569],
+]
+D50_TO_D65 = [
+    [0.9555766, -0.0230393, 0.0631636],
+    [-0.0282895, 1.0099416, 0.0210077],
+    [0.0122982, -0.0204830, 1.3299098],
+]
+
+
+@pytest.mark.parametrize("code", TABLE)
+def test_each_primary_has_its_place_in_the_table(code: int) -> None:
+    """Light of one channel, taken to sRGB and on to XYZ by the published matrix, has that channel's x and y. All three are
+    white. Of another white than D65 the way back is the published adaptation."""
+    *points, white_x, white_y = (float(part) for part in TABLE[code].split())
+    matrix = Colour.of_codes(code, 13).matrix()
+    np.testing.assert_allclose(matrix @ np.ones(3), np.ones(3), atol=2e-4)
+    to_xyz = np.linalg.inv(np.array(XYZ_TO_SRGB)) @ matrix
+    if (white_x, white_y) == (0.310, 0.316):
+        to_xyz = np.linalg.inv(C_TO_D65) @ to_xyz
+    elif white_x != 0.3127:  # no published one: white alone
+        assert Colour.of_codes(code, 13).white == pytest.approx((white_x, white_y), abs=1e-6)
+        assert Colour.of_codes(code, 13).primaries == pytest.approx(points, abs=1e-6)
+        return
+    found = (to_xyz[:2] / to_xyz.sum(axis=0)).T.ravel()
+    np.testing.assert_allclose(found, points, atol=6e-4)
+
+
+def test_another_white_is_adapted_by_the_published_matrix() -> None:
+    """ProPhoto, D50: its own matrix to XYZ (Lindbloom), adapted and taken to sRGB, as chrm says it."""
+    to_xyz = [[0.7976749, 0.1351917, 0.0313534], [0.2880402, 0.7118741, 0.0000857], [0.0, 0.0, 0.82521]]
+    wanted = np.array(XYZ_TO_SRGB) @ D50_TO_D65 @ to_xyz
+    own = Colour((0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001), (0.3457, 0.3585), 0, 1.8)
+    np.testing.assert_allclose(own.matrix(), wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "gamma", "values", "light"),
+    [
+        (13, 0.0, [0.02, 0.5], [0.02 / 12.92, 0.2140411]),
+        (4, 0.0, [0.5], [0.2176376]),
+        (5, 0.0, [0.5], [0.1435873]),
+        (0, 1.8, [0.5], [0.2871746]),
+        (8, 0.0, [0.3], [0.3]),
+        (9, 0.0, [0.0, 0.5, 1.0], [0.0, 0.1, 1.0]),  # two decades
+        (10, 0.0, [0.0, 0.5, 1.0], [0.0, 0.05623413, 1.0]),  # two and a half
+        (17, 0.0, [0.5], [0.1799548]),
+    ],
+)
+def test_each_curve_by_hand(transfer: int, gamma: float, values: list[float], light: list[float]) -> None:
+    np.testing.assert_allclose(to_light(np.array(values), transfer, gamma), light, rtol=2e-5)
+
+
+def test_pq_and_its_inverse() -> None:
+    """100 cd/m2 is 0.5080784 of the signal."""
+    nits = np.array([0.05, 3.0, 100.0, 203.0, 4000.0])
+    np.testing.assert_allclose(colour_module._pq_to_nits(colour_module._nits_to_pq(nits)), nits, rtol=1e-9)
+    assert colour_module._nits_to_pq(100.0) == pytest.approx(0.5080784, abs=1e-7)
+
+
+def test_hlgs_display_weighs_the_channels() -> None:
+    """BT.2100: Y^0.2 with Y = 0.2627 R + 0.6780 G + 0.0593 B, on 1,000 of 203 cd/m2."""
+    scene = np.eye(3, dtype=np.float32)[None]
+    found = colour_module._hlg_gain(scene)[0, :, 0]
+    np.testing.assert_allclose(
+        found, [0.2627**0.2 * 4.9261084, 0.678**0.2 * 4.9261084, 0.0593**0.2 * 4.9261084], rtol=1e-5
+    )
+
+
+def test_narrow_range_of_16_bits() -> None:
+    """256 times the codes of 8: 16, 126 and 235 are black, (126 - 16) / 219 and white."""
+    samples = np.array([[[16, 126, 235]]], np.uint16) * np.uint16(256)
+    assert convert(samples, Colour.of_codes(1, 13, narrow=True))[0][0, 0].tolist() == [0, 128, 255]
+
+
+def test_the_limits_of_what_a_png_may_say() -> None:
+    grey = flat(128, 128, 128)
+    assert array(png([cicp(2, 8, 0, 1)], grey))[0, 0].tolist() == [188] * 3  # primaries left open
+    assert (array(png([cicp(12, 13, 0, 2)], PICTURE)) == PICTURE).all()  # a range that is none
+    for value, taken in ((0.05, True), (0.049, False), (20.0, True), (20.1, False)):
+        assert images.read(png([gama(value)], PICTURE)).converted is taken, value
+    xyz = chrm(1 / 3, 1 / 3, 1, 0, 0, 1, 0, 0)
+    assert images.read(png([xyz], PICTURE)).converted  # 0 and 1 are in reach
+    for bad in (
+        chrm(0.3127, 0.329, 1.5, 0.33, 0.21, 0.71, 0.15, 0.06),
+        chrm(0.3127, 0, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06),
+    ):
+        assert (array(png([bad], PICTURE)) == PICTURE).all()
 
 
 # HEIC, AVIF, EXIF

@@ -94,7 +94,7 @@ def picture(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "value", "scale"),
-    [("width", 640, 2.5), ("height", 288, 1.5), ("long_side", 1024, 4.0), ("megapixels", 0.442368, 3.0)],
+    [("width", 640, 2.5), ("height", 288, 1.5), ("fit", "1024x9999", 4.0), ("megapixels", 0.442368, 3.0)],
 )
 def test_a_size_is_a_scale_of_this_image(picture, kind, value, scale):
     assert scale_to(kind, value, picture, Limits()) == pytest.approx(scale)
@@ -105,12 +105,14 @@ def test_a_size_is_a_scale_of_this_image(picture, kind, value, scale):
     [
         ("width", 40, "limits are 1 and 16"),
         ("width", 9000, "limits are 1 and 16"),
-        ("width", -1, "above 0"),
-        ("width", float("nan"), "above 0"),
-        ("width", float("inf"), "above 0"),
-        ("width", "9", "above 0"),
-        ("width", True, "above 0"),
-        ("label", 9, "above 0"),
+        ("width", -1, "a number from 1 to"),
+        ("width", float("nan"), "a number from 1 to"),
+        ("width", float("inf"), "a number from 1 to"),
+        ("width", True, "a number from 1 to"),
+        ("width", None, "no size"),
+        ("label", 9, "no size"),
+        ("to", "8k", r"scale of 32, and the limits"),
+        ("fit", "40", "WIDTHxHEIGHT"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(picture, kind, value, said):

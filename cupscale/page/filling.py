@@ -14,6 +14,7 @@ from cupscale.page import engine, examples, links, references, run, viewer, visi
 from cupscale.page.controls import EFFECTS, LABELS
 from cupscale.page.jobs import Updates
 from cupscale.page.session import SILENT, TOASTING, Session, complain, new_book
+from cupscale.planning import Target
 from cupscale.settings import RECORDED, Settings
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Examples:
         session, tab = self._session, self._tab
         outputs = [*self._filling.outputs, session.image, session.example]
         outputs += [tab.viewer, tab.status, tab.inside, tab.downloads, tab.shot]
-        outputs += [session.mask, tab.protecting.brush]
+        outputs += [session.mask, tab.protecting.brush, session.target]
         if strip is not None:
             session.follow(strip.chosen(self.chosen, tab.token, outputs, **TOASTING))
         demo.load(None, None, tab.address, js=visit.READ)
@@ -186,19 +187,42 @@ class Examples:
             with contextlib.suppress(CupscaleError):
                 return self._resumed(visit.unpacked(kept))
         good, name, wrong = links.from_query(query)
+        target: Target | None = None
+        try:
+            target = links.size_of(query)
+        except CupscaleError as error:
+            wrong.append(f"in the link, {error}")
         for line in wrong:
             complain(CupscaleError(line), "Part of the link was left out")
         example = examples.named(name)
         if name and example is None:
             gr.Warning("The example of this link is not on this page.", title="Part of the link was left out")
-        if not good and example is None:
+        if not good and example is None and target is None:
             return gr.skip()
-        updates = self._filling.fill({**(example.settings if example else {}), **good})
+        fields = {**(example.settings if example else {}), **good}
+        if target and example:
+            fields |= self._reached(target, example, good)
+        updates = self._filling.fill(fields)
+        if target and not example:
+            updates[self._session.target] = target
+            gr.Info("The size in the link counts for the image that you give.", duration=6)
         if example:
             updates |= self._input(example)
-            same = all(example.settings.get(key, value) == value for key, value in good.items())
+            same = not target and all(
+                example.settings.get(key, value) == value for key, value in good.items()
+            )
             updates[self._tab.viewer] = example.pair() if same else viewer.empty()
         return updates
+
+    @staticmethod
+    def _reached(target: Target, example: examples.Example, good: Mapping[str, Any]) -> dict[str, Any]:
+        """The scale that takes an example to a size, and the cutoff that goes with it unless a link has another."""
+        try:
+            scale = target.scale(images.read_size(example.path(example.input)))
+        except CupscaleError as error:
+            complain(error, "Part of the link was left out")
+            return {}
+        return {"scale": scale} if "cutoff" in good else {"scale": scale, "cutoff": None}
 
     def _resumed(self, found: visit.Visit) -> Updates:
         updates = self._filling.fill(found.fields, found.size)

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
+from cupscale.planning import SIZES, Target, take_target
 from cupscale.settings import RECORDED, Settings
 
 _LONGEST_JSON = 2**21
@@ -51,6 +52,12 @@ def from_query(query: Mapping[str, str]) -> tuple[dict[str, Any], str | None, li
         except CupscaleError as error:
             wrong.append(f"in the link, {error}")
     return good, query.get("example"), wrong
+
+
+def size_of(query: Mapping[str, str]) -> Target | None:
+    """The size that a link asks for in place of a scale, as "width=3840" or "to=4k". Raises CupscaleError as `take_target`."""
+    named = {name: text for name, text in query.items() if name in (*SIZES, "scale")}
+    return take_target(named)
 
 
 def unpack_captions(text: str) -> list[dict[str, Any]]:

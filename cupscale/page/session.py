@@ -63,6 +63,7 @@ class Session:
         laid: The boxes that the table of captions shows.
         drawn: What the Regions tab shows.
         example: The name of the example that is the input, or None.
+        target: The size that a link asked for, until there is an image; else None.
         mask: What is protected of the input, as `mask.of` reads it, or None.
         image: The input image; the Upscale tab places it.
         randomize: Whether every run draws a seed; likewise.
@@ -81,6 +82,7 @@ class Session:
         self.laid = self._state(None)
         self.drawn = self._state(None)
         self.example = self._state(None)
+        self.target = self._state(None)
         self.mask = self._state(None)
         self.image = source.SourceImage(
             type="filepath",

@@ -8,9 +8,7 @@ from cupscale.errors import CupscaleError
 from cupscale.page import source
 from cupscale.page.limits import Limits
 from cupscale.page.viewer import Scripted
-from cupscale.planning import Target
-
-_WRONG = "a size is a number above 0: of pixels, or of megapixels"
+from cupscale.planning import SIZES, Target
 
 
 class Size(Scripted):
@@ -28,24 +26,16 @@ def scale_to(kind: str, value: Any, image: str | None, limits: Limits) -> float:
     """The scale that takes an image to a size.
 
     Args:
-        kind: "width", "height", "long_side" (in pixels) or "megapixels", as of `Target`.
+        kind: "width", "height", "megapixels", "fit" or "to", as of `Target.named`.
         value: How much of it.
         image: The upload's path.
         limits: Of the page.
 
     Raises:
-        CupscaleError: There is no image, or it does not reach that size.
+        CupscaleError: There is no image, it does not reach that size, or that is no size.
     """
     picture = source.opened(image, limits)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
-        raise CupscaleError(_WRONG)
-    pixels = round(value)
-    targets = {
-        "width": Target(width=pixels),
-        "height": Target(height=pixels),
-        "long_side": Target(long_side=pixels),
-        "megapixels": Target(megapixels=float(value)),
-    }
-    if kind not in targets:
-        raise CupscaleError(_WRONG)
-    return targets[kind].scale(picture.size)
+    target = Target.named(**{kind: value}) if kind in SIZES else None
+    if target is None:
+        raise CupscaleError("that is no size: give a number of pixels or of megapixels, or WIDTHxHEIGHT")
+    return target.scale(picture.size)

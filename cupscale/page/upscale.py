@@ -21,13 +21,14 @@ from cupscale.page.opening import CLICK_DOWNLOAD, Opening
 from cupscale.page.painting import SHAPES, Painting
 from cupscale.page.session import (
     PRIVATE,
-    SILENT,
     TOASTING,
     Session,
     Step,
+    complain,
     new_book,
     refusal,
 )
+from cupscale.planning import Target
 
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
 
@@ -156,7 +157,9 @@ class UpscaleTab:
     def _wire_image(self) -> None:
         session = self._session
         outputs = [session.image, session.example, self.inside, session.book, session.laid]
-        session.follow(session.image.input(self.arrived, [session.image, session.laid], outputs, **SILENT))
+        outputs += [session.target, session.controls["scale"]]
+        given = [session.image, session.laid, session.target]
+        session.follow(session.image.input(self.arrived, given, outputs, **TOASTING))
 
     def _wire_formats(self) -> None:
         for button, suffix in ((self.webp, "webp"), (self.jpeg, "jpg")):
@@ -167,9 +170,9 @@ class UpscaleTab:
 
     # Handlers
 
-    def arrived(self, path: str | None, laid: Any) -> Updates:
-        """A new input image: captions of another one go; what a browser cannot show, or may show in other colours than those of
-        the result, is shown as PNG."""
+    def arrived(self, path: str | None, laid: Any, target: Target | None = None) -> Updates:
+        """A new input image: captions of another one go, and the size that a link asked for becomes its scale; what a browser
+        cannot show, or may show in other colours than those of the result, is shown as PNG."""
         session = self._session
         updates: Updates = {session.example: None, self.inside: gr.update(visible=False)}
         if laid is not None and laid["image"] != path:
@@ -180,6 +183,12 @@ class UpscaleTab:
             picture = source.opened(path, session.limits)
         except CupscaleError:  # the plan line says it, and so does the run
             return updates
+        if target:
+            updates[session.target] = None
+            try:
+                updates[session.controls["scale"]] = target.scale(picture.size)
+            except CupscaleError as error:
+                complain(error, "The size of the link was left out")
         with Image.open(path) as opened:
             plain = opened.format in _SHOWN_BY_BROWSERS and not picture.converted
         if not plain:

@@ -23,6 +23,7 @@ function choose(scale) {
 }
 
 function entered() {
+  if (unit.value === "fit" && number.value) return trigger("target", { kind: "fit", value: number.value.replace(/\s|px/g, "").replace("×", "x") });
   const value = Number(number.value);
   if (number.value === "" || !Number.isFinite(value)) return;
   if (unit.value === "scale") choose(value);
@@ -31,6 +32,12 @@ function entered() {
 
 number.addEventListener("change", entered);
 unit.addEventListener("change", () => {
+  number.type = unit.value === "fit" ? "text" : "number";
+  number.placeholder = unit.value === "fit" ? "3840x2160" : "";
+  if (unit.value === "8k") {
+    unit.value = "scale";
+    trigger("target", { kind: "to", value: "8k" });
+  }
   if (unit.value === "scale") number.value = String(Number(Number(props.value).toFixed(4)));
   else { number.value = ""; number.focus(); }
 });
@@ -38,7 +45,8 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   unit.value = "scale";
-  if (button.dataset.long) trigger("target", { kind: "long_side", value: Number(button.dataset.long) });
+  number.type = "number";
+  if (button.dataset.to) trigger("target", { kind: "to", value: button.dataset.to });
   else choose(Number(button.dataset.scale));
 });
 watch("value", show);
