@@ -59,11 +59,19 @@ def sources() -> dict[str, str]:
 
 def _operators() -> dict[str, str]:
     """The operator's own models, name -> what `models.load` takes."""
-    named = {}
-    for entry in filter(None, (part.strip() for part in os.environ.get("CUPSCALE_MODELS", "").split(","))):
-        name, _, source = entry.partition("=")
-        named[name.strip()] = (source or name).strip()
-    return named
+    return {name: source or name for name, source in _listed("CUPSCALE_MODELS").items()}
+
+
+def controlnets() -> dict[str, str]:
+    """CUPSCALE_CONTROLNETS: the models of this page that have a ControlNet for tiles, name -> hub id, folder or "auto"."""
+    return {name: source or "auto" for name, source in _listed("CUPSCALE_CONTROLNETS").items()}
+
+
+def _listed(variable: str) -> dict[str, str]:
+    """Of "name=source,name": what stands after each name, or nothing."""
+    entries = filter(None, (part.strip() for part in os.environ.get(variable, "").split(",")))
+    pairs = (entry.partition("=") for entry in entries)
+    return {name.strip(): source.strip() for name, _, source in pairs}
 
 
 def names() -> list[str]:
@@ -110,7 +118,7 @@ def pipeline(name: str) -> CUpscalePipeline:
 
 @lru_cache(maxsize=None if ZERO else 2)
 def _loaded(name: str) -> CUpscalePipeline:
-    pipe = models.load(sources()[name], offload=_offload())
+    pipe = models.load(sources()[name], offload=_offload(), controlnet=controlnets().get(name))
     return CUpscalePipeline(pipe, preview_px=448, cache=Cache(max_age=_KEPT_SECONDS))
 
 
