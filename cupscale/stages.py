@@ -37,7 +37,7 @@ from cupscale.method.guidance import LowGuidance, flat_kept, guidance_map, richn
 from cupscale.method.lowpass import LowPass
 from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
 from cupscale.method.regions import Size
-from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise
+from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise, generator
 from cupscale.method.structure import GlobalStructure
 from cupscale.method.windows import FlatPlaces, Placement
 from cupscale.planning import (
@@ -213,7 +213,9 @@ class Stages:
         read, _ = readable(plain, backbone)
         canvas = Size(*(side // plan.cell_px for side in reversed(plan.input)))
         schedule = backbone.schedule(plain, canvas)
-        noise = draw_noise((1, backbone.geometry.channels, *canvas), plain.seed).to(backbone.device)
+        source = generator(plain.seed, 0)
+        noise = torch.randn((1, backbone.geometry.channels, *canvas), generator=source).to(backbone.device)
+        schedule.draws_from(source)
         try:
             with backbone.denoiser(read, (), canvas, canvas, known=self._known) as denoiser:
                 start = schedule.from_noise(noise)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import runpy
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 import torch
 from checkpoints import make_sdxl
@@ -17,6 +19,7 @@ from PIL import Image
 from cupscale import images, models
 from cupscale.errors import CupscaleError
 from cupscale.events import Progress
+from cupscale.installation import ASSETS
 from cupscale.page import (
     bounds,
     captions,
@@ -29,9 +32,12 @@ from cupscale.page import (
     source,
     writers,
 )
+from cupscale.page.controls import Controls
 from cupscale.page.limits import Limits
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.settings import Caption, Settings
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -188,6 +194,33 @@ def test_typed_and_arriving_captions_write_into_one_book_and_neither_takes_the_o
     assert texts() == {8: ("edited", "user")}
     assert regions.read_book(book, (48, 32))[1][0].box == (16, 0, 32, 32)
     assert regions.read_book(book, (24, 16))[0] < regions.read_book(book, (24, 16))[0]
+
+
+@pytest.mark.parametrize(("given", "weight"), [(" tiny=/a/net ,sdxl", 0.5), ("", 0.0)])
+def test_control_is_offered_where_the_model_has_a_controlnet(monkeypatch, given, weight):
+    """And counts there alone: a link or the model before may have left it set."""
+    monkeypatch.setenv("CUPSCALE_CONTROLNETS", given)
+    assert engine.controlnets() == ({"tiny": "/a/net", "sdxl": "auto"} if given else {})
+    loaded = []
+    monkeypatch.setattr(models, "load", lambda name, **how: loaded.append(how["controlnet"]))
+    monkeypatch.setattr(engine, "CUpscalePipeline", lambda pipe, **how: pipe)
+    engine._loaded.__wrapped__("tiny")
+    assert loaded == ["/a/net" if given else None]
+    with gr.Blocks():
+        controls = Controls(Limits())
+        controls.slider("control")
+        controls.choice("model")
+    assert controls["control"].visible is bool(given)
+    values = {controls["control"]: 0.5, controls["model"]: "tiny"}
+    assert controls.settings(values).control == weight
+
+
+def test_readme_and_page_have_the_papers_table_from_one_file():
+    """`python tools/readme_parts.py` fills README.md anew."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    filled = runpy.run_path(str(ROOT / "tools" / "readme_parts.py"))["filled"]
+    assert filled(readme) == readme and (ASSETS / "method.md").read_text("utf-8") in readme
+    assert filled(readme.replace("| Composer |", "| Compositor |")) == readme
 
 
 def test_a_drawing_has_its_share_of_the_progress():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 from PIL import Image
 
 import cupscale
@@ -74,6 +74,20 @@ def test_at_scale_1_it_is_the_pipelines_own_picture(load, name, guidance):
     assert theirs.std() > 2  # it shows something
     assert result.plan.evaluations == result.plan.drawing == 4
     assert result.plan.samples == (8 if guidance > 1 else 4)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_few_step_scheduler_draws_the_pipelines_own_picture(load, name):
+    """LCM draws noise at every step but the last, from the seed's own generator."""
+    pipe = load(name)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    side, align = native(pipe).native, native(pipe).align
+    width, height = side + align, side - align
+    fields = WORDS | {"guidance": 1.0, "scale": 1, "size": f"{width}x{height}"}
+    result = cupscale.upscale(pipe, **fields)
+    theirs = own_call(pipe, width, height, 1.0)
+    assert np.abs(np.asarray(result.image.convert("RGB"), dtype=float) - theirs).max() < 0.55
+    assert theirs.std() > 2
 
 
 def test_a_dynamic_shift_looks_at_the_picture_that_is_drawn(load):

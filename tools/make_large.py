@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -27,6 +26,7 @@ FOLDER = Path(__file__).parent.parent / "cupscale" / "assets" / "large"
 INPUT = "coffee.png"
 WIDTH, SEED = 4096, 7
 TILE, QUALITY = 512, 80
+AUTHOR, LICENCE = "Rachel Michetti", "CC0"  # the sample image "coffee" of scikit-image
 PROMPT = "a cup of espresso on a wooden table"
 WRITER = "user"  # by hand, for this example
 # (caption, middle, half axes) of ellipses in pixels of the input; the first that holds a point wins.
@@ -81,6 +81,36 @@ def _run(target: Path) -> float:
     result.save(target)
     print(f"{result.plan.line()}, took {result.seconds:.0f} s")
     return result.seconds
+
+
+def _cut(path: Path, seconds: float | None) -> None:
+    """Write the tiles of every level, and the index."""
+    with images.open_own(str(path)) as opened:
+        image = opened.convert("RGB")
+    settings = Settings(**images.read_settings(path))
+    sizes = []
+    for level, picture in enumerate(levels(image)):
+        sizes.append(picture.size)
+        for row in range(-(-picture.height // TILE)):
+            for column in range(-(-picture.width // TILE)):
+                left, top = column * TILE, row * TILE
+                box = (left, top, min(left + TILE, picture.width), min(top + TILE, picture.height))
+                file = FOLDER / "tiles" / f"{level}-{column}-{row}.webp"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                picture.crop(box).save(file, "WEBP", quality=QUALITY, method=6)
+    index = {
+        "input": INPUT,
+        "tile": TILE,
+        "levels": sizes,
+        "author": AUTHOR,
+        "licence": LICENCE,
+        "seconds": None if seconds is None else round(seconds),
+        "settings": settings.model_dump(mode="json", exclude={"captions"}),
+        "captions": [[list(one.box), one.caption] for one in settings.captions],
+    }
+    (FOLDER / "index.json").write_text(json.dumps(index, ensure_ascii=False) + "\n", "utf-8")
+    total = sum(file.stat().st_size for file in FOLDER.rglob("*.*"))
+    print(f"{len(list(FOLDER.rglob('*.webp')))} tiles, {total / 1e6:.2f} MB in all")
 
 
 def levels(image: Image.Image) -> Iterator[Image.Image]:

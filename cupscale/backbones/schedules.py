@@ -83,6 +83,12 @@ class _Truncated(ABC):
         if "generator" in inspect.signature(scheduler.step).parameters:
             self._options["generator"] = generator(seed, 2)
 
+    def draws_from(self, source: torch.Generator) -> None:
+        """Take the noise of steps, where the scheduler draws some, from here: a pipeline's own call draws all of it from one
+        generator, first its canvas."""
+        if "generator" in self._options:
+            self._options["generator"] = source
+
     def _begin(self) -> None:
         if hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(self._first)

@@ -15,6 +15,7 @@ from cupscale.page import (
     engine,
     examples,
     heading,
+    large,
     light,
     limits as limits_module,
     previews,
@@ -45,7 +46,7 @@ _OPEN_TAB = """() => {
 
 def build(limits: Limits | None = None) -> gr.Blocks:
     """The whole page, not yet launched."""
-    gr.set_static_paths([examples.FOLDER])
+    gr.set_static_paths([examples.FOLDER, large.FOLDER])
     limits = limits or limits_module.current()
     own = scratch.take_uploads()
     scratch.keep_clean(limits.kept_seconds, limits.link_seconds)
@@ -71,6 +72,8 @@ def build(limits: Limits | None = None) -> gr.Blocks:
                 compare = CompareTab(session)
             with gr.Tab("History", id="history"):
                 past = History(elem_id="history")
+        large.part()
+        heading.method()
         _keep_in_address(demo, tabs)
         opening = upscale.wire(demo, (regions.laying(), regions.drawing()), past, tabs)
         regions.wire()

@@ -44,7 +44,7 @@ class Advanced:
     def _keeping(self) -> None:
         controls = self._session.controls
         _heading("Keep or invent")
-        for name in ("strength", "structure", "cutoff", "flat_strength"):
+        for name in ("strength", "structure", "cutoff", "flat_strength", "control"):
             controls.slider(name)
         self.kept = gr.Image(
             label="What the cutoff keeps of your image",

@@ -30,7 +30,7 @@ from cupscale.page import (
     writers,
 )
 from cupscale.page.limits import Limits
-from cupscale.page.session import GPU, refusal
+from cupscale.page.session import RUN, refusal
 from cupscale.page.source import SourceImage
 from cupscale.planning import LONG_SIDES, drawn_size, take_target
 from cupscale.protect import read_mask
@@ -146,7 +146,7 @@ class Endpoints:
 
         Returns:
             The enlarged picture, as {"url": address} to an agent, and a JSON report: settings as used, plan, seconds; while
-                it runs, the status.
+                it waits or runs, the status: runs ahead, seconds to wait, or the fraction done.
         """
         try:
             if format not in FORMATS:
@@ -163,16 +163,30 @@ class Endpoints:
                 raise CupscaleError(
                     "the image is transparent, which a jpg cannot be: choose format png or webp"
                 )
-            with contextlib.closing(run.watch(picture, chosen, self._limits, name, mask=held)) as sights:
-                for sight in sights:
-                    if sight.shot is None:
-                        yield None, {"status": sight.status, "fraction": round(sight.fraction, 3)}
-                        continue
-                    shot = sight.shot
-                    path = shot.png if format == "png" else run.encode(shot, format)
-                    yield path, _report(shot, picture.size if picture else None)
+            yield from self._upscaled(picture, chosen, name, held, format)
         except CupscaleError as error:
             raise refusal(error) from None
+
+    def _upscaled(
+        self,
+        picture: images.Picture | None,
+        chosen: Settings,
+        name: str,
+        held: images.Picture | None,
+        format: str,
+    ) -> Generator[tuple[Any, Any], None, None]:
+        """Wait, and run. held: the mask."""
+        plan = bounds.allowed_plan(picture, chosen, self._limits)
+        for place in queue.turn(engine.expected_seconds(plan, chosen)):
+            yield None, place.report
+        with contextlib.closing(run.watch(picture, chosen, self._limits, name, mask=held)) as sights:
+            for sight in sights:
+                if sight.shot is None:
+                    yield None, {"status": sight.status, "fraction": round(sight.fraction, 3)}
+                    continue
+                shot = sight.shot
+                path = shot.png if format == "png" else run.encode(shot, format)
+                yield path, _report(shot, picture.size if picture else None)
 
     def _mask(self, mask: str | None, picture: images.Picture | None) -> images.Picture | None:
         """A mask that fits, decoded. Refused before anything is run."""
@@ -270,6 +284,8 @@ class Endpoints:
             notes = []
             found: tuple[Any, ...] = ()
             text = prompt
+            for place in queue.turn():
+                yield place.report
             with contextlib.closing(
                 captions_module.write(kind, picture, plan, chosen, self._limits)
             ) as steps:
@@ -345,9 +361,9 @@ class Endpoints:
         light.never(unseen)
         call = [trigger.click]
         inputs = [image, prompt, negative, scale, seed, model, preset, more, kind, mask, *sizes]
-        gr.on(call, self.upscale, inputs, [picture, report], api_name="upscale", **GPU)
+        gr.on(call, self.upscale, inputs, [picture, report], api_name="upscale", **RUN)
         gr.on(call, self.plan, [image, scale, model, preset, more, *sizes], report, api_name="plan")
         inputs = [image, scale, prompt, captioner, model, more, *sizes]
-        gr.on(call, self.caption, inputs, report, api_name="caption", **GPU)
+        gr.on(call, self.caption, inputs, report, api_name="caption", **RUN)
         gr.on(call, self.read_settings, dropped, report, api_name="read_settings")
         gr.on(call, self.models, None, report, api_name="models")

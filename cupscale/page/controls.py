@@ -44,6 +44,7 @@ LABELS = {
     "guidance_low": "Guidance of low frequencies",
     "sigma_shift": "Noise level shift",
     "edge_noise": "Noise on edges",
+    "control": "Hold to the image (ControlNet)",
 }
 # What each knob does to the picture, in one line.
 EFFECTS = {
@@ -61,6 +62,7 @@ EFFECTS = {
     "fidelity": "How far the result, made small again, is your image: 0 to 1. 'auto' trusts a clean image more.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The diffusion model that adds the detail.",
+    "control": "How firmly a second network holds every region to your image. 0 leaves it out.",
 } | {name: str(Settings.model_fields[name].description) for name in CHOICES}
 _STEP = {
     "cutoff": 0.01,
@@ -75,6 +77,7 @@ _STEP = {
     "guidance_low": 0.1,
     "sigma_shift": 0.01,
     "edge_noise": 0.05,
+    "control": 0.05,
 }
 _LOWEST = {"cutoff": 0.01, "strength": 0.01}  # the settings want more than 0
 
@@ -135,6 +138,7 @@ class Controls:
             label=LABELS[name],
             info=EFFECTS.get(name),
             elem_id=f"set-{name}",
+            visible=name != "control" or self.model in engine.controlnets(),
         )
 
     def number(self, name: str, low: int, high: int) -> None:
@@ -197,7 +201,9 @@ class Controls:
                 )
         if randomize:
             fields["seed"] = random.randrange(2**32)
-        engine.check_model(str(fields.get("model", "")))
+        model = engine.check_model(str(fields.get("model", "")))
+        if model not in engine.controlnets():  # of another model, or of a link
+            fields["control"] = 0.0
         return Settings.build(fields, captions=tuple(captions))
 
     def show(self, fields: Mapping[str, Any]) -> dict[Any, Any]:

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import gradio as gr
 
@@ -67,6 +68,12 @@ class Place:
         runs = "1 run" if self.ahead == 1 else f"{self.ahead} runs"
         line = f"waiting in the queue, {runs} before this one"
         return line if self.seconds is None else f"{line}, about {duration(max(1.0, self.seconds))} to wait"
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """For a program."""
+        seconds = None if self.seconds is None else round(self.seconds, 1)
+        return {"status": self.line, "ahead": self.ahead, "wait_seconds": seconds}
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,17 @@ def _operators() -> dict[str, Offered]:
     return named
 
 
+def controlnets() -> dict[str, str]:
+    """CUPSCALE_CONTROLNETS: the models of this page that have a ControlNet for tiles, name -> hub id, folder or "auto"."""
+    named = {}
+    for entry in filter(
+        None, (part.strip() for part in os.environ.get("CUPSCALE_CONTROLNETS", "").split(","))
+    ):
+        name, _, source = entry.partition("=")
+        named[name.strip()] = source.strip() or "auto"
+    return named
+
+
 def names() -> list[str]:
     """Models a visitor may choose. On a CPU the ones of a GPU's size stay away unless the operator names them."""
     if ZERO:  # those that are loaded when the page starts
@@ -133,7 +144,9 @@ def pipeline(name: str) -> CUpscalePipeline:
 @lru_cache(maxsize=None if ZERO else 2)
 def _loaded(name: str) -> CUpscalePipeline:
     chosen = offered()[name]
-    pipe = models.load(chosen.source, offload=_offload(), loras=chosen.loras)
+    pipe = models.load(
+        chosen.source, offload=_offload(), controlnet=controlnets().get(name), loras=chosen.loras
+    )
     # They are recorded in visitors' results, whom the operator's folders do not concern.
     pipe.cupscale_loras = tuple(
         Path(lora).name if Path(lora).is_absolute() else lora for lora in chosen.loras

@@ -107,9 +107,11 @@ class Filling:
             return {
                 quick: gr.update(visible="quick" in names),
                 paper: gr.update(visible="paper" in names),
+                controls["control"]: gr.update(visible=model in engine.controlnets()),
             }
 
-        controls["model"].change(offered, controls["model"], [quick, paper], **SILENT)
+        outputs = [quick, paper, controls["control"]]
+        controls["model"].change(offered, controls["model"], outputs, **SILENT)
 
     def _preset(self, name: str | None) -> Callable[[str, float], Updates]:
         def press(model: str, scale: float) -> Updates:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from html import escape
 
+import gradio as gr
+
 from cupscale import machine, models
 from cupscale.installation import ASSETS
-from cupscale.page import engine
+from cupscale.page import engine, light
 
 PAPER = "https://arxiv.org/abs/2505.16976"
 CARD = ASSETS / "tiny" / "README.md"
@@ -23,6 +25,15 @@ def html() -> str:
         "<h1>cupscale</h1><p>Upscale images to 4K and 8K with a diffusion model: adds detail, keeps the content.</p>"
         f"<p>Model <b>{escape(model)}</b> on {_where()} · {more}</p>"
     )
+
+
+def method() -> None:
+    """What the paper states, what is second-hand and what is ours, below all else and closed: README's table, from its file."""
+    with gr.Accordion(
+        "What the paper states, what is second-hand, and what is ours", open=False, elem_id="method"
+    ) as part:
+        gr.Markdown((ASSETS / "method.md").read_text("utf-8"), elem_id="method-text")
+    light.later(part, part.expand)
 
 
 def _where() -> str:

@@ -23,9 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cupscale.bounded import check_shape
 from cupscale.errors import CupscaleError
 from cupscale.page import desk as desk_module, uploads
-from cupscale.page.desk import Desk, Dropped, Refusal
+from cupscale.page.desk import Desk, Dropped, Place, Refusal
 from cupscale.page.limits import on_space
-from cupscale.page.session import GPU, RUN, TOASTING, refusal
+from cupscale.page.session import RUN, TOASTING, refusal
 from cupscale.page.visitor import visitor
 
 _SHORT = 2**18  # characters that are looked through in milliseconds
@@ -52,7 +52,7 @@ def admitted(click: Callable[..., Any], limits: Any) -> Callable[..., Any]:
 
 
 def attended(run: Callable[..., Generator[Any, None, None]]) -> Callable[..., Generator[Any, None, None]]:
-    """A run that has its place at the desk, and ends when nobody listens to it any more."""
+    """A program's run, which waits for its `turn` at the desk, and ends when nobody listens to it any more."""
 
     @functools.wraps(run)
     def watched(*given: Any, **named: Any) -> Generator[Any, None, None]:
@@ -63,21 +63,44 @@ def attended(run: Callable[..., Generator[Any, None, None]]) -> Callable[..., Ge
         desk, event = found
         whole = False
         try:
-            try:
-                while not desk.begin(event, wait=1.0):
-                    pass
-            except Dropped:
-                raise refusal(_unheard(desk)) from None
             for answer in (steps := run(*given, **named)):
                 if desk.unheard(event):
                     steps.close()
-                    raise refusal(_unheard(desk))
+                    raise Dropped
                 yield answer
             whole = True
+        except Dropped:
+            raise refusal(_unheard(desk)) from None
         finally:
             desk.end(event, whole=whole)
 
     return watched
+
+
+def turn(seconds: float | None = None) -> Generator[Place, None, None]:
+    """Wait until the current event's turn has come.
+
+    Args:
+        seconds: That the run will take, where its plan says so; those who wait behind it are told.
+
+    Yields:
+        Where the run stands, whenever that has changed.
+
+    Raises:
+        Dropped: Nobody waits for it any more.
+    """
+    found = desk_module.current()
+    if found is None:
+        return
+    desk, event = found
+    if seconds is not None:
+        desk.expect(event, seconds)
+    wait, before = 0.0, None
+    while not desk.begin(event, wait):
+        wait, place = 1.0, desk.place(event)
+        if place is not None and place.line != before:
+            before = place.line
+            yield place
 
 
 def _unheard(desk: Desk) -> CupscaleError:
@@ -168,7 +191,7 @@ class Watch:
             found = [fn] if fn is not None else []
         else:
             found = [fn for fn in self._demo.fns.values() if fn.api_name == name]
-        runs = [fn for fn in found if fn.concurrency_id in (GPU["concurrency_id"], RUN["concurrency_id"])]
+        runs = [fn for fn in found if fn.concurrency_id == RUN["concurrency_id"]]
         return str(runs[0].api_name) if runs else None
 
     async def _listen(self, event: str | None, scope: Scope, receive: Receive, send: Send) -> None:

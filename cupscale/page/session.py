@@ -23,11 +23,8 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 SILENT: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 # gradio shows a toast for queued events only
 TOASTING: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-GPU: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "gpu"}  # of programs: gradio lets them wait
-RUN: dict[str, Any] = {
-    "concurrency_limit": None,
-    "concurrency_id": "run",
-}  # of the page: the desk does, and says where
+# Of runs, a person's and a program's: gradio begins each at once, and the desk lets it wait, and says where.
+RUN: dict[str, Any] = {"concurrency_limit": None, "concurrency_id": "run"}
 
 # What follows an event: gradio drops a `.then` that comes while the one before is under way, and what came last would never
 # be shown.

@@ -27,7 +27,11 @@ def empty():
 
 def found(page):
     """(rule, where) of what axe-core finds."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(
+        "async () => { await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));"
+        " const moving = document.getAnimations().filter((one) => one instanceof CSSTransition);"
+        " await Promise.allSettled(moving.map((one) => one.finished)) }"
+    )
     rules = Axe().run(page).response["violations"]
     return {(rule["id"], " ".join(map(str, node["target"]))) for rule in rules for node in rule["nodes"]}
 

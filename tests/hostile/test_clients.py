@@ -141,6 +141,20 @@ def test_a_run_that_nobody_listens_to_ends_and_the_next_one_runs(tmp_path, file_
         assert "nobody listened" in last(url, endless)
 
 
+def test_a_program_that_waits_is_told_its_place_and_how_long(tmp_path, file_of):
+    """And of a run before it whose plan is known: seconds. What is wrong with it is said before it waits."""
+    with serve(tmp_path) as url:
+        file = file_of(url)
+        first = join(url, file, ENDLESS)
+        with stream(url, first) as lines:
+            until(lines, "generating")
+            with stream(url, join(url, file, ENDLESS)) as others:
+                data = json.loads(until(others, "generating").partition(":")[2])
+                assert data[1]["ahead"] == 1 and data[1]["wait_seconds"] > 0
+                assert data[1]["status"].startswith("waiting in the queue, 1 run before this one, about ")
+            assert "Steps: input should be" in last(url, join(url, file, {"steps": 0}))
+
+
 def test_a_run_whose_listener_goes_ends(tmp_path, file_of):
     with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="2") as url:
         file = file_of(url)
