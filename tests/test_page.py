@@ -202,7 +202,9 @@ def test_control_is_offered_where_the_model_has_a_controlnet(monkeypatch, given,
     monkeypatch.setenv("CUPSCALE_CONTROLNETS", given)
     assert engine.controlnets() == ({"tiny": "/a/net", "sdxl": "auto"} if given else {})
     loaded = []
-    monkeypatch.setattr(models, "load", lambda name, **how: loaded.append(how["controlnet"]))
+    monkeypatch.setattr(
+        models, "load", lambda name, **how: loaded.append(how["controlnet"]) or SimpleNamespace()
+    )
     monkeypatch.setattr(engine, "CUpscalePipeline", lambda pipe, **how: pipe)
     engine._loaded.__wrapped__("tiny")
     assert loaded == ["/a/net" if given else None]
