@@ -1105,7 +1105,7 @@ def test_fresh_reaches_the_captioner_from_every_door(monkeypatch, tmp_path):
         asked.append(captioning.fresh)
         raise CupscaleError("seen")
 
-    monkeypatch.setattr("cupscale.pipeline.caption_regions", spy)
+    monkeypatch.setattr("cupscale.stages.caption_regions", spy)
     make_sdxl(tmp_path / "random")
     pipe = cupscale.load(str(tmp_path / "random"))
     image = Image.new("RGB", (32, 32))
