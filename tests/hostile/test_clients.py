@@ -49,7 +49,8 @@ def upload(url, path):
 
 def join(url, file, settings, scale=2, **headers):
     """Ask for a run and do not listen: its event id."""
-    data = [file, "", "", scale, 0, "", "none", json.dumps(settings), "png", None]
+    sizes = [None, None, None, "", ""]
+    data = [file, "", "", scale, 0, "", "none", json.dumps(settings), "png", None, *sizes]
     with request(f"{url}gradio_api/call/upscale", {"data": data}, **headers) as answer:
         return json.load(answer)["event_id"]
 
@@ -91,7 +92,18 @@ def test_a_run_over_the_bound_is_refused_with_the_largest_that_fits(tmp_path, fi
         assert "event: error" in answer and "this page allows 40 a run" in answer
         fits = float(re.search(r"a scale of at most ([\d.]+)", answer)[1])
         assert 1 <= fits < 16
-        plan = [file, fits, "", "none", json.dumps({**FAST_SETTINGS, "strength": 1.0})]
+        plan = [
+            file,
+            fits,
+            "",
+            "none",
+            json.dumps({**FAST_SETTINGS, "strength": 1.0}),
+            None,
+            None,
+            None,
+            "",
+            "",
+        ]
         for scale, good in ((fits, True), (fits + 0.1, False)):
             plan[1] = scale
             with request(f"{url}gradio_api/call/plan", {"data": plan}) as joined:
