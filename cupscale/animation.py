@@ -44,12 +44,12 @@ class Film:
     Attributes:
         frames: Decoded.
         durations: Of each, in milliseconds.
-        loop: How often it is shown; 0 for ever.
+        loop: How often it is shown; 0 for ever. None: its file has no count, and it is shown once.
     """
 
     frames: Sequence[images.Picture]
     durations: Sequence[int]
-    loop: int = 0
+    loop: int | None = 0
 
 
 def read_film(path: Path) -> Film:
@@ -81,7 +81,7 @@ def read_film(path: Path) -> Film:
                 break
             except Exception:  # a damaged frame raises nearly anything
                 raise _damaged(name, len(frames) + 1) from None
-        return Film(frames, durations, int(image.info.get("loop", 0)))
+        return Film(frames, durations, image.info.get("loop"))
 
 
 def _frame(name: str, image: Image.Image, number: int) -> images.Picture:
@@ -163,8 +163,10 @@ def encode_film(
     if kind == "GIF" and mode == "RGBA":  # whose transparency is one colour
         for frame in whole:
             frame.putalpha(frame.getchannel("A").point([0] * 128 + [255] * 128))
-    options: dict[str, Any] = {"save_all": True, "append_images": whole[1:], "loop": film.loop}
+    options: dict[str, Any] = {"save_all": True, "append_images": whole[1:]}
     options["duration"] = list(film.durations)
+    if film.loop is not None or kind != "GIF":
+        options["loop"] = 1 if film.loop is None else film.loop
     if kind == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt(KEY, settings_json)

@@ -73,8 +73,25 @@ def test_all_frames_come_back_with_their_times(tmp_path, suffix, alpha):
         assert np.abs(np.subtract(picture.rgb.getpixel((40, 20)), colour)).max() <= 12
         if alpha:
             assert picture.alpha.getpixel((5, 5)) == 0 and picture.alpha.getpixel((40, 20)) == 255
+    if suffix == ".webp":
+        assert bool(target.read_bytes()[20] & 0x10) == alpha  # the flag of VP8X
+    if suffix == ".gif" and alpha:
+        with Image.open(target) as written:
+            assert written.disposal_method == 2  # or what is transparent shows the frame before
     if suffix != ".gif":
         assert images.read_settings(target)["prompt"] == "found 1"
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_a_film_that_is_shown_once_stays_so(tmp_path, suffix):
+    """A GIF without a count of its loops is shown once."""
+    frames = [Image.new("RGB", (24, 18), colour) for colour in COLOURS[:2]]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[40, 80])
+    source = read_film(tmp_path / "a.gif")
+    assert source.loop is None
+    target = tmp_path / f"b{suffix}"
+    list(run_film(Pipeline(), source, Job(tmp_path / "a.gif", target), Settings()))
+    assert read_film(target).loop == (None if suffix == ".gif" else 1)
 
 
 def test_refusals_before_a_run(tmp_path, monkeypatch):

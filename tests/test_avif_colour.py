@@ -120,6 +120,7 @@ def test_units_that_are_cut_or_lie() -> None:
     with pytest.raises(LookupError):
         avif.sequence_colour(bytes([1 << 3 | 2]) + b"\xff" * 9)
     assert avif.sequence_colour(b"") is None
+    assert avif._Bits(b"\xa5").read(8) == 0xA5  # to the last bit
     assert avif.sequence_colour(unit(bytes(5), 2)) is None
 
 
@@ -190,6 +191,7 @@ def picture(
         (1, {"grid": True, "inside": True}),
         (0, {"configured": True}),
         (1, {"wide": True, "grid": True}),
+        (0, {"wide": True, "configured": True}),
     ],
 )
 def test_where_the_bitstream_lies(version: int, options: dict[str, bool]) -> None:

@@ -153,6 +153,7 @@ def test_orientation_profile_and_settings_of_an_odd_tiff() -> None:
         extratags=[(274, 3, 1, 6, True)],
     )
     picture = images.read(data)
+    assert images.read_size(data) == (18, 23)
     assert picture.size == (18, 23) and picture.metadata == {"seed": 5}
     assert np.abs(np.asarray(picture.rgb).astype(int) - np.rot90(WANTED, -1)).max() <= 1
 
@@ -188,6 +189,10 @@ def test_ranges_by_hand() -> None:
     assert to_8_bits(np.array([0, 200], np.uint16))[0].tolist() == [0, 1]  # nobody knows: 16 bits
     assert to_8_bits(np.array([0, 5000], np.uint16))[0].tolist() == [0, 19]
     assert to_8_bits(np.array([np.nan, 0.25, np.inf]))[0].tolist() == [0, 64, 255]
+    assert to_8_bits(np.array([0, 1023], np.uint16))[0].tolist() == [0, 255]
+    assert to_8_bits(np.array([0, 1024], np.uint16))[0].tolist() == [0, 64]
+    assert to_8_bits(np.array([0.0, 40.0]))[0].tolist() == [0, 40]  # dark, of 255
+    assert to_8_bits(np.array([-0.005, 0.5]))[0].tolist() == [0, 128]  # a filter's undershoot
     assert to_8_bits(np.array([np.nan, np.nan]))[0].tolist() == [0, 0]
 
 
