@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # The method and the bundled model, from the checkout.
 TESTS = ("tests/method", "tests/test_references.py", "tests/test_tiling.py", "tests/accelerator/test_card.py")
 # Of these the tests need some version: no bound of the package.
-WITH = ("pytest", "pytest-xdist", "hypothesis", "scipy")
+WITH = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "scipy")
 
 
 def lowest(requirement: str) -> str:
