@@ -65,8 +65,11 @@ def section(title: str, lines: list[str], command: str, save: bool) -> None:
 
 
 class Twin:
-    """A copy of the network that no hook touches. It makes every call of the network again at once, before or after it by
-    turns: what the machine does in the meantime then weighs on both."""
+    """A copy of the network that no hook touches.
+
+    It makes every call of the network again at once, before or after it by turns: what the machine does in the
+    meantime then weighs on both.
+    """
 
     def __init__(self, network: Any):
         self._network = copy.deepcopy(network)

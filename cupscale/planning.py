@@ -407,8 +407,10 @@ def counted(plan: Plan, settings: Settings, rich: Tensor | None) -> Plan:
 
 
 def per_cell(of_input: Tensor, plan: Plan) -> Tensor:
-    """A map over the input's pixels (1, 1, h, w), on the plan's canvas (1, 1, H, W); its padding carries the edge on, or, where
-    the picture repeats, begins it again."""
+    """A map over the input's pixels (1, 1, h, w), on the plan's canvas (1, 1, H, W).
+
+    Its padding carries the edge on, or, where the picture repeats, begins it again.
+    """
     width, height = (max(1, round(side / plan.cell_px)) for side in plan.output)
     found = F.interpolate(of_input, (height, width), mode="bilinear")
     found = torch.cat((found, found[..., : plan.lap.w]), dim=-1)
@@ -525,8 +527,11 @@ def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float], native: int) -
 
 
 def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:
-    """Weights, the canvas (latents, their spectrum, pixels in float and in 8 bits), and the activations of a window or of a tile
-    of the autoencoder, whichever takes more (`python -m benchmarks.memory`)."""
+    """Estimate the bytes of a run's memory.
+
+    Weights, the canvas (latents, their spectrum, pixels in float and in 8 bits), and the activations of a window or
+    of a tile of the autoencoder, whichever takes more (`python -m benchmarks.memory`).
+    """
     latents = pixels // geometry.cell**2 * geometry.channels * 4
     activations = window_px.h * window_px.w // geometry.cell**2 * 320 * 4 * 40
     tile = min(pixels, TILE_PX**2) * geometry.tile

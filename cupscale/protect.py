@@ -47,8 +47,10 @@ def read_mask(source: Any, size: tuple[int, int], axes: str = "none") -> Image.I
 
 
 def name_of(mask: Image.Image | None) -> str:
-    """What a result's settings say of the mask of `read_mask` that it was made under: 16 hexadecimal digits of its SHA-256; empty
-    where there is none."""
+    """What a result's settings say of the mask of `read_mask` that it was made under.
+
+    16 hexadecimal digits of its SHA-256; empty where there is none.
+    """
     if mask is None:
         return ""
     return hashlib.sha256(f"{mask.width}x{mask.height}:".encode() + mask.tobytes()).hexdigest()[:16]

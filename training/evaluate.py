@@ -180,7 +180,6 @@ def evaluate_regions(arguments: argparse.Namespace) -> dict:
     Each photograph is enlarged twice with the same seed, once with its own caption everywhere and once with `--caption` for
     the quarter. The table holds the mean change in grey levels of 255 in the quarter, and in the lower right one.
     """
-
     captions = {row["id"]: row["caption"] for row in json.loads(arguments.index.read_text())}
     files, _, inputs = cases(arguments)
     pipe = load_pipe(arguments)
@@ -273,7 +272,6 @@ def run_realesrgan(small: np.ndarray) -> np.ndarray:
 
 def evaluate_upscaler(arguments: argparse.Namespace) -> dict:
     """Ours at the defaults beside Lanczos, Real-ESRGAN and the originals; pictures of all, side by side."""
-
     files, originals, inputs = cases(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipe = load_pipe(arguments)
@@ -313,7 +311,6 @@ def window_borders(arguments: argparse.Namespace, pictures: list[np.ndarray]) ->
 
 def sweep(arguments: argparse.Namespace) -> dict:
     """The figures for each combination of the lists in `--grid`, a JSON object from settings to lists of values."""
-
     _, originals, inputs = cases(arguments)
     pipe = load_pipe(arguments)
     grid = json.loads(arguments.grid)

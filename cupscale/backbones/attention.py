@@ -237,8 +237,10 @@ def _keys_and_values(attn: Any, text: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ComposedJoint:
-    """SD3's joint attention: image and text each have their own projections. The text is the global prompt's, then the
-    region's."""
+    """SD3's joint attention: image and text each have their own projections.
+
+    The text is the global prompt's, then the region's.
+    """
 
     def __init__(self, layer: str, composer: Composer):
         self._layer = layer

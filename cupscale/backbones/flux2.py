@@ -1,5 +1,6 @@
-"""FLUX.2 klein (Black Forest Labs, 2026): a flow-matching transformer whose first blocks have image and text apart, and whose
-others have both in one sequence.
+"""FLUX.2 klein (Black Forest Labs, 2026), a flow-matching transformer.
+
+In its first blocks image and text are apart; in the others both stand in one sequence.
 
 Its autoencoder gives 32 channels for 8 x 8 pixels. Four neighbours make one token, and each of the 128 numbers of a token has a
 mean and a variance of its own. A cell is therefore a token here, 16 x 16 pixels with 128 channels: a window may begin at

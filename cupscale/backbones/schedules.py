@@ -84,8 +84,10 @@ class _Truncated(ABC):
             self._options["generator"] = generator(seed, 2)
 
     def draws_from(self, source: torch.Generator) -> None:
-        """Take the noise of steps, where the scheduler draws some, from here: a pipeline's own call draws all of it from one
-        generator, first its canvas."""
+        """Take the noise of steps from here, where the scheduler draws some.
+
+        A pipeline's own call draws all of it from one generator, and its canvas first.
+        """
         if "generator" in self._options:
             self._options["generator"] = source
 

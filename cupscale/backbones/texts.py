@@ -1,4 +1,4 @@
-"""Prompts that the text encoder reads to their end. (Captions: `cupscale.captions.within_budget`.)"""
+"""Prompts that the text encoder reads to their end; of captions see `cupscale.captions.within_budget`."""
 
 from __future__ import annotations
 

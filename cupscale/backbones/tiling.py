@@ -21,8 +21,10 @@ BAND_PX = 2**20  # pixels of an exact codec's band
 
 
 def in_bands(vae: Any) -> bool:
-    """Whether its rows can be made apart: an exact codec's, and those of diffusers' `AutoencoderKL` and its like. TAESD tiles by
-    itself."""
+    """Whether its rows can be made apart: an exact codec's, and those of diffusers' `AutoencoderKL` and its like.
+
+    TAESD tiles by itself.
+    """
     return (
         hasattr(vae, "block_size") or isinstance(vae, (AutoencoderKL, AutoencoderKLFlux2)) or of_frames(vae)
     )

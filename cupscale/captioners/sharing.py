@@ -53,9 +53,12 @@ def _touched_before(boxes: Sequence[tuple[int, int, int, int]]) -> Iterator[list
 
 
 def descriptor(region: Image.Image) -> np.ndarray:
-    """(5, GRID, GRID): of every cell the mean brightness (a third of it), its colour (R, G, B over the brightness, two
-    thirds), and the spread of brightness within it (twice). So a sky may grow lighter towards the horizon, but not be
-    of another colour or hold a thing."""
+    """Describe each cell by its brightness, colour and spread: (5, GRID, GRID).
+
+    These are the mean brightness (a third of it), the colour (R, G, B over the brightness, two thirds), and the
+    spread of brightness within the cell (twice). So a sky may grow lighter towards the horizon, but not be of another
+    colour or hold a thing.
+    """
     side = GRID * _CELL_PX
     pixels = np.asarray(region.convert("RGB").resize((side, side), Image.Resampling.BOX), np.float32) / 255
     cells = (

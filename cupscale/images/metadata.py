@@ -59,8 +59,11 @@ class Kept:
         return cls({int(tag): text for tag, text in data["texts"].items()}, place, profile)
 
     def put(self, exif: Image.Exif, *, place: bool, nested: bool = True) -> None:
-        """Into the EXIF of a result. Without `nested` its first folder alone holds texts, as in a TIFF: the date a picture
-        was taken stands for that of the file."""
+        """Into the EXIF of a result.
+
+        Without `nested` its first folder alone holds texts, as in a TIFF: the date a picture was taken stands for
+        that of the file.
+        """
         for tag, text in self.texts.items():
             if tag in _PHOTO_TEXTS and not nested:
                 if tag == ExifTags.Base.DateTimeOriginal:

@@ -79,8 +79,10 @@ def resize(
 
 
 def finish(image: Image.Image, alpha: Image.Image | None, axes: str = "none") -> Image.Image:
-    """Put alpha back on an image, resized to its size as if it lay beside itself along `axes`, as `Settings.seamless` names
-    them. Without alpha: the image itself."""
+    """Put alpha back on an image, resized to its size as if it lay beside itself along `axes`, as `Settings.seamless` names them.
+
+    Without alpha: the image itself.
+    """
     if alpha is None:
         return image
     if alpha.size != image.size:

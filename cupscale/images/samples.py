@@ -47,8 +47,10 @@ def is_odd(image: Image.Image) -> bool:
 
 
 def pillow_reads(image: Image.Image) -> bool:
-    """Whether Pillow gives the right samples of an odd TIFF: unsigned ones of 16 bits, or grey of 12, not in planes of their
-    own."""
+    """Whether Pillow gives the right samples of an odd TIFF.
+
+    It does for unsigned samples of 16 bits and for grey of 12, where they are not in planes of their own.
+    """
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits = set(numbers(tags.get(ExifTags.Base.BitsPerSample, (1,))))
     unsigned = set(numbers(tags.get(ExifTags.Base.SampleFormat, (1,)))) <= {1, 4}

@@ -24,8 +24,10 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:
-    """(1, 3, H, W) or (3, H, W), any float dtype and device, to an RGB image. Values outside [-1, 1] are
-    clipped; halves round to even. Needs 3 bytes a pixel besides the result, whatever the size.
+    """(1, 3, H, W) or (3, H, W), any float dtype and device, to an RGB image.
+
+    Values outside [-1, 1] are clipped; halves round to even. Needs 3 bytes a pixel besides the result, whatever the
+    size.
 
     Raises CupscaleError if a value is not finite.
     """

@@ -44,8 +44,10 @@ def check_writable(
     bits: int = 8,
     profile: bytes | None = None,
 ) -> None:
-    """Refuse before a long run what `write` would refuse after it: an unknown suffix, alpha in a JPEG, 16 bits in a WebP, a
-    side too long for the format, a missing folder, a folder as the name, no permission, a full disk.
+    """Refuse before a long run what `write` would refuse after it.
+
+    That is an unknown suffix, alpha in a JPEG, 16 bits in a WebP, a side too long for the format, a missing folder, a
+    folder as the name, no permission, or a full disk.
 
     `size` is the (width, height) px of the result, `alpha` whether it has transparent pixels, `bits` of a sample, `profile` the
     ICC profile it is to be in. Raises CupscaleError.
@@ -179,8 +181,10 @@ def _encode(
 
 
 def put_settings(exif: Image.Exif, settings_json: str, kind: str) -> None:
-    """The settings as UserComment, compressed if they are long; in a TIFF, where Pillow does not write that
-    tag, as ImageDescription. Read back by `settings_text.find`."""
+    """The settings as UserComment, compressed if they are long.
+
+    In a TIFF, where Pillow does not write that tag, as ImageDescription. Read back by `settings_text.find`.
+    """
     text = json.dumps(json.loads(settings_json), separators=(",", ":")).encode("ascii")
     exif[ExifTags.Base.Software] = KEY
     if kind == "TIFF":
@@ -202,8 +206,10 @@ def check_format(
     bits: int = 8,
     profile: bytes | None = None,
 ) -> str:
-    """Pillow's name of the format of a suffix. Raises CupscaleError where it cannot hold what is asked; see
-    `check_writable`."""
+    """Pillow's name of the format of a suffix.
+
+    Raises CupscaleError where it cannot hold what is asked; see `check_writable`.
+    """
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         known = ", ".join(_FORMATS)

@@ -1,5 +1,6 @@
-"""The composer for joint attention (SD3, Z-Image, FLUX.2, Qwen-Image), where image queries attend to image and text keys in one
-softmax.
+"""The composer for joint attention (SD3, Z-Image, FLUX.2, Qwen-Image).
+
+There image queries attend to image and text keys in one softmax.
 
 That softmax is a sum of two (ours):
 

@@ -77,8 +77,11 @@ class Case:
 
     @property
     def photograph(self) -> Image.Image:
-        """Whose statistics the result should have: the original's, else the input's, since those of photographs hardly change
-        with scale (Ruderman, The statistics of natural images, 1994)."""
+        """Whose statistics the result should have: the original's, else the input's.
+
+        The input's serve because those of photographs hardly change with scale (Ruderman, The statistics of natural
+        images, 1994).
+        """
         return self.original or self.small
 
 

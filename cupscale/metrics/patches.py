@@ -56,8 +56,10 @@ def patches(picture: np.ndarray, count: int, generator: torch.Generator, level: 
 def sliced_wasserstein(
     first: torch.Tensor, second: torch.Tensor, directions: int = 512, seed: int = 0
 ) -> float:
-    """The sliced Wasserstein distance of two sets of rows (N, D): the mean over random directions of the mean
-    distance of the sorted projections (Rabin et al. 2011)."""
+    """The sliced Wasserstein distance of two sets of rows (N, D).
+
+    It is the mean over random directions of the mean distance of the sorted projections (Rabin et al. 2011).
+    """
     generator = torch.Generator().manual_seed(seed)
     along = torch.randn(first.shape[1], directions, generator=generator)
     along = along / along.norm(dim=0)

@@ -74,8 +74,11 @@ class Endpoints:
         picture: images.Picture | None,
         sizes: Mapping[str, Any],
     ) -> Settings:
-        """sizes: of the result, by the names of `planning.SIZES`; one of them, here or among `more`, takes the place of the
-        scale."""
+        """Return the settings of a call.
+
+        sizes: of the result, by the names of `planning.SIZES`; one of them, here or among `more`, takes the place of
+        the scale.
+        """
         given = parse_object(more or "{}", "settings")
         asked = {name: value for name, value in sizes.items() if value not in (None, "")}
         if asked.keys() & given.keys():

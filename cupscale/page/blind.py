@@ -1,5 +1,7 @@
-"""The blind comparison of a comparison's variants, by `cupscale.study`: two at a time, in random order and on random sides,
-and no names until the end."""
+"""The blind comparison of a comparison's variants, by `cupscale.study`.
+
+Two are shown at a time, in random order and on random sides, with no names until the end.
+"""
 
 from __future__ import annotations
 

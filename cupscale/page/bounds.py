@@ -1,5 +1,7 @@
-"""What one run may take: samples and seconds. It is refused before it starts, with the largest that fits; what goes beyond
-its estimate all the same is stopped."""
+"""What one run may take: samples and seconds.
+
+It is refused before it starts, with the largest that fits; what goes beyond its estimate all the same is stopped.
+"""
 
 from __future__ import annotations
 

@@ -85,8 +85,10 @@ def _box(size: tuple[int, int], part: tuple[float, float, float, float]) -> tupl
 
 
 def _busiest(before: Image.Image, after: Image.Image) -> tuple[float, float, float, float]:
-    """The window where before and after differ most, in their squared differences at a coarse size, of which those in a
-    corner count half (ours)."""
+    """The window where before and after differ most.
+
+    By their squared differences at a coarse size, of which those in a corner count half (ours).
+    """
     scale = 96 / max(after.size)
     coarse = (max(2, round(after.width * scale)), max(2, round(after.height * scale)))
     one, other = (

@@ -54,8 +54,10 @@ def titles() -> list[str]:
 
 
 class _Asked(NamedTuple):
-    """What a comparison is of. chosen: settings by title, None for the plain enlargement. stem: of downloads. path: of the
-    input."""
+    """What a comparison is of.
+
+    chosen: settings by title, None for the plain enlargement. stem: of downloads. path: of the input.
+    """
 
     picture: images.Picture
     settings: Settings

@@ -54,8 +54,10 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run that waits stands. ahead: runs before it. seconds: until its turn; None where a run before it is of
-    unknown length."""
+    """Where a run that waits stands.
+
+    ahead: runs before it. seconds: until its turn; None where a run before it is of unknown length.
+    """
 
     ahead: int
     seconds: float | None
@@ -174,8 +176,10 @@ class Desk:
                     ticket.unheard, ticket.left = time.monotonic(), True
 
     def last(self, event: str) -> None:
-        """A run goes on by itself from now on, whatever becomes of the event that asked for it. Those who follow it
-        listen to the run: its session is the event itself."""
+        """A run goes on by itself from now on, whatever becomes of the event that asked for it.
+
+        Those who follow it listen to the run: its session is the event itself.
+        """
         with self._lock:
             ticket = self._ticket(event)
             ticket.lasting, ticket.session = True, event

@@ -203,8 +203,10 @@ def gpu_seconds(
     writer: str = writers.NOBODY,
     mask: Picture | None = None,
 ) -> int:
-    """The duration to declare to ZeroGPU, which counts against a visitor's quota: of the captions and the picture. A mask
-    takes none."""
+    """The duration to declare to ZeroGPU, which counts against a visitor's quota: of the captions and the picture.
+
+    A mask takes none.
+    """
     plan = planned(image, settings, writer)
     return int(min(_LONGEST_GPU_SECONDS, max(15, 1.1 * expected_seconds(plan, settings) + _FIXED_SECONDS)))
 

@@ -1,5 +1,7 @@
-"""The results of this browser. They are kept in the browser itself (IndexedDB): the server holds nothing of them, and
-they outlast its restarts."""
+"""The results of this browser.
+
+They are kept in the browser itself (IndexedDB): the server holds nothing of them, and they outlast its restarts.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,11 @@ from cupscale.page.run import Shot
 
 
 class History(viewer.Scripted):
-    """Shows what the slider's script stored. Triggers `select` with the settings of the entry a person wants back, and
-    `open` with the settings, the entry's number and the input, uploaded again, of the one to show in the slider."""
+    """Shows what the slider's script stored.
+
+    Triggers `select` with the settings of the entry a person wants back, and `open` with the settings, the entry's
+    number and the input, uploaded again, of the one to show in the slider.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("history", {}, **options)

@@ -22,8 +22,11 @@ _HELP = (
 
 
 class Brush(viewer.Scripted):
-    """The image under a brush. Its value is made by `shown`. Triggers `painted` with the `path` of the uploaded mask, a PNG of
-    the image's size; null where there is none any more."""
+    """The image under a brush.
+
+    Its value is made by `shown`. Triggers `painted` with the `path` of the uploaded mask, a PNG of the image's size;
+    null where there is none any more.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("mask", shown(None), **options)

@@ -1,5 +1,7 @@
-"""What others show of a link to this page: its title and its card (Open Graph, https://ogp.me). And the files of results that
-are kept under links."""
+"""What others show of a link to this page: its title and its card (Open Graph, https://ogp.me).
+
+And the files of results that are kept under links.
+"""
 
 from __future__ import annotations
 

@@ -106,8 +106,10 @@ def write_edited(
 
 
 def read_book(book: Mapping[str, Any], output: tuple[int, int]) -> tuple[int, tuple[Caption, ...]]:
-    """The captions in the book, and a number that grows from each reading to the next: answers of the server may overtake
-    each other, and the table shows the latest reading."""
+    """The captions in the book, and a number that grows from each reading to the next.
+
+    Answers of the server may overtake each other, and the table shows the latest reading.
+    """
     with _writing:
         return next(_serials), for_output(book, output)
 

@@ -20,8 +20,11 @@ class Share(Scripted):
 def texts(
     settings: Settings, example: str | None, file: str | None, limits: Limits, mask: str | None = None
 ) -> dict[str, str]:
-    """What the three rows show. file: the input's path, as the person who copies them has it; None
-    where the input is drawn from words. mask: the name under which its mask is downloaded."""
+    """What the three rows show.
+
+    file: the input's path, as the person who copies them has it; None where the input is drawn from words. mask: the
+    name under which its mask is downloaded.
+    """
     query = links.to_query(settings, example)
     if len(query) > limits.link_chars:
         query = ""

@@ -12,8 +12,10 @@ from cupscale.planning import SIZES, Target
 
 
 class Size(Scripted):
-    """Two buttons for scales, one to 4K, and a number. Triggers `target` with `kind` and `value` where a person names the
-    size of the result instead of a scale."""
+    """Two buttons for scales, one to 4K, and a number.
+
+    Triggers `target` with `kind` and `value` where a person names the size of the result instead of a scale.
+    """
 
     def __init__(self, scale: float, **options: Any) -> None:
         super().__init__("size", scale, **options)

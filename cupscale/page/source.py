@@ -16,8 +16,11 @@ from cupscale.page.limits import Limits
 
 
 class SourceImage(gr.Image):
-    """An upload, a paste, a webcam shot or an example. The value is the path gradio checked, undecoded: what cannot
-    be read is refused by `read`, in our words. Give it `type="filepath", image_mode=None`."""
+    """An upload, a paste, a webcam shot or an example.
+
+    The value is the path gradio checked, undecoded: what cannot be read is refused by `read`, in our words. Give it
+    `type="filepath", image_mode=None`.
+    """
 
     def get_block_name(self) -> str:
         return "image"

@@ -171,8 +171,11 @@ class UpscaleTab:
     # Handlers
 
     def arrived(self, path: str | None, laid: Any, target: Target | None = None) -> Updates:
-        """A new input image: captions of another one go, and the size that a link asked for becomes its scale; what a browser
-        cannot show, or may show in other colours than those of the result, is shown as PNG."""
+        """Take a new input image.
+
+        Captions of another one go, and the size that a link asked for becomes its scale. What a browser cannot show,
+        or may show in other colours than those of the result, is shown as PNG.
+        """
         session = self._session
         updates: Updates = {session.example: None, self.inside: gr.update(visible=False)}
         if laid is not None and laid["image"] != path:

@@ -29,8 +29,11 @@ KEEP = """(visit) => {
 
 
 class Visit(NamedTuple):
-    """fields: settings, checked. size: of the output that their captions are for. image: the upload on this server, None
-    where it is gone. gone: there was one. example: its name. mask: of the image, an upload too; None where there is none."""
+    """fields: settings, checked.
+
+    size: of the output that their captions are for. image: the upload on this server, None where it is gone. gone:
+    there was one. example: its name. mask: of the image, an upload too; None where there is none.
+    """
 
     fields: dict[str, Any]
     size: Sequence[int] | None

@@ -163,8 +163,10 @@ def _shifted(
 
 
 def spans(length: int) -> list[tuple[int, int]]:
-    """Cover 0..length by the fewest equal (start, end) of at most `WINDOW_PX` that share `OVERLAP_PX` or
-    more."""
+    """Cover 0..length by the fewest equal windows (start, end).
+
+    Each is at most `WINDOW_PX` long and shares `OVERLAP_PX` or more with the next.
+    """
     count = max(1, ceil((length - OVERLAP_PX) / (WINDOW_PX - OVERLAP_PX)))
     size = ceil((length + (count - 1) * OVERLAP_PX) / count)
     starts = [min(i * (size - OVERLAP_PX), length - size) for i in range(count)]
@@ -172,8 +174,11 @@ def spans(length: int) -> list[tuple[int, int]]:
 
 
 def fade(windows: list[tuple[int, int]], index: int) -> np.ndarray:
-    """Weights (0..255, uint8) of one window's output over the windows before it: 0 near its first edge,
-    where the network lacked context, then linear over the middle `BLEND_PX` of the overlap, then 255."""
+    """Weights (0..255, uint8) of one window's output over the windows before it.
+
+    0 near its first edge, where the network lacked context, then linear over the middle `BLEND_PX` of the overlap,
+    then 255.
+    """
     start, end = windows[index]
     weights = np.full((end - start) * NET_SCALE, 255, np.uint8)
     if index > 0:
