@@ -160,51 +160,102 @@ def denoise(
             makes an accelerator wait.
     """
     canvas = Size(*latent.shape[-2:])
-    fold, repeat = (seam.fold, seam.repeat) if seam else (_as_it_is, _as_it_is)
-    if sample is None:
-        noise = repeat(draw_noise(latent.shape, seed).to(latent.device))
-        sample = schedule.noised(fold(latent), noise, 0)
-    whole = None if overview is None else _Overview(overview, draw_noise(overview.shape, seed, 1))
     steps = len(schedule.timesteps)
     placement = placement or Placement()
     grids = placement.grids(canvas, window, overlap, steps, generator(seed, JITTER))
-    weights = feathers(canvas, grids, latent.device)
-    named = even_grid(canvas, window, overlap)
-    network = _Network(denoiser, batch, share)
-    for i, t in enumerate(schedule.timesteps):
-        if whole is not None:
-            whole.capture(denoiser, schedule, i, structure)
+    loop = _Loop(
+        denoiser=denoiser,
+        schedule=schedule,
+        network=_Network(denoiser, batch, share),
+        grids=grids,
+        weights=feathers(canvas, grids, latent.device),
+        named=even_grid(canvas, window, overlap),
+        flat=flat,
+        guided_steps=steps if guided_steps is None else guided_steps,
+        structure=structure,
+        overview=None if overview is None else _Overview(overview, draw_noise(overview.shape, seed, 1)),
+        low_guidance=low_guidance,
+        seam=seam,
+        seed=seed,
+        sample=sample,
+    )
+    if sample is None:
+        loop.diffuse(latent)
+    for i in range(steps):
+        yield from loop.step(i)
+
+
+@dataclass
+class _Loop:
+    """The canvas between two steps, and what every step of a run shares."""
+
+    denoiser: Denoiser
+    schedule: Schedule
+    network: _Network
+    grids: Sequence[Grid]
+    weights: Sequence[Feathers]
+    named: Grid
+    flat: FlatPlaces | None
+    guided_steps: int
+    structure: GlobalStructure | None
+    overview: _Overview | None
+    low_guidance: LowGuidance | None
+    seam: Seam | None
+    seed: int
+    sample: Tensor | None
+
+    def diffuse(self, latent: Tensor) -> None:
+        """Noise `latent` (1, C, H, W) to the schedule's first step."""
+        noise = self._repeat(draw_noise(latent.shape, self.seed).to(latent.device))
+        self.sample = self.schedule.noised(self._fold(latent), noise, 0)
+
+    def step(self, i: int) -> Generator[RegionsDone | StepDone | Notice, None, None]:
+        """Step `i`: the overview, the regions and their fusion, guidance and structure of the whole, the sampler's step."""
+        schedule, structure, steps = self.schedule, self.structure, len(self.schedule.timesteps)
+        if self.overview is not None:
+            self.overview.capture(self.denoiser, schedule, i, structure)
         w = 0.0 if structure is None else structure.weight(i, steps)
         if structure is not None and structure.space == "z_t" and w > 0:
-            sample = structure.apply(sample, w, _noised_reference(structure, schedule, seed, i))
-        guided = guided_steps is None or i < guided_steps
-        kept = _Kept(flat, grids[i], schedule, sample, i)
-        step = _Step(i, steps, guided, kept.left_over(named), weights[i])
-        fusion = Fusion(canvas, weights[i])
-        yield from network.predict(schedule.model_input(sample, i), t, step, fusion)
-        kept.add_to(fusion)
-        output = fusion.result()
+            self.sample = structure.apply(self._state, w, self._noised_reference(structure, i))
+        output = yield from self._predicted(i)
         _check_first(output, i)
-        output = fold(output)
-        if low_guidance is not None and output.shape[1] > latent.shape[1]:
-            output = low_guidance.apply(output)
-        x0 = schedule.to_x0(output, sample, i)
+        output = self._fold(output)
+        if self.low_guidance is not None and output.shape[1] > self._state.shape[1]:
+            output = self.low_guidance.apply(output)
+        x0 = schedule.to_x0(output, self._state, i)
         if structure is not None and structure.space == "x0" and w > 0:
-            x0 = fold(structure.apply(x0, w))
-            output = schedule.from_x0(x0, sample, i)
-        sample = repeat(schedule.step(output, sample, i))
-        yield StepDone(i, steps, x0, sample)
-        del x0, output, fusion, kept  # a canvas each, which the next step needs the room of
+            x0 = self._fold(structure.apply(x0, w))
+            output = schedule.from_x0(x0, self._state, i)
+        self.sample = self._repeat(schedule.step(output, self._state, i))
+        yield StepDone(i, steps, x0, self.sample)
 
+    def _predicted(self, i: int) -> Generator[RegionsDone | Notice, None, Tensor]:
+        """The fused outputs of step `i`'s windows, (1, C, H, W), or (1, 2 C, H, W) as in `Denoiser.predict`."""
+        kept = _Kept(self.flat, self.grids[i], self.schedule, self._state, i)
+        steps, guided = len(self.schedule.timesteps), i < self.guided_steps
+        step = _Step(i, steps, guided, kept.left_over(self.named), self.weights[i])
+        fusion = Fusion(Size(*self._state.shape[-2:]), self.weights[i])
+        model_input = self.schedule.model_input(self._state, i)
+        yield from self.network.predict(model_input, self.schedule.timesteps[i], step, fusion)
+        kept.add_to(fusion)
+        return fusion.result()
 
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
+    @property
+    def _state(self) -> Tensor:
+        assert self.sample is not None  # since `diffuse`
+        return self.sample
 
+    def _fold(self, x: Tensor) -> Tensor:
+        return x if self.seam is None else self.seam.fold(x)
 
-def _noised_reference(structure: GlobalStructure, schedule: Schedule, seed: int, i: int) -> Tensor:
-    """z^L_t at step i: the reference under the canvas' own noise, drawn again, since few runs ask for it."""
-    reference = structure.reference
-    return schedule.noised(reference, draw_noise(reference.shape, seed).to(reference.device), i)
+    def _repeat(self, x: Tensor) -> Tensor:
+        return x if self.seam is None else self.seam.repeat(x)
+
+    def _noised_reference(self, structure: GlobalStructure, i: int) -> Tensor:
+        """z^L_t at step i: the reference under the canvas' own noise, drawn again, since few runs ask for it."""
+        reference = structure.reference
+        noise = draw_noise(reference.shape, self.seed).to(reference.device)
+        return self.schedule.noised(reference, noise, i)
 
 
 def _check_first(output: Tensor, i: int) -> None:
