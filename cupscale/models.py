@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from cupscale import checkpoints, offload as offloading
-from cupscale.backbones import adapt, family_defaults, own
+from cupscale.backbones import USUAL, adapt, family_defaults, own
 from cupscale.errors import CupscaleError
 from cupscale.installation import ASSETS, damaged, reinstall_command
 from cupscale.machine import best_device
@@ -24,9 +24,6 @@ BUNDLED = ASSETS / "tiny"
 # of videos.
 KL_TILE = 1561
 FRAMES_TILE = 3475
-SDXL_DEFAULTS: dict[str, Any] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
-# Of distilled models.
-FEW_STEPS: dict[str, Any] = {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
 
 # The paper: S = 0.45 T of 50 steps, half-overlapping windows, a plain resize; the rest as in the table of what is ours.
 PAPER: dict[str, Any] = {
@@ -76,21 +73,23 @@ SDXL_TFLOP = 6.76
 
 @dataclass(frozen=True)
 class Known:
-    """A model with a name. source: hub id or folder. defaults: the settings it works best with.
+    """A model with a name. source: hub id or folder. over: settings over its family's. few: made for few steps.
 
-    quick: the preset's fields over them. no_paper: why it cannot do the paper's preset; empty where it can.
+    quick: the preset's fields; None for the usual ones. no_paper: why it cannot do the paper's preset, where that is not
+    for its few steps; empty where it can.
     tflop: of a network sample of a window of native size, 1e12 floating point operations.
     no_words: why it cannot draw a picture from words alone; empty where it can.
     pipeline: its diffusers class. memory: GB on an accelerator for a 4096 px result with nothing offloaded, an estimate from
     the weights in `dtype`. half_vae: a VAE that does not overflow in half precision. lora: (hub id, file) that makes a
     base model a few-step one. scheduler: a diffusers class and the options it takes the checkpoint's place with.
-    came_with: class of the checkpoint's scheduler, where `defaults` choose another in its place.
+    came_with: class of the checkpoint's scheduler, where `over` chooses another in its place.
     """
 
     source: str
     licence: str
     geometry: Geometry
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    over: Mapping[str, Any] = field(default_factory=dict)
+    few: bool = False
     half_vae: str | None = None
     note: str = ""
     pipeline: str = "StableDiffusionXLPipeline"
@@ -98,11 +97,17 @@ class Known:
     dtype: str = "float16"
     lora: tuple[str, str] | None = None
     scheduler: tuple[str, Mapping[str, Any]] | None = None
-    quick: Mapping[str, Any] = field(default_factory=lambda: QUICK)
+    quick: Mapping[str, Any] | None = None
     no_paper: str = ""
     no_words: str = ""
     came_with: str = ""
     tflop: float = SDXL_TFLOP
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The settings it works best with."""
+        scheduler = self.scheduler[0] if self.scheduler else ""
+        return {**(family_defaults(self.pipeline, scheduler, self.few) or {}), **self.over}
 
 
 SD15_GEOMETRY = Geometry(native=512, cell=8, align=64, channels=4, weights=2_700_000_000, tile=KL_TILE)
@@ -117,7 +122,7 @@ KNOWN: dict[str, Known] = {
         source=str(BUNDLED),
         licence="Apache-2.0",
         geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000),
-        defaults={
+        over={
             "strength": 0.1,
             "steps": 20,
             "guidance": 5.0,
@@ -142,7 +147,7 @@ KNOWN: dict[str, Known] = {
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
         licence="CreativeML Open RAIL-M",
         geometry=SD15_GEOMETRY,
-        defaults=SDXL_DEFAULTS | {"scheduler": "ddim"},
+        over={"scheduler": "ddim"},
         came_with="PNDMScheduler",
         pipeline="StableDiffusionPipeline",
         memory=6,
@@ -152,9 +157,7 @@ KNOWN: dict[str, Known] = {
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
         licence="CreativeML Open RAIL-M",
         geometry=SD15_GEOMETRY,
-        defaults=FEW_STEPS,
-        quick=QUICK_OF_FEW,
-        no_paper=DISTILLED,
+        few=True,
         pipeline="StableDiffusionPipeline",
         memory=6,
         lora=("latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors"),
@@ -166,7 +169,6 @@ KNOWN: dict[str, Known] = {
         source=SDXL,
         licence=SDXL_LICENCE,
         geometry=SDXL_GEOMETRY,
-        defaults=SDXL_DEFAULTS,
         half_vae=SDXL_VAE,
         memory=12,
     ),
@@ -174,9 +176,7 @@ KNOWN: dict[str, Known] = {
         source=SDXL,
         licence=SDXL_LICENCE,
         geometry=SDXL_GEOMETRY,
-        defaults=FEW_STEPS,
-        quick=QUICK_OF_FEW,
-        no_paper=DISTILLED,
+        few=True,
         half_vae=SDXL_VAE,
         memory=12,
         lora=("ByteDance/SDXL-Lightning", "sdxl_lightning_8step_lora.safetensors"),
@@ -187,9 +187,7 @@ KNOWN: dict[str, Known] = {
         source=SDXL,
         licence=SDXL_LICENCE,
         geometry=SDXL_GEOMETRY,
-        defaults=FEW_STEPS,
-        quick=QUICK_OF_FEW,
-        no_paper=DISTILLED,
+        few=True,
         half_vae=SDXL_VAE,
         memory=12,
         lora=("latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors"),
@@ -200,7 +198,6 @@ KNOWN: dict[str, Known] = {
         source="Lykon/dreamshaper-xl-1-0",
         licence=SDXL_LICENCE,
         geometry=SDXL_GEOMETRY,
-        defaults=SDXL_DEFAULTS,
         half_vae=SDXL_VAE,
         memory=12,
     ),
@@ -208,7 +205,6 @@ KNOWN: dict[str, Known] = {
         source="RunDiffusion/Juggernaut-XL-v9",
         licence="unclear: none on its page; a sister model says CreativeML Open RAIL-M",
         geometry=SDXL_GEOMETRY,
-        defaults=SDXL_DEFAULTS,
         half_vae=SDXL_VAE,
         memory=12,
         note="photographs",
@@ -217,7 +213,6 @@ KNOWN: dict[str, Known] = {
         source="SG161222/RealVisXL_V5.0",
         licence=SDXL_LICENCE,
         geometry=SDXL_GEOMETRY,
-        defaults=SDXL_DEFAULTS,
         half_vae=SDXL_VAE,
         memory=12,
         note="photographs",
@@ -226,7 +221,6 @@ KNOWN: dict[str, Known] = {
         source="OnomaAIResearch/Illustrious-xl-early-release-v0",
         licence="Fair AI Public License 1.0-SD",
         geometry=SDXL_GEOMETRY,
-        defaults=SDXL_DEFAULTS,
         half_vae=SDXL_VAE,
         memory=12,
         note="drawings; prompts are tags",
@@ -235,7 +229,6 @@ KNOWN: dict[str, Known] = {
         source="PixArt-alpha/PixArt-XL-2-1024-MS",
         licence=SDXL_LICENCE,
         geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000, tile=KL_TILE),
-        defaults=SDXL_DEFAULTS | {"steps": 20, "guidance": 4.5},
         quick=QUICKER,
         pipeline="PixArtAlphaPipeline",
         memory=15,
@@ -245,7 +238,6 @@ KNOWN: dict[str, Known] = {
         source="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
         licence=SDXL_LICENCE,
         geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000, tile=KL_TILE),
-        defaults=SDXL_DEFAULTS | {"steps": 20, "guidance": 4.5},
         quick=QUICKER,
         pipeline="PixArtSigmaPipeline",
         memory=15,
@@ -256,7 +248,6 @@ KNOWN: dict[str, Known] = {
         source="stabilityai/stable-diffusion-3-medium-diffusers",
         licence="Stability AI Community",
         geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_400_000_000, tile=KL_TILE),
-        defaults=SDXL_DEFAULTS | {"steps": 28, "guidance": 5.0},
         quick=QUICKER,
         pipeline="StableDiffusion3Pipeline",
         memory=20,
@@ -267,7 +258,7 @@ KNOWN: dict[str, Known] = {
         source="stabilityai/stable-diffusion-3.5-medium",
         licence="Stability AI Community",
         geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_800_000_000, tile=KL_TILE),
-        defaults=SDXL_DEFAULTS | {"steps": 40, "guidance": 4.5},
+        over={"steps": 40, "guidance": 4.5},
         pipeline="StableDiffusion3Pipeline",
         memory=21,
         note="accept its licence on the hub first",
@@ -277,7 +268,7 @@ KNOWN: dict[str, Known] = {
         source="stabilityai/stable-diffusion-3.5-large",
         licence="Stability AI Community",
         geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=27_400_000_000, tile=KL_TILE),
-        defaults=SDXL_DEFAULTS | {"steps": 28, "guidance": 3.5},
+        over={"guidance": 3.5},
         quick=QUICKER,
         pipeline="StableDiffusion3Pipeline",
         memory=32,
@@ -288,7 +279,7 @@ KNOWN: dict[str, Known] = {
         source="Tongyi-MAI/Z-Image",
         licence="Apache-2.0",
         geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=20_500_000_000, tile=KL_TILE),
-        defaults=SDXL_DEFAULTS | {"steps": 50, "guidance": 4.0},
+        over={"steps": 50, "guidance": 4.0},
         pipeline="ZImagePipeline",
         memory=26,
         dtype="bfloat16",
@@ -298,9 +289,7 @@ KNOWN: dict[str, Known] = {
         source="Tongyi-MAI/Z-Image-Turbo",
         licence="Apache-2.0",
         geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=20_500_000_000, tile=KL_TILE),
-        defaults=FEW_STEPS,
-        quick=QUICK_OF_FEW,
-        no_paper=DISTILLED,
+        few=True,
         pipeline="ZImagePipeline",
         memory=26,
         dtype="bfloat16",
@@ -311,9 +300,7 @@ KNOWN: dict[str, Known] = {
         source="black-forest-labs/FLUX.2-klein-4B",
         licence="Apache-2.0",
         geometry=KLEIN_GEOMETRY,
-        defaults=FEW_STEPS,
-        quick=QUICK_OF_FEW,
-        no_paper=DISTILLED,
+        few=True,
         pipeline="Flux2KleinPipeline",
         memory=20,
         dtype="bfloat16",
@@ -324,7 +311,6 @@ KNOWN: dict[str, Known] = {
         source="black-forest-labs/FLUX.2-klein-base-4B",
         licence="Apache-2.0",
         geometry=KLEIN_GEOMETRY,
-        defaults=SDXL_DEFAULTS | {"guidance": 4.0},
         pipeline="Flux2KleinPipeline",
         memory=20,
         dtype="bfloat16",
@@ -336,7 +322,6 @@ KNOWN: dict[str, Known] = {
         geometry=Geometry(
             native=1024, cell=8, align=16, channels=16, weights=57_700_000_000, tile=FRAMES_TILE
         ),
-        defaults=SDXL_DEFAULTS | {"guidance": 4.0},
         pipeline="QwenImagePipeline",
         memory=65,
         dtype="bfloat16",
@@ -559,7 +544,7 @@ def name_of(pipe: Any) -> str:
 def defaults(model: str, family: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings a model works best with, or, where it has no name, its `family` (a backbone's defaults)."""
     known = known_of(model)
-    return dict(known.defaults if known else family or SDXL_DEFAULTS) | {"model": model}
+    return dict(known.defaults if known else family or USUAL) | {"model": model}
 
 
 def has_own_scheduler(pipe: Any) -> bool:
@@ -598,9 +583,10 @@ def preset(model: str, name: str | None, family: Mapping[str, Any] | None = None
             f"model {model} cannot do preset {name}: {reason}; choose {', '.join(presets(model, family))}"
         )
     known, usual = KNOWN.get(model), defaults(model, family)
-    few = usual.get("guidance", 7.5) <= 1
+    few = usual["guidance"] <= 1
     if name == "quick":
-        return dict(known.quick if known else QUICK_OF_FEW if few else QUICK)
+        own = known.quick if known else None
+        return dict(own or (QUICK_OF_FEW if few else QUICK))
     if name == "turbo":
         return dict(TURBO)
     return PAPER | {"guidance": usual.get("guidance", 7.5), "scheduler": "ddim"}
@@ -608,13 +594,13 @@ def preset(model: str, name: str | None, family: Mapping[str, Any] | None = None
 
 def _refusal(model: str, name: str, family: Mapping[str, Any] | None) -> str:
     """Why a model cannot do a preset; empty where it can."""
+    few = defaults(model, family)["guidance"] <= 1
     if name == "turbo":
-        return NOT_DISTILLED if defaults(model, family).get("guidance", 7.5) > 1 else ""
+        return "" if few else NOT_DISTILLED
     if name != "paper":
         return ""
-    if known := KNOWN.get(model):
-        return known.no_paper
-    return DISTILLED if (family or SDXL_DEFAULTS).get("guidance", 7.5) <= 1 else ""
+    known = KNOWN.get(model)
+    return (known.no_paper if known else "") or (DISTILLED if few else "")
 
 
 def no_words(model: str) -> str:

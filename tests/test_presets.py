@@ -31,13 +31,13 @@ def test_quick_takes_fewer_evaluations_than_the_models_defaults(name, size, scal
 @pytest.mark.parametrize("name", models.KNOWN)
 def test_paper_is_the_papers_or_is_not_offered(name):
     offered = models.presets(name)
-    if models.KNOWN[name].no_paper:
-        assert "paper" not in offered
+    if "paper" not in offered:
         with pytest.raises(
             CupscaleError, match=f"model {name} cannot do preset paper: .*; choose quick"
         ) as caught:
             models.preset(name, "paper")
-        assert models.KNOWN[name].no_paper in str(caught.value) and "\n" not in str(caught.value)
+        reason = models.KNOWN[name].no_paper or models.DISTILLED
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
         return
     assert list(offered) == ["quick", "paper"]
     paper = Settings.build(models.defaults(name), offered["paper"])
@@ -49,7 +49,7 @@ def test_paper_is_the_papers_or_is_not_offered(name):
 
 
 def test_the_bundled_model_and_the_distilled_ones_have_no_paper():
-    without = {name for name, known in models.KNOWN.items() if known.no_paper}
+    without = {name for name in models.KNOWN if "paper" not in models.presets(name)}
     assert without == {"tiny", "sd15-lcm", "sdxl-lightning", "sdxl-lcm", "z-image-turbo", "flux2-klein"}
 
 
@@ -101,3 +101,18 @@ def test_turbo_belongs_to_distilled_models():
         CupscaleError, match=r"model sdxl cannot do preset turbo: .*guidance.*; choose quick, paper"
     ):
         models.preset("sdxl", "turbo")
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("sdxl", {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}),
+        ("sdxl-lightning", {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}),
+        ("pixart-sigma", {"strength": 0.45, "steps": 20, "guidance": 4.5, "overlap": 0.5}),
+        ("sd35-large", {"strength": 0.45, "steps": 28, "guidance": 3.5, "overlap": 0.5}),
+        ("z-image", {"strength": 0.45, "steps": 50, "guidance": 4.0, "overlap": 0.5}),
+        ("flux2-klein", {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}),
+    ],
+)
+def test_a_known_model_takes_its_familys_settings_and_its_own_over_them(name, defaults):
+    assert models.KNOWN[name].defaults == defaults

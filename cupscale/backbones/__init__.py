@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -95,19 +96,37 @@ class Backbone(Protocol):
         """Give back what offloading still holds on the accelerator."""
 
 
-SUPPORTED = {
-    "StableDiffusionPipeline": ("unet", "SDBackbone"),
-    "StableDiffusionXLPipeline": ("unet", "SDXLBackbone"),
-    "StableDiffusionControlNetPipeline": ("unet", "SDBackbone"),
-    "StableDiffusionXLControlNetPipeline": ("unet", "SDXLBackbone"),
-    "StableDiffusionXLControlNetUnionPipeline": ("unet", "SDXLBackbone"),
-    "PixArtAlphaPipeline": ("pixart", "PixArtBackbone"),
-    "PixArtSigmaPipeline": ("pixart", "PixArtBackbone"),
-    "StableDiffusion3Pipeline": ("sd3", "SD3Backbone"),
-    "ZImagePipeline": ("zimage", "ZImageBackbone"),
-    "ZImageControlNetPipeline": ("zimage", "ZImageBackbone"),
-    "Flux2KleinPipeline": ("flux2", "Flux2Backbone"),
-    "QwenImagePipeline": ("qwen", "QwenImageBackbone"),
+class Family(NamedTuple):
+    """An adapter, by module and class, and what its family's models take otherwise than `USUAL`."""
+
+    module: str
+    backbone: str
+    over: Mapping[str, Any] = {}
+
+    def load(self) -> Any:
+        """Its adapter's class, imported."""
+        return getattr(import_module(f"cupscale.backbones.{self.module}"), self.backbone)
+
+
+USUAL: Mapping[str, Any] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
+FEW_STEPS: Mapping[str, Any] = {"steps": 8, "guidance": 1.0}  # of distilled models
+DISTILLED_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
+
+_PIXART = Family("pixart", "PixArtBackbone", {"steps": 20, "guidance": 4.5})
+_ZIMAGE = Family("zimage", "ZImageBackbone", FEW_STEPS)
+SUPPORTED: Mapping[str, Family] = {
+    "StableDiffusionPipeline": Family("unet", "SDBackbone"),
+    "StableDiffusionXLPipeline": Family("unet", "SDXLBackbone"),
+    "StableDiffusionControlNetPipeline": Family("unet", "SDBackbone"),
+    "StableDiffusionXLControlNetPipeline": Family("unet", "SDXLBackbone"),
+    "StableDiffusionXLControlNetUnionPipeline": Family("unet", "SDXLBackbone"),
+    "PixArtAlphaPipeline": _PIXART,
+    "PixArtSigmaPipeline": _PIXART,
+    "StableDiffusion3Pipeline": Family("sd3", "SD3Backbone", {"steps": 28, "guidance": 5.0}),
+    "ZImagePipeline": _ZIMAGE,
+    "ZImageControlNetPipeline": _ZIMAGE,
+    "Flux2KleinPipeline": Family("flux2", "Flux2Backbone", {"guidance": 4.0}),
+    "QwenImagePipeline": Family("qwen", "QwenImageBackbone", {"guidance": 4.0}),
 }
 
 
@@ -115,11 +134,11 @@ def adapt(pipe: Any) -> Backbone:
     """The backbone for a diffusers pipeline. Raises CupscaleError for a class that is not supported."""
     import diffusers
 
-    for name, (module, backbone) in SUPPORTED.items():
+    for name, family in SUPPORTED.items():
         sister = name.replace("Pipeline", "Img2ImgPipeline")
         kinds = tuple(getattr(diffusers, kind) for kind in (name, sister) if hasattr(diffusers, kind))
         if isinstance(pipe, kinds):
-            return getattr(import_module(f"cupscale.backbones.{module}"), backbone)(pipe)
+            return typing.cast(Backbone, family.load()(pipe))
     raise CupscaleError(f"{type(pipe).__name__} is not supported: use one of {', '.join(SUPPORTED)}")
 
 
@@ -131,11 +150,8 @@ def family_defaults(pipeline: str, scheduler: str, distilled: bool = False) -> M
         scheduler: Name of its scheduler's class.
         distilled: Its checkpoint says that it is made for few steps.
     """
-    entry = SUPPORTED.get(pipeline.replace("Img2Img", ""))
-    if entry is None:
+    family = SUPPORTED.get(pipeline.replace("Img2Img", ""))
+    if family is None:
         return None
-    module, backbone = entry
-    defaults: Mapping[str, Any] = getattr(import_module(f"cupscale.backbones.{module}"), backbone).usual(
-        scheduler, distilled
-    )
-    return defaults
+    few = distilled or scheduler in DISTILLED_SCHEDULERS
+    return {**USUAL, **family.over, **(FEW_STEPS if few else {})}

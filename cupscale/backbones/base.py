@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cupscale.backbones import SUPPORTED, Tiles, own
+from cupscale.backbones import SUPPORTED, Tiles, family_defaults, own
 from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
@@ -32,7 +32,6 @@ from cupscale.settings import Settings
 PARK_BYTES = 2**30  # text encoders above this leave the accelerator once the prompts are encoded
 TEXTS_AT_ONCE = 64  # in one call of the encoders: T5 of 4,096 captions at once would fill an accelerator
 NATIVE_PX = 1024  # of families whose networks have no size of their own
-FEW_STEPS = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
 
 
 class DiffusersBackbone(ABC):
@@ -44,7 +43,6 @@ class DiffusersBackbone(ABC):
     NETWORK = "transformer"
     PARTS: ClassVar[Mapping[str, str]] = {}
     control_sees_latents = False
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"strength": 0.45, "steps": 50, "guidance": 7.5, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
         for part, kind in self.PARTS.items():
@@ -80,7 +78,7 @@ class DiffusersBackbone(ABC):
         self._tokenizer = getattr(pipe, rule.tokenizer)
         self.budget = rule.budget(self._tokenizer)
         distilled = bool(pipe.config.get("is_distilled"))
-        self.defaults = self.usual(type(pipe.scheduler).__name__, distilled)
+        self.defaults = family_defaults(self._family(), type(pipe.scheduler).__name__, distilled) or {}
 
     def _check_network(self) -> None:
         """See that the network denoises the VAE's latents, from text alone.
@@ -101,17 +99,6 @@ class DiffusersBackbone(ABC):
                 "an IP-Adapter is loaded, and the regions have no picture of their own for it: call "
                 "pipe.unload_ip_adapter() first"
             )
-
-    @classmethod
-    def usual(cls, scheduler: str, distilled: bool = False) -> dict[str, Any]:
-        """The settings for a model of this family that has no name.
-
-        Args:
-            scheduler: Its class, which may say that the model is a few-step one.
-            distilled: The checkpoint says so itself.
-        """
-        few = distilled or scheduler in FEW_STEPS
-        return dict(cls.DEFAULTS) | ({"steps": 8, "guidance": 1.0} if few else {})
 
     @property
     def network(self) -> Any:

@@ -58,7 +58,6 @@ class Flux2Backbone(DiffusersBackbone):
         "text_encoder": "Qwen3ForCausalLM",
         "tokenizer": "Qwen2TokenizerFast",
     }
-    DEFAULTS: ClassVar = {"strength": 0.45, "steps": 50, "guidance": 4.0, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
         super().__init__(pipe)

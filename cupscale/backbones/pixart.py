@@ -29,7 +29,6 @@ class PixArtBackbone(DiffusersBackbone):
         "text_encoder": "T5EncoderModel",
         "tokenizer": "T5Tokenizer",
     }
-    DEFAULTS: ClassVar = {"strength": 0.45, "steps": 20, "guidance": 4.5, "overlap": 0.5}
 
     def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
         embeds, masks, _, _ = self.pipe.encode_prompt(

@@ -43,7 +43,6 @@ class QwenImageBackbone(DiffusersBackbone):
         "text_encoder": "Qwen2_5_VLForConditionalGeneration",
         "tokenizer": "Qwen2Tokenizer",
     }
-    DEFAULTS: ClassVar = {"strength": 0.45, "steps": 50, "guidance": 4.0, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
         super().__init__(pipe)

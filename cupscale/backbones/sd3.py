@@ -33,7 +33,6 @@ class SD3Backbone(DiffusersBackbone):
         "text_encoder_2": "CLIPTextModelWithProjection",
         "tokenizer_2": "CLIPTokenizer",
     }
-    DEFAULTS: ClassVar = {"strength": 0.45, "steps": 28, "guidance": 5.0, "overlap": 0.5}
 
     def most_cells(self) -> int:
         return int(self.network.config.pos_embed_max_size) * self._patch()

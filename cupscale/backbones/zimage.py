@@ -45,7 +45,6 @@ class ZImageBackbone(DiffusersBackbone):
         "tokenizer": "AutoTokenizer",
     }
     control_sees_latents = True
-    DEFAULTS: ClassVar = {"strength": 0.45, "steps": 8, "guidance": 1.0, "overlap": 0.5}
 
     def __init__(self, pipe: Any):
         super().__init__(pipe)
