@@ -31,7 +31,6 @@ CHOICES = (
     "composer",
     "guidance_low",
     "sigma_shift",
-    "edge_noise",
 )
 # What takes fewer network samples than the method as it is; the defaults save nothing.
 SAVINGS = ("windows", "overlap_falls", "flat_windows", "guidance_until")
@@ -186,12 +185,6 @@ class Settings(BaseModel):
         ge=0,
         le=0.5,
         description="The network is told up to this share less noise than there is, and leaves it as detail (Detail Daemon).",
-    )
-    edge_noise: float = Field(
-        0.0,
-        ge=0,
-        le=1.2,
-        description="Standard deviation of noise put on the input's edges before the run (LSRNA, arXiv 2503.18446: 1.2).",
     )
     control: float = Field(
         0.0,

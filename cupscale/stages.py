@@ -32,12 +32,11 @@ from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
 from cupscale.images import wrapping
 from cupscale.images.tensors import padded, to_bytes, to_uint16
-from cupscale.method.edges import edges, with_edge_noise
 from cupscale.method.guidance import LowGuidance, flat_kept, guidance_map, richness
 from cupscale.method.lowpass import LowPass
 from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
 from cupscale.method.regions import Size
-from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise, generator
+from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, generator
 from cupscale.method.structure import GlobalStructure
 from cupscale.method.windows import FlatPlaces, Placement
 from cupscale.planning import (
@@ -339,10 +338,6 @@ class Stages:
             overview = yield from self._encoded(overview_image(plain, plan), plan.overview)
         enlarged = yield from self._enlarged(base, z)
         flat = self._flat(z)
-        if settings.edge_noise > 0:
-            noise = draw_noise(z.shape, settings.seed, 4).to(z.device)
-            on_edges = self._per_cell(edges(images.to_tensor(self.picture.rgb))).to(z.device)
-            z = with_edge_noise(z, on_edges, settings.edge_noise, noise)
         side = self.pipeline.preview_px
         preview = PreviewMap(z, base.crop((0, 0, *plan.output)), side, plan) if side else None
         return Latents(z, flat, structure, overview, preview, enlarged)

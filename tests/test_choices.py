@@ -37,7 +37,6 @@ OTHERS = [
     {"composer": "frequency"},
     {"guidance_low": 2.0},
     {"sigma_shift": 0.3},
-    {"edge_noise": 1.0},
 ]
 
 
@@ -113,18 +112,6 @@ def test_following_the_overview_is_counted_and_planned(pipeline, monkeypatch):
         handle.remove()
 
 
-def test_noise_lies_on_the_inputs_edges(pipeline):
-    """An input with one edge, almost no noise to take away: what differs lies around the edge."""
-    image = Image.new("RGB", (40, 32), (40, 80, 120))
-    image.paste((200, 160, 60), (0, 0, 14, 32))
-    fields = {**FAST, "captions": (), "strength": 0.01, "steps": 100, "structure": 0, "guidance": 1.0}
-    plain, noisy = (
-        np.asarray(pipeline.upscale(image, **fields, edge_noise=a).image).astype(int) for a in (0.0, 1.2)
-    )
-    differs = np.abs(noisy - plain).mean((0, 2))
-    assert differs[20:36].mean() > 3 * differs[56:].mean()
-
-
 def test_a_screen_of_words_needs_cross_attention(tmp_path):
     pipeline = CUpscalePipeline.from_pretrained(str(make_sd3(tmp_path)), device="cpu")
     with pytest.raises(CupscaleError, match="attention_form screen reads the maps of cross-attention"):
@@ -142,7 +129,6 @@ def test_a_picture_from_words_is_drawn_without_any_of_them(pipeline):
 def test_out_of_range_is_refused_with_the_range():
     for name, value, limit in (
         ("sigma_shift", 0.6, "0.5"),
-        ("edge_noise", 1.3, "1.2"),
         ("guidance_low", 31, "30"),
     ):
         with pytest.raises(CupscaleError, match=f"{name}: .*{limit}"):

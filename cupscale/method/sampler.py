@@ -103,7 +103,7 @@ JITTER = 3  # the stream of the windows' places
 def draw_noise(shape: Sequence[int], seed: int, stream: int = 0) -> Tensor:
     """Standard normal float32 noise, drawn on the CPU so that a seed means the same on every device.
 
-    `stream` 0 is the canvas, 1 the overview, 2 the sampler's own noise, 3 the jitter, 4 the noise on edges.
+    `stream` 0 is the canvas, 1 the overview, 2 the sampler's own noise, 3 the jitter.
     """
     return torch.randn(tuple(shape), generator=generator(seed, stream))
 

@@ -43,7 +43,6 @@ LABELS = {
     "composer": "Attention composer",
     "guidance_low": "Guidance of low frequencies",
     "sigma_shift": "Noise level shift",
-    "edge_noise": "Noise on edges",
     "control": "Hold to the image (ControlNet)",
 }
 # What each knob does to the picture, in one line.
@@ -76,7 +75,6 @@ _STEP = {
     "flat_strength": 0.05,
     "guidance_low": 0.1,
     "sigma_shift": 0.01,
-    "edge_noise": 0.05,
     "control": 0.05,
 }
 _LOWEST = {"cutoff": 0.01, "strength": 0.01}  # the settings want more than 0
