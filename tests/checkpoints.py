@@ -12,6 +12,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    ControlNetModel,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -423,6 +424,25 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "flux2-klein-base": make_flux2,
     "qwen-image": make_qwen_image,
 }
+
+
+def make_controlnet(folder: Path, model: Path) -> Path:
+    """A ControlNet "tile" for the U-Net of a checkpoint, 4 px to a cell as its VAE, which adds something, as new ones do not."""
+    unet = UNet2DConditionModel.from_pretrained(model / "unet")
+    torch.manual_seed(2)
+    shifted(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16))).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def shifted(network: Any) -> Any:
+    """A network with noise on all of its parameters."""
+    drawn = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=drawn))
+    return network
 
 
 def _stirred(network: Any) -> Any:

@@ -4,7 +4,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_pixart, make_sd15, make_sdxl, make_zimage
+from checkpoints import make_controlnet, make_pixart, make_sd15, make_sdxl, make_zimage, shifted
 from click.testing import CliRunner
 from PIL import Image
 
@@ -20,25 +20,13 @@ CANVAS, OVERVIEW = Size(20, 28), Size(12, 16)
 SIDE = 64
 
 
-def stirred(network):
-    """A new ControlNet adds nothing: its last layers are zero."""
-    drawn = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=drawn))
-    return network
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """The checkpoints, each with a ControlNet beside it: 4 px to a cell, as their VAE."""
     root = tmp_path_factory.mktemp("control")
     made = {"sd15": make_sd15(root / "sd15"), "sdxl": make_sdxl(root / "sdxl")}
     for name, folder in made.items():
-        unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
-        torch.manual_seed(2)
-        plain = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16))
-        stirred(plain).save_pretrained(root / f"{name}-tile")
+        make_controlnet(root / f"{name}-tile", folder)
     sdxl = diffusers.UNet2DConditionModel.from_pretrained(made["sdxl"] / "unet")
     for name, kinds in (("union", 8), ("six", 6)):
         torch.manual_seed(2)
@@ -66,7 +54,7 @@ def folders(tmp_path_factory):
             num_trans_layer=1,
             num_proj_channel=16,
         )
-        stirred(union).save_pretrained(root / f"sdxl-{name}")
+        shifted(union).save_pretrained(root / f"sdxl-{name}")
     made_zimage = make_zimage(root / "zimage")
     transformer = diffusers.ZImageTransformer2DModel.from_pretrained(made_zimage / "transformer")
     torch.manual_seed(2)
@@ -77,7 +65,7 @@ def folders(tmp_path_factory):
         add_control_noise_refiner="control_noise_refiner",
         **{key: transformer.config[key] for key in ("dim", "n_refiner_layers", "n_heads", "n_kv_heads")},
     )
-    stirred(flow).save_pretrained(root / "zimage-union")
+    shifted(flow).save_pretrained(root / "zimage-union")
     return root
 
 
