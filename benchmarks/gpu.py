@@ -1,7 +1,7 @@
 """One run on a card: every model that fits, at 1K, 2K and 4K, as rows of a table to paste into benchmarks/results.md.
 
     python -m benchmarks.gpu                 known models, float16 (bfloat16 where a family needs it)
-    python -m benchmarks.gpu --random        SD 1.5, SDXL and SD3 in their real sizes with random weights: no download
+    python -m benchmarks.gpu --random        every family in its real size with random weights: no download
     python -m benchmarks.gpu --models sdxl --dtypes float32,float16 --offloads none,model,group,sequential --sizes 1024
     python -m benchmarks.gpu --models mine=/path/to/folder --steps 4
 
@@ -27,7 +27,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import cupscale
-from benchmarks import memory, real_size_sdxl, real_size_transformer
+from benchmarks import memory, real_size_families, real_size_sdxl, real_size_transformer
 from cupscale import machine, models, offload
 from cupscale.errors import CupscaleError
 from cupscale.method.memory import empty_cache
@@ -100,6 +100,10 @@ RANDOM: dict[str, Callable[[torch.dtype], Any]] = {
     "sd15": random_sd15,
     "sdxl": random_sdxl,
     "sd3": random_sd3,
+    "pixart-sigma": real_size_families.pixart_sigma,
+    "z-image-turbo": real_size_families.z_image,
+    "flux2-klein": real_size_families.flux2_klein,
+    "qwen-image": real_size_families.qwen_image,
 }
 
 
@@ -114,12 +118,18 @@ def noise_image(side_px: int) -> Image.Image:
     return Image.fromarray(values)
 
 
+def usual_dtype(name: str) -> str:
+    """The precision that a family's released weights are in."""
+    known = models.KNOWN.get(name)
+    return known.dtype if known else "float16"
+
+
 def loaded(case: Case, device: str) -> CUpscalePipeline:
     if isinstance(case.source, str):
         pipe = models.load(case.source, device=device, dtype=case.dtype, offload=case.way)  # type: ignore[arg-type]
     else:
         names = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-        made = case.source(names[case.dtype or "float16"])
+        made = case.source(names[case.dtype or usual_dtype(case.name)])
         pipe = offload.put(made, case.way, device)  # type: ignore[arg-type]
     return CUpscalePipeline(pipe, preview_px=0)
 
@@ -219,11 +229,11 @@ def warm_up(run: CUpscalePipeline) -> None:
 
 def sources(arguments: argparse.Namespace) -> dict[str, str | Callable[[torch.dtype], Any]]:
     """name -> what is loaded. The known ones are those with a network of their own: a few-step LoRA runs no other kernels."""
+    if arguments.random:
+        return {name: RANDOM[name] for name in arguments.models or RANDOM}
     if arguments.models:
         named = [entry.partition("=") for entry in arguments.models]
         return {name: source or name for name, _, source in named}
-    if arguments.random:
-        return dict(RANDOM)
     return {name: name for name, known in models.KNOWN.items() if not known.lora and name != "tiny"}
 
 
@@ -234,7 +244,7 @@ def _list(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--models", type=_list(str), help="NAME or NAME=FOLDER_OR_ID, divided by commas")
-    made.add_argument("--random", action="store_true", help="real sizes, random weights")
+    made.add_argument("--random", action="store_true", help="real sizes, random weights; --models names some")
     made.add_argument("--sizes", type=_list(int), default=[1024, 2048, 4096], help="of the result, px a side")
     made.add_argument(
         "--dtypes",

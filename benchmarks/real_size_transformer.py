@@ -27,11 +27,11 @@ from transformers import (
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
-    T5Tokenizer,
 )
 
 import cupscale
 from benchmarks import watching
+from benchmarks.letters import t5_tokenizer
 
 TRANSFORMER: dict[str, Any] = {
     "sample_size": 128,
@@ -79,8 +79,7 @@ def build() -> StableDiffusion3Pipeline:
     """SD3 medium in shape, with random weights. The words do not matter here: the bundled model's, and single letters."""
     torch.manual_seed(0)
     words: CLIPTokenizer = cupscale.load("tiny").tokenizer
-    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    t5 = T5Tokenizer(vocab=[*letters, *((chr(c), -3.0) for c in range(33, 127))], extra_ids=0)
+    t5 = t5_tokenizer()
     torch.set_default_dtype(torch.bfloat16)
     pipe = StableDiffusion3Pipeline(
         vae=AutoencoderKL(**VAE),

@@ -23,6 +23,7 @@ BUNDLED = ASSETS / "tiny"
 # Bytes of a pixel of a tile in half precision: in the autoencoders of nearly all families, and in Qwen-Image's, which is one
 # of videos.
 KL_TILE = 1561
+KL_TILE_WHOLE = 3123  # the same in float32
 FRAMES_TILE = 3475
 
 # The paper: S = 0.45 T of 50 steps, half-overlapping windows, a plain resize; the rest as in the table of what is ours.
@@ -228,7 +229,9 @@ KNOWN: dict[str, Known] = {
     "pixart-alpha": Known(
         source="PixArt-alpha/PixArt-XL-2-1024-MS",
         licence=SDXL_LICENCE,
-        geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000, tile=KL_TILE),
+        geometry=Geometry(
+            native=1024, cell=8, align=16, channels=4, weights=10_900_000_000, tile=KL_TILE_WHOLE
+        ),
         quick=QUICKER,
         pipeline="PixArtAlphaPipeline",
         memory=15,
@@ -237,7 +240,9 @@ KNOWN: dict[str, Known] = {
     "pixart-sigma": Known(
         source="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
         licence=SDXL_LICENCE,
-        geometry=Geometry(native=1024, cell=8, align=16, channels=4, weights=10_900_000_000, tile=KL_TILE),
+        geometry=Geometry(
+            native=1024, cell=8, align=16, channels=4, weights=10_900_000_000, tile=KL_TILE_WHOLE
+        ),
         quick=QUICKER,
         pipeline="PixArtSigmaPipeline",
         memory=15,

@@ -32,13 +32,11 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
@@ -48,6 +46,8 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from benchmarks.letters import qwen_tokenizer, t5_tokenizer
 
 # Windows of all of these are 16 cells = 64 px.
 
@@ -76,37 +76,10 @@ def clip_config(tokenizer: CLIPTokenizer, **overrides: Any) -> CLIPTextConfig:
     return CLIPTextConfig(**values | overrides)
 
 
-def t5_tokenizer() -> T5Tokenizer:
-    """A T5 tokenizer of single letters."""
-    marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    vocab = [*marks, *((chr(c), -3.0) for c in range(33, 127))]
-    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=512)
-
-
 def small_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     )
-
-
-def qwen_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of bytes with a chat template."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    marks = ["<|end|>", "<|start|>"]
-    words = Tokenizer(models.BPE(vocab={word: k for k, word in enumerate([*marks, *letters])}, merges=[]))
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<|end|>",
-        eos_token="<|end|>",
-        additional_special_tokens=["<|start|>"],
-    )
-    tokenizer.chat_template = (
-        "{% for message in messages %}<|start|>{{ message.role }} {{ message.content }}<|end|>{% endfor %}"
-        "<|start|>{% if enable_thinking is false %}none{% endif %}"
-    )
-    return tokenizer
 
 
 def small_vae(channels: int = 4, **overrides: Any) -> AutoencoderKL:

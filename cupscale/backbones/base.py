@@ -38,10 +38,12 @@ class DiffusersBackbone(ABC):
     """The parts of a diffusers pipeline, by the names that all its families use.
 
     NETWORK: name of the denoising network. PARTS: what must be there, and the class that loads it.
+    UPCASTS: its VAEs may overflow in float16, and run in float32 there unless their configuration says otherwise.
     """
 
     NETWORK = "transformer"
     PARTS: ClassVar[Mapping[str, str]] = {}
+    UPCASTS = False
     control_sees_latents = False
 
     def __init__(self, pipe: Any):
@@ -70,7 +72,7 @@ class DiffusersBackbone(ABC):
                 for p in part.parameters()
             ),
         )
-        self.geometry = replace(self.geometry, tile=_tile_bytes(pipe.vae))
+        self.geometry = replace(self.geometry, tile=_tile_bytes(pipe.vae, self._upcasts()))
         # How many places a side lie in a cell's channels: pixels of an exact codec, or cells of the VAE.
         self.shuffle = getattr(pipe.vae, "block_size", cell // pipe.vae_scale_factor)
         parts = {name for name, part in pipe.components.items() if part is not None}
@@ -188,11 +190,18 @@ class DiffusersBackbone(ABC):
 
     # Codec
 
+    def _upcasts(self) -> bool:
+        """Whether the VAE has to run in float32 in place of its own precision."""
+        vae = self.pipe.vae
+        return (
+            self.UPCASTS and vae.dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+        )
+
     @contextmanager
     def _vae(self, tiles: Tiles) -> Iterator[Any]:
         vae = self.pipe.vae
         dtype = vae.dtype
-        upcast = dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+        upcast = self._upcasts()
         try:
             if upcast:
                 vae.to(dtype=torch.float32)
@@ -328,13 +337,12 @@ def latent_scale(vae: Any, like: Tensor) -> tuple[float | Tensor, float | Tensor
     return of_mean, of_std / (getattr(config, "scaling_factor", None) or 1.0)
 
 
-def _tile_bytes(vae: Any) -> int:
+def _tile_bytes(vae: Any, upcast: bool) -> int:
     """Bytes of a pixel of a tile in the decoder, in maps of its first width as measured; 0 for an exact codec."""
     if hasattr(vae, "block_size"):
         return 0
-    upcast = vae.dtype == torch.float32 or getattr(vae.config, "force_upcast", False)
     maps = 18.1 * vae.config.base_dim if of_frames(vae) else 6.1 * vae.config.block_out_channels[0]
-    return int(maps * (4 if upcast else 2))
+    return int(maps * (4 if upcast or vae.dtype == torch.float32 else 2))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from cupscale.method.composer import Composer
 class PixArtBackbone(DiffusersBackbone):
     """`PixArtAlphaPipeline`, `PixArtSigmaPipeline`."""
 
+    UPCASTS = True
     PARTS: ClassVar = {
         "vae": "AutoencoderKL",
         "transformer": "PixArtTransformer2DModel",

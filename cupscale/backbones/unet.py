@@ -67,6 +67,7 @@ class SDBackbone(DiffusersBackbone):
 class SDXLBackbone(SDBackbone):
     """`StableDiffusionXLPipeline`, with every LoRA, fine-tune and scheduler of that class."""
 
+    UPCASTS = True
     PARTS: ClassVar = {
         "vae": "AutoencoderKL",
         "unet": "UNet2DConditionModel",

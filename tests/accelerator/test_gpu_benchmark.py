@@ -57,12 +57,18 @@ def test_the_models_without_a_choice_are_those_with_a_network_of_their_own():
     chosen = gpu.sources(gpu.parser().parse_args([]))
     assert {"sdxl", "sd15", "sd3", "z-image", "pixart-sigma"} <= set(chosen)
     assert not any(models.KNOWN[name].lora for name in chosen) and "tiny" not in chosen
-    assert set(gpu.sources(gpu.parser().parse_args(["--random"]))) == {"sd15", "sdxl", "sd3"}
+    assert list(gpu.sources(gpu.parser().parse_args(["--random"]))) == list(gpu.RANDOM)
+    assert list(gpu.sources(gpu.parser().parse_args(["--random", "--models", "sd3,sdxl"]))) == ["sd3", "sdxl"]
 
 
-def test_random_weights_have_the_real_size():
+@pytest.mark.parametrize("name", ["sd15", "pixart-sigma", "z-image-turbo", "flux2-klein", "qwen-image"])
+def test_random_weights_have_the_real_size(name):
     """On the meta device, where they take nothing. The others' builders are those of the benchmarks on a CPU."""
+    known = models.KNOWN[name].geometry
     with torch.device("meta"):
-        pipe = gpu.RANDOM["sd15"](torch.float16)
+        pipe = gpu.RANDOM[name](getattr(torch, gpu.usual_dtype(name)))
     geometry = adapt(pipe).geometry
-    assert geometry.native == 512 and geometry.weights == pytest.approx(2.1e9, rel=0.05)
+    assert (geometry.native, geometry.cell, geometry.align) == (known.native, known.cell, known.align)
+    assert (geometry.channels, geometry.tile) == (known.channels, known.tile)
+    checker = 608_000_000 if name == "sd15" else 0  # bytes of SD 1.5's safety checker, which is left out here
+    assert geometry.weights + checker == pytest.approx(known.weights, rel=0.03)
