@@ -38,6 +38,8 @@ class Ticket:
         number: In the order of arrival.
         ready: It would run now.
         lasting: It goes on without the event that asked for it, so that another may listen to it.
+        named: gradio took it, so that someone may listen to it.
+        given_up: Nobody listened for too long: it ends, whoever listens later.
     """
 
     visitor: str
@@ -50,6 +52,8 @@ class Ticket:
     number: int = 0
     ready: bool = False
     lasting: bool = False
+    named: bool = False
+    given_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,13 +131,15 @@ class Desk:
         return Refusal(line, status, _UNKNOWN_SECONDS if work is None else work)
 
     def enter(self, visitor: str, kind: str, session: str | None) -> str | Refusal:
-        """Take a place in the queue, under a name that lasts until `name`; or the reason why not."""
+        """Take a place in the queue, under a name that lasts until `name`; or the reason why not.
+
+        Nobody can listen before `name`, so the time in which nobody does begins there.
+        """
         with self._lock:
             if refusal := self.refusal(visitor):
                 return refusal
             place = uuid.uuid4().hex
-            unheard = None if session and self._heard[session] else time.monotonic()
-            self._tickets[place] = Ticket(visitor, kind, session or "", unheard, number=next(self._numbers))
+            self._tickets[place] = Ticket(visitor, kind, session or "", None, number=next(self._numbers))
         return place
 
     def name(self, place: str, event: str | None) -> None:
@@ -141,7 +147,8 @@ class Desk:
         with self._lock:
             ticket = self._tickets.pop(place, None)
             if ticket is not None and event is not None:
-                ticket.session = ticket.session or event
+                ticket.session, ticket.named = ticket.session or event, True
+                ticket.unheard = None if self._heard[ticket.session] else time.monotonic()
                 early = self._tickets.get(event)  # its turn came before the client had its name
                 if early is not None:
                     ticket.began, ticket.expected, ticket.ready = early.began, early.expected, early.ready
@@ -157,11 +164,12 @@ class Desk:
             return self._tickets[event].session if event in self._tickets else event
 
     def listen(self, session: str) -> None:
-        """Someone listens to a session's events."""
+        """Someone listens to a session's events. A run that nobody heard for too long stays given up."""
         with self._lock:
             self._heard[session] += 1
             for ticket in self._tickets.values():
                 if ticket.session == session:
+                    ticket.given_up = self._too_long(ticket)
                     ticket.unheard, ticket.left = None, False
 
     def leave(self, session: str) -> None:
@@ -173,7 +181,7 @@ class Desk:
             del self._heard[session]
             for ticket in self._tickets.values():
                 if ticket.session == session:
-                    ticket.unheard, ticket.left = time.monotonic(), True
+                    ticket.unheard, ticket.left = time.monotonic() if ticket.named else None, True
 
     def last(self, event: str) -> None:
         """A run goes on by itself from now on, whatever becomes of the event that asked for it.
@@ -275,6 +283,8 @@ class Desk:
         return not any(one.began or (one.ready and one.number < ticket.number) for one in others)
 
     def _too_long(self, ticket: Ticket) -> bool:
+        if ticket.given_up:
+            return True
         allowed: float = self.limits.unheard_seconds
         if ticket.left and ticket.began is None and not ticket.lasting:
             allowed = min(allowed, _LEFT_SECONDS)

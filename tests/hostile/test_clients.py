@@ -146,10 +146,13 @@ def test_a_full_queue_is_told_with_a_status_and_a_line(tmp_path, file_of):
 def test_a_run_that_nobody_listens_to_ends_and_the_next_one_runs(tmp_path, file_of):
     with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="2") as url:
         file = file_of(url)
-        join(url, file, ENDLESS)  # and no word more
+        endless = join(url, file, ENDLESS)  # and no word more
         assert "event: complete" in last(
             url, join(url, file, FAST_SETTINGS)
         )  # hours later, were it not ended
+        told = last(url, endless)
+        assert "event: complete" not in told and told.count("event: error") == 1
+        assert "nobody listened to it for 2 s; read the event stream of its event_id while it runs" in told
 
 
 def test_a_program_that_waits_is_told_its_place_and_how_long(tmp_path, file_of):
@@ -180,7 +183,7 @@ def test_a_run_whose_listener_goes_ends(tmp_path, file_of):
 
 
 def test_a_run_that_is_listened_to_is_not_ended(tmp_path, file_of):
-    with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="1") as url:
+    with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="3") as url:
         slow = {**FAST_SETTINGS, "steps": 80, "strength": 1.0}
         assert "event: complete" in last(url, join(url, file_of(url), slow))
 
@@ -235,6 +238,44 @@ def test_a_run_that_nobody_waits_for_frees_its_place(clock):
     assert desk.refusal("a") is None
     with pytest.raises(Dropped):  # its turn comes all the same
         desk.begin("e1")
+
+
+def test_a_run_that_was_given_up_stays_so_for_whoever_listens_later(clock):
+    """In one long step it cannot end yet; and it neither waits again, nor goes on."""
+    desk = Desk(Limits(unheard_seconds=60))
+    for event in ("e1", "e2", "e3"):
+        enter(desk, "a", event)
+    assert desk.begin("e1")
+    clock[0] += 60
+    desk.listen("e3")  # in time
+    clock[0] += 1
+    for event in ("e1", "e2"):
+        desk.listen(event)
+    assert desk.unheard("e1")
+    desk.leave("e1")
+    desk.listen("e1")
+    clock[0] += 1
+    assert desk.unheard("e1") and not desk.unheard("e3")
+    with pytest.raises(Dropped):
+        desk.begin("e2")
+    desk.end("e1")
+    assert desk.begin("e3")
+
+
+@pytest.mark.parametrize("visited", [False, True])
+def test_a_run_that_gradio_took_slowly_was_not_unheard_meanwhile(clock, visited):
+    """Before it has its name nobody can listen; from then on it is as any other, with a listener that came and went too."""
+    desk = Desk(Limits(unheard_seconds=60))
+    place = desk.enter("a", "upscale", "session")
+    if visited:
+        desk.listen("session")
+        desk.leave("session")
+    clock[0] += 1000
+    assert desk.refusal("a") is None
+    desk.name(place, "e1")
+    assert desk.begin("e1") and not desk.unheard("e1")
+    clock[0] += 61
+    assert desk.unheard("e1")
 
 
 def test_a_turn_that_comes_before_the_name_is_the_same_run(clock):
