@@ -219,7 +219,7 @@ def previewed():
     """A page behind the previews, and what it keeps."""
     links = kept_links.KeptLinks(Limits())
     page = Starlette(routes=[Route("/", lambda request: HTMLResponse(PAGE))])
-    demo = type("D", (), {"links": links})()
+    demo = type("D", (), {"links": links, "blocks": {}})()
     return TestClient(previews.Previews(page, demo), base_url="http://up.example"), links
 
 

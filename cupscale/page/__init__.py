@@ -104,7 +104,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
     usual: dict[str, Any] = {
         "theme": style.theme(),
         "css": style.css(),
-        "head": style.head() + light.styles(demo),
+        "head": style.head(),
         "footer_links": ["api", "settings"],
         "run_history": False,
         "max_file_size": limits.file_bytes,

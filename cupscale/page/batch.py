@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import zipfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from cupscale import images
+from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.page import bounds, engine, queue, references, run, scratch, source
 from cupscale.page.jobs import Look, Steps, Updates
@@ -156,6 +158,7 @@ class BatchTab:
         self.zip_file = gr.DownloadButton("archive", visible="hidden", elem_id="zip-file")
         self.list = Rows(elem_id="batch-list")
         self.token = gr.Textbox(visible="hidden", elem_id="batch-name")  # of the run that this tab shows
+        self.kept = gr.Textbox(visible="hidden", elem_id="batch-kept")  # the files, for the browser to keep
         kept = session.limits.kept_seconds
         self.batch = gr.State(None, time_to_live=kept, delete_callback=_forget)
 
@@ -170,7 +173,7 @@ class BatchTab:
         session = self._session
         planned: dict[str, Any] = {
             "inputs": session.inputs | {self.files, self.token, self.batch},
-            "outputs": [self.plan_line, self.list],
+            "outputs": [self.plan_line, self.list, self.kept],
         }
         self.files.change(self.planned, **planned, **SILENT)
         tab.select(self.looked_at, **planned, **SILENT)
@@ -191,32 +194,55 @@ class BatchTab:
         )
         made.success(None, js=_CLICK_DOWNLOAD)
         comes_back(demo, self.token, "batch", self.returned, outputs)
-        opening.follow(
-            self.list.open(self.opened(opening), [self.batch, opening.token], opening.outputs, **TOASTING)
-        )
+        self._wire_files(demo)
+        opening.follow(self.list.open, self.opened(opening), [self.batch, opening.token])
+
+    def _wire_files(self, demo: gr.Blocks) -> None:
+        """The browser keeps which files there are, and brings them back after a reload."""
+        self.kept.change(None, self.kept, None, js="(paths) => { cupscaleInputs.keepBatch(paths) }")
+        back = gr.Textbox(visible="hidden", elem_id="batch-files-back")  # beside the tab, as a run's token
+        demo.load(None, None, back, js="() => cupscaleInputs.broughtBatch()")
+        back.change(self.brought_back, back, [self.token, self.files], **TOASTING)
 
     # Handlers
+
+    def brought_back(self, text: str) -> Updates:
+        """The files of before a reload, and the run of theirs; those that are gone are told."""
+        paths, name = _kept(text)
+        there = []
+        for path in paths[: self._session.limits.batch]:
+            with contextlib.suppress(CupscaleError):
+                there.append(references.check(path))
+        if lost := len(paths) - len(there):
+            complain(
+                CupscaleError(f"{lost} of {len(paths)} images are no longer on the server: give them again"),
+                "Part of the batch is gone",
+            )
+        updates: Updates = {self.files: there or gr.skip()}
+        return {self.token: name, **updates} if self._session.jobs.named(name.partition(" ")[0]) else updates
 
     def planned(self, values: Values) -> Updates:
         """What the batch would take, and what is wrong with single images."""
         job = self._session.jobs.named(str(values[self.token]).partition(" ")[0])
         if job and not job.over:
             return {self.plan_line: gr.skip()}
-        if not values[self.files]:
-            return {self.plan_line: run.plan_html(_NO_FILES), self.list: Batch().rows()}
+        files = list(values[self.files] or ())
+        kept = {self.kept: json.dumps([str(path) for path in files])}
+        if not files:
+            return {self.plan_line: run.plan_html(_NO_FILES), self.list: Batch().rows(), **kept}
         try:
             entries = self._entries(values)
             self._check_total(entries)
         except CupscaleError as error:
-            return {self.plan_line: run.plan_html(str(error), wrong=True)}
+            return {self.plan_line: run.plan_html(str(error), wrong=True), **kept}
         line = run.plan_html(_summary(entries) + bounds.line(self._session.limits))
-        before = values[self.batch]
-        if isinstance(before, Batch) and [one.path for one in before.entries] == list(values[self.files]):
-            return {self.plan_line: line}  # the list has their results
-        return {self.plan_line: line, self.list: Batch(entries).rows()}
+        before = values[self.batch] or (job.shown(self.batch) if job else None)
+        if isinstance(before, Batch) and [one.path for one in before.entries] == files:
+            return {self.plan_line: line, **kept}  # the list has their results
+        return {self.plan_line: line, self.list: Batch(entries).rows(), **kept}
 
     def looked_at(self, values: Values) -> Updates:
-        """The tab is opened. Without files, as after a reload, a batch that was found again stays in sight."""
+        """The tab is opened. Without files, as where the browser keeps none, a batch that was found again stays in sight."""
         return self.planned(values) if values[self.files] else {self.plan_line: gr.skip()}
 
     def start(self, values: Values) -> Steps:
@@ -419,6 +445,17 @@ def _summary(entries: Sequence[Entry]) -> str:
     line = f"{len(good)} image{'s' * (len(good) != 1)}, about {duration(sum(e.seconds for e in good))} in all"
     wrong = len(entries) - len(good)
     return line + (f"; {wrong} cannot be enlarged, the list says why" if wrong else "")
+
+
+def _kept(text: str) -> tuple[list[str], str]:
+    """The paths of a batch's files and the name of its run, as the browser kept them; nothing of what is none of ours."""
+    try:
+        kept = parse_object(text, "the batch")
+    except CupscaleError:
+        return [], ""
+    files = kept.get("files")
+    paths = [path for path in files if isinstance(path, str)] if isinstance(files, list) else []
+    return paths, str(kept.get("name") or "")
 
 
 def _unlike(stem: str, others: Sequence[str]) -> str:

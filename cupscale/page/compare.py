@@ -20,7 +20,6 @@ from cupscale.page.session import (
     PRIVATE,
     RUN,
     SILENT,
-    TOASTING,
     Session,
     Values,
     comes_back,
@@ -137,7 +136,7 @@ class CompareTab:
                 return {opening.token: gr.skip()}
 
         given = [self.shots, self.input, opening.token]
-        opening.follow(self.grid.use(used, given, opening.outputs, **TOASTING))
+        opening.follow(self.grid.use, used, given)
 
     def sheet(self, shots: dict[str, run.Shot]) -> str:
         """The grid as one picture."""

@@ -151,9 +151,9 @@ class Examples:
         outputs += [tab.viewer, tab.status, tab.inside, tab.downloads, tab.shot]
         outputs += [session.mask, tab.protecting.brush, session.target]
         if strip is not None:
-            session.follow(strip.chosen(self.chosen, tab.token, outputs, **TOASTING))
+            session.follow(strip.chosen, self.chosen, tab.token, outputs, **TOASTING)
         demo.load(None, None, tab.address, js=visit.READ)
-        session.follow(tab.address.change(self.opened, tab.address, outputs, **TOASTING))
+        session.follow(tab.address.change, self.opened, tab.address, outputs, **TOASTING)
 
     def chosen(self, event: gr.EventData, token: str) -> Any:
         """An example of the strip, with its result; a run that goes on stays in sight."""

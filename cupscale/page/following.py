@@ -61,8 +61,6 @@ class Following:
         known = session.inputs | {session.book, session.laid}
         outputs = [self._plan_line, self._links, self._kept, self._kept_line, session.laid, session.rows]
         outputs += [self._kept_visit, self._creativity, self._smaller]
-        planning: Step = {"inputs": known, "outputs": outputs, **SILENT}
-        session.chain = [{"fn": self.refresh, **planning}, laying, drawing]
         moved = [
             component.change
             for component in (
@@ -71,11 +69,11 @@ class Following:
                 session.captioner,
                 session.image,
                 session.table,
+                session.again,
             )
         ]
-        event = gr.on(moved, self.refresh, **planning, **FOLLOWING)
-        for step in session.chain[1:]:
-            event = event.then(**step, **FOLLOWING)
+        planned = gr.on(moved, self.refresh, known, outputs, **SILENT, **FOLLOWING)
+        planned.then(**laying, **FOLLOWING).then(**drawing, **FOLLOWING)
         self._kept_visit.change(None, self._kept_visit, None, js=visit.KEEP)
         self._wire_first()
         session.table.input(self.remember, known, [session.book], **TOASTING)

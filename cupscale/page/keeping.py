@@ -103,4 +103,4 @@ class Keeping:
         self._bare.change(None, self._bare, self._box, js=_WHOLE)
         how = gr.Textbox(visible="hidden", elem_id="opened-how")
         demo.load(None, None, how, js=_OPENED)
-        opening.follow(how.change(opened, how, opening.outputs, **TOASTING))
+        opening.follow(how.change, opened, how)

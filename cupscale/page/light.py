@@ -2,7 +2,8 @@
 
 gradio's browser side fetches the code of every component that is visible by its own account, on tabs that are closed too.
 Here the components of a closed part begin invisible, and its opening shows them, within the browser. And it fetches a style
-sheet or two for every kind of component; those of the first screen are in the page, and marked as there.
+sheet or two for every kind of component; those of the first screen are in the page, and marked as there. Their scripts it asks
+for one after the other finds the next; the page names them all at its head.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
-_KIND = re.compile(
-    r"[{,](?P<kind>[a-z_]+):\{[^{}]*component:\(\)=>\w+\(\(\)=>import\(`[^`]*`\)[^\[]*?__vite__mapDeps\(\[(?P<files>[\d,]*)\]\)"
-)
+_ENTRY = re.compile(r'<script type="module" crossorigin src="\./assets/(index-[\w-]+\.js)">')
+# What a script of Vite's asks for as it runs, with all that goes with it; and which of those a component's kind needs.
+_LISTED = re.compile(r"m\.f=(\[[^\]]*\])")
+_ASKED = re.compile(r"import\(`\./(?P<name>[^`]*)`\)[^\[]*?__vite__mapDeps\(\[(?P<files>[\d,]*)\]\)")
+_KIND = re.compile(r"[{,](?P<kind>[a-z_]+):\{[^{}]*component:\(\)=>\w+\(\(\)=>import\(`\./(?P<name>[^`]*)`\)")
 # Once: what a handler hides later stays hidden.
 _SHOW = """() => {
   const opened = (window.cupscaleOpened ??= new Set()), first = !opened.has(%d)
@@ -71,19 +74,27 @@ def _within(part: BlockContext) -> Iterator[Any]:
             yield child
 
 
-def styles(demo: gr.Blocks) -> str:
-    """The style sheets of the components that are visible at first, for the page's head.
+def head(demo: gr.Blocks) -> tuple[str, str]:
+    """What the first screen needs, for the page's HTML: the names of its scripts, and its style sheets.
 
     The browser's loader (Vite's) fetches a sheet unless a link to it is there: a disabled link is there and is not fetched.
-    Where this gradio is built in another way than the one that was looked at (6.31), this is empty, and all is fetched.
+    Where this gradio is built in another way than the one that was looked at (6.31), both are empty, and all is fetched.
+
+    Returns:
+        For the beginning of the head, and for its end.
     """
     kinds = {block.get_block_name() for block in demo.blocks.values() if _seen(block)}
-    names = sorted({name for kind in kinds for name in _sheets().get(kind, ())})
-    text = "".join((_ASSETS / name).read_text("utf-8") for name in names)
-    if not names or "url(" in text or "</" in text:
-        return ""
-    links = "".join(f'<link rel="stylesheet" href="assets/{name}" disabled>' for name in names)
-    return f"<style>{text}</style>{links}"
+    parts = sorted({name for kind in kinds for name in _files().get(kind, ())})
+    names = list(dict.fromkeys([*_of_the_whole(), *parts]))  # those that run first come first
+    sheets = [name for name in names if name.endswith(".css") and not name.startswith("index-")]
+    text = "".join((_ASSETS / name).read_text("utf-8") for name in sheets)
+    if not sheets or "url(" in text or "</" in text:
+        return "", ""
+    links = "".join(f'<link rel="stylesheet" href="assets/{name}" disabled>' for name in sheets)
+    early = "".join(
+        f'<link rel="modulepreload" href="assets/{name}">' for name in names if name.endswith(".js")
+    )
+    return early, f"<style>{text}</style>{links}"
 
 
 def _seen(block: Any) -> bool:
@@ -91,24 +102,32 @@ def _seen(block: Any) -> bool:
     return getattr(block, "visible", True) is not False
 
 
-def _is_a_parts(name: str) -> bool:
-    """Whether a file is the style sheet of a component: the page's own link has that of the whole."""
-    return name.endswith(".css") and not name.startswith("index-")
+def _of_the_whole() -> list[str]:
+    """The page's first script, the files that it asks for, and those that the tree of components needs."""
+    entry = _ENTRY.search((_ASSETS.parent / "index.html").read_text("utf-8"))
+    script = entry[1] if entry else ""
+    found = [script] if entry else []
+    for part in ("Index-", "Blocks-"):
+        asked = _asked(script)
+        script = next((name for name in asked if name.startswith(part)), "")
+        found += asked.get(script, ())
+    return found
+
+
+def _asked(script: str) -> dict[str, list[str]]:
+    """Each script that a script of gradio's build asks for as it runs, with all files that go with it."""
+    file = _ASSETS / script
+    code = file.read_text("utf-8") if file.is_file() else ""
+    listed = _LISTED.search(code)
+    files = [name.removeprefix("./") for name in json.loads(listed[1])] if listed else []
+    found = _ASKED.finditer(code)
+    return {one["name"]: [files[int(k)] for k in one["files"].split(",") if k] for one in found}
 
 
 @lru_cache(maxsize=1)
-def _sheets() -> dict[str, tuple[str, ...]]:
-    """kind of component -> its style sheets, as gradio's own build lists them."""
+def _files() -> dict[str, list[str]]:
+    """kind of component -> its style sheets and scripts, as gradio's own build lists them."""
     for file in _ASSETS.glob("core-*.js"):
-        code = file.read_text("utf-8")
-        listed = re.search(r"m\.f=(\[[^\]]*\])", code)
-        if listed is None:
-            continue
-        files = [name.removeprefix("./") for name in json.loads(listed[1])]
-        return {
-            found["kind"]: tuple(
-                files[int(k)] for k in found["files"].split(",") if k and _is_a_parts(files[int(k)])
-            )
-            for found in _KIND.finditer(code)
-        }
+        asked = _asked(file.name)
+        return {one["kind"]: asked.get(one["name"], []) for one in _KIND.finditer(file.read_text("utf-8"))}
     return {}

@@ -92,7 +92,7 @@ class Protecting:
         session = self._session
         light.later(self.part, self.part.expand)
         outputs = [session.mask, self.brush]
-        session.follow(self.brush.painted(self.painted, session.image, outputs, **TOASTING))
+        session.follow(self.brush.painted, self.painted, session.image, outputs, **TOASTING)
 
     def painted(self, event: gr.EventData, image: str | None) -> Updates:
         """A mask that was painted, loaded or cleared. One that does not fit is refused, and the one before it stays."""

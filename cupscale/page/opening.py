@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -59,17 +59,17 @@ class Opening:
 
     def wire(self, past: history.History) -> None:
         """Connect the history and the slider's own buttons."""
-        self.follow(past.open(self.from_history, self.token, self.outputs, **TOASTING))
+        self.follow(past.open, self.from_history, self.token)
         use = self._tab.viewer.use
         outputs = [self._session.image, self._session.example, self._session.book, self._session.laid]
         outputs += [self._tab.inside]
-        self.follow(use(self.used, self._tab.shot, outputs, **TOASTING))
+        self._session.follow(use, self.used, self._tab.shot, outputs, **TOASTING)
         made = self._tab.viewer.card(self.carded, self._tab.shot, self._tab.other, **TOASTING)
         made.success(None, js=CLICK_DOWNLOAD)
 
-    def follow(self, event: Any) -> None:
-        """Let the plan and all else follow an event that opens a result."""
-        self._session.follow(event)
+    def follow(self, event: Callable[..., Any], handler: Callable[..., Any], inputs: Any) -> None:
+        """Let a handler of `outputs` open a result at an event, and the plan and all else follow."""
+        self._session.follow(event, handler, inputs, self.outputs, **TOASTING)
 
     def shot(self, shot: run.Shot, path: str | None, token: str) -> Updates:
         """A result that is on the server.

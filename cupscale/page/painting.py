@@ -70,13 +70,12 @@ class Painting:
         tab.cancel.click(session.jobs.stop, tab.token, None, **SILENT)
         known = session.inputs | {session.laid, tab.wrote}
         session.follow(
-            tab.wrote.change(
-                self.taken_over,
-                known,
-                [session.book, session.laid],
-                trigger_mode="always_last",
-                **SILENT,
-            )
+            tab.wrote.change,
+            self.taken_over,
+            known,
+            [session.book, session.laid],
+            trigger_mode="always_last",
+            **SILENT,
         )
         comes_back(demo, tab.token, "run", self.returned, outputs, keep=_KEEP_NAME)
 

@@ -1,6 +1,6 @@
 """What others show of a link to this page: its title and its card (Open Graph, https://ogp.me).
 
-And the files of results that are kept under links.
+And the files of results that are kept under links, and what the page's HTML says of the first screen's scripts and style sheets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cupscale.page import card, examples
+from cupscale.page import card, examples, light
 from cupscale.page.kept_links import KeptLinks
 
 TITLE = "cupscale"
@@ -45,6 +45,7 @@ class Previews:
     def __init__(self, app: ASGIApp, demo: Any) -> None:
         self._app = app
         self._links: KeptLinks = demo.links
+        self._first, self._last = (part.encode() for part in light.head(demo))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -107,7 +108,7 @@ class Previews:
         return FileResponse(files[name], headers=_PRIVATE)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The page, whole, with our tags in place of gradio's."""
+        """The page, whole, with our tags in place of gradio's, and what the first screen needs."""
         start: Message = {}
         body = bytearray()
 
@@ -123,7 +124,9 @@ class Previews:
             headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
             if made:  # none where only the head is asked for
                 if start["status"] == 200:
-                    made = _TAGS.sub(b"", made).replace(b"<head>", b"<head>" + self.tags(Request(scope)), 1)
+                    ours = b"<head>" + self.tags(Request(scope)) + self._first
+                    made = _TAGS.sub(b"", made).replace(b"<head>", ours, 1)
+                    made = made.replace(b"</head>", self._last + b"</head>", 1)
                 headers.append((b"content-length", str(len(made)).encode()))
             await send({**start, "headers": headers})
             await send({"type": "http.response.body", "body": made})

@@ -163,12 +163,13 @@ class RegionsTab:
         saved = self.save.click(self.to_file, known, self.saved, **TOASTING)
         saved.success(None, js=_CLICK_DOWNLOAD)
         changed = [session.book, session.laid, session.drawn]
-        session.follow(self.load.upload(self.from_file, [self.load, session.laid], changed, **TOASTING))
-        session.follow(self.clear.click(lambda: (new_book(), None, None), None, changed, **SILENT))
+        session.follow(self.load.upload, self.from_file, [self.load, session.laid], changed, **TOASTING)
+        session.follow(self.clear.click, self.cleared, None, changed, **SILENT)
 
     def _wire_captioner(self) -> None:
         session = self._session
-        started = queue.admitted(self.write.click, session.limits)(
+        session.follow(
+            queue.admitted(self.write.click, session.limits),
             self.written,
             session.inputs | {session.laid, session.book},
             [
@@ -185,7 +186,6 @@ class RegionsTab:
             **RUN,
             **PRIVATE,
         )
-        session.follow(started)
         self.stop_writing.click(session.jobs.stop, self.token, None, **SILENT)
 
     # Handlers
@@ -262,6 +262,11 @@ class RegionsTab:
             return gr.skip()
         book = new_book([caption.model_dump() for caption in found], laid["output"])
         return {session.book: book, session.laid: None, session.drawn: None}
+
+    def cleared(self) -> Updates:
+        """No captions."""
+        session = self._session
+        return {session.book: new_book(), session.laid: None, session.drawn: None}
 
     def written(self, values: Values) -> Steps:
         """Let the captioner write. A failed one leaves the prompt to serve, with a warning."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -68,7 +70,7 @@ class Session:
         table: The captions; the Regions tab places it.
         rows: What the table is to show, as `packed_rows` gives it; the browser puts it there.
         jobs: The runs that go on.
-        chain: What follows a change of the settings or the image: the plan, then the drawing of the regions.
+        again: Changes when a handler wants the plan to follow; the Upscale tab listens.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -121,15 +123,50 @@ class Session:
             render=False,
         )
         self.rows = gr.Textbox(visible="hidden", elem_id="rows")
-        self.chain: list[Step] = []
+        self.again = gr.Textbox(visible="hidden", elem_id="again")
 
     def _state(self, value: Any) -> gr.State:
         return gr.State(value, time_to_live=self.limits.kept_seconds)
 
-    def follow(self, event: Any) -> None:
-        """Let the plan, the regions and all else that depends on the settings follow an event."""
-        for step in self.chain:
-            event = event.then(**step, **FOLLOWING)
+    def follow(
+        self,
+        event: Callable[..., Any],
+        handler: Callable[..., Any],
+        inputs: Any,
+        outputs: Any,
+        **options: Any,
+    ) -> Any:
+        """Listen to an event, and let the plan, the regions and all else that depends on the settings follow.
+
+        A step of its own after each event would do the same: the browser goes through all steps as it opens the page, for
+        every component.
+
+        Args:
+            event: Such as `button.click`.
+            handler: What the event does; it gives updates by component, or is a generator of such.
+            inputs: Its components.
+            outputs: What it may change.
+            options: Of the event.
+        """
+        return event(self._stamping(handler), inputs, [*outputs, self.again], **options)
+
+    def _stamping(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """The handler, whose last updates say that there is something to follow."""
+        if inspect.isgeneratorfunction(handler):
+
+            @functools.wraps(handler)
+            def steps(*given: Any, **named: Any) -> Any:
+                yield from handler(*given, **named)
+                yield {self.again: str(time.time_ns())}
+
+            return steps
+
+        @functools.wraps(handler)
+        def once(*given: Any, **named: Any) -> Any:
+            updates = handler(*given, **named)
+            return {**({} if updates == gr.skip() else updates), self.again: str(time.time_ns())}
+
+        return once
 
     @property
     def inputs(self) -> set[Any]:

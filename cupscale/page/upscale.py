@@ -141,9 +141,9 @@ class UpscaleTab:
         self.protecting.wire()
         light.later(self.sharing, self.sharing.expand)
         restored = filling.outputs
-        session.follow(self.dropped.upload(filling.from_file, self.dropped, restored, **TOASTING))
-        session.follow(self.inside.click(filling.from_file, session.image, restored, **TOASTING))
-        session.follow(past.select(filling.from_history, None, restored, **TOASTING))
+        session.follow(self.dropped.upload, filling.from_file, self.dropped, restored, **TOASTING)
+        session.follow(self.inside.click, filling.from_file, session.image, restored, **TOASTING)
+        session.follow(past.select, filling.from_history, None, restored, **TOASTING)
         shown = Examples(session, filling, self)
         self._wire_image()
         shown.wire(self.strip, demo)
@@ -159,7 +159,7 @@ class UpscaleTab:
         outputs = [session.image, session.example, self.inside, session.book, session.laid]
         outputs += [session.target, session.controls["scale"]]
         given = [session.image, session.laid, session.target]
-        session.follow(session.image.input(self.arrived, given, outputs, **TOASTING))
+        session.follow(session.image.input, self.arrived, given, outputs, **TOASTING)
 
     def _wire_formats(self) -> None:
         for button, suffix in ((self.webp, "webp"), (self.jpeg, "jpg")):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import urllib.request
+from pathlib import Path
 
 import pytest
 from browser_hands import WAIT, expect, give, open_part, setting, visit
@@ -44,7 +46,24 @@ def test_a_first_visit_is_light(chromium, url):
     asked = [request.url for request in page.sent if request.method == "POST"]
     assert not any("queue/join" in one or "run/predict" in one for one in asked)
     assert not any(kind in request.url for request in page.sent for kind in ("hls", "Video", "Gallery"))
+    scripts = {Path(one.url).name for one in page.sent if re.search(r"/assets/.*\.js$", one.url)}
+    assert scripts == named_at_once(url)
     page.context.close()
+
+
+def named_at_once(url):
+    """The scripts that the page's HTML names, so that none waits for another to be found."""
+    html = urllib.request.urlopen(url).read().decode()
+    before = html[: html.index("window.gradio_config")]
+    return set(re.findall(r'<link rel="modulepreload" href="assets/([^"]+)">', before))
+
+
+def test_the_browser_has_few_steps_to_go_through(page, url):
+    """gradio looks at every step for every component as it opens the page, at those without a component of their own longest."""
+    page.goto(url)
+    page.locator("#run").wait_for()
+    targets = page.evaluate("gradio_config.dependencies.flatMap((step) => step.targets)")
+    assert len(targets) < 140 and sum(target[0] is None for target in targets) < 30
 
 
 @pytest.mark.parametrize("size", [(1024, 768), (1280, 800)])

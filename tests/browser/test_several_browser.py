@@ -67,6 +67,36 @@ def test_a_batch_goes_through_and_comes_as_one_archive(page, url, several):
     assert len(packed(page)[1].namelist()) == 4
 
 
+def test_the_files_of_a_batch_come_back_after_a_reload(page, url, folder, several):
+    """Those that the server has no more, too; and beside the results once there are some."""
+    one, other = several[0], several[3]
+    visit(page, url, FAST + "&scale=2.5")
+    batch(page, [one, other])
+    page.wait_for_function("sessionStorage.getItem('cupscale-batch-files')?.includes('c.png')")
+    page.wait_for_function(
+        "() => indexedDB.databases().then((all) => all.length && new Promise((done) => {"
+        " const open = indexedDB.open('cupscale-inputs'); open.onsuccess = () => { const base = open.result;"
+        " const all = base.transaction('inputs').objectStore('inputs').count();"
+        " all.onsuccess = () => { base.close(); done(all.result === 2) } } }))"
+    )
+    for upload in (folder / "tmp").glob("cupscale-*/uploads/*/c.png"):
+        upload.unlink()
+    page.reload()
+    rows = page.locator("#batch-list li")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(1)).to_contain_text("48 × 64 → 120 × 160")
+    expect(page.locator("#batch-plan")).to_contain_text("2 images, about")
+    page.locator("#batch-run").click()
+    expect(page.locator("#batch-status")).to_contain_text("2 of 2 images are done")
+    page.reload()
+    expect(page.locator("#batch-plan")).to_contain_text("2 images, about")
+    expect(rows.nth(1)).to_have_attribute("data-state", "done")
+    assert packed(page)[1].namelist() == ["a-x2.5-seed3.png", "c-x2.5-seed3.png"]
+    page.goto(f"{url}?{FAST}&tab=batch")  # and not with another link
+    expect(page.locator("#batch-plan")).to_contain_text("Choose images")
+    expect(rows).to_have_count(0)
+
+
 def test_a_batch_survives_a_reload_and_keeps_what_is_done_when_cancelled(page, url, several):
     visit(page, url, "seed=3&steps=40&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
     batch(page, several)

@@ -11,12 +11,18 @@ window.cupscaleBase = (base, name, key) => (mode, work) => new Promise((resolve,
   };
 });
 
-// The last input images, so that a server that starts again, or forgets them in time, is given the present one once more.
+// The last input images and those of the present batch, so that a server that starts again, or forgets them in time, is given
+// the present ones once more.
 window.cupscaleInputs = (() => {
   const KEPT = 8, store = cupscaleBase("cupscale-inputs", "inputs", { keyPath: "path" });
   const server = () => `${window.gradio_config?.root || ""}/gradio_api`;
   const address = (path) => `${server()}/file=${path.split("/").map(encodeURIComponent).join("/")}`;
+  const BATCH = "cupscale-batch-files";
   let last = null;
+
+  function batch() {
+    try { return JSON.parse(sessionStorage.getItem(BATCH) || "[]"); } catch { return []; }
+  }
 
   async function add(path) {
     if (await store("readonly", (inputs) => inputs.getKey(path))) return;
@@ -24,8 +30,8 @@ window.cupscaleInputs = (() => {
     if (!answer.ok) return;
     const blob = await answer.blob();
     await store("readwrite", (inputs) => inputs.put({ path, when: Date.now(), blob }));
-    const all = await store("readonly", (inputs) => inputs.getAll());
-    const old = all.sort((one, other) => other.when - one.when).slice(KEPT);
+    const held = batch(), all = await store("readonly", (inputs) => inputs.getAll());
+    const old = all.filter((entry) => !held.includes(entry.path)).sort((one, other) => other.when - one.when).slice(KEPT);
     for (const { path } of old) await store("readwrite", (inputs) => inputs.delete(path));
   }
 
@@ -37,23 +43,41 @@ window.cupscaleInputs = (() => {
     add(image).catch(() => { /* full, or off: an input that is gone is asked for */ });
   }
 
+  // paths: as a text, JSON.
+  async function keepBatch(paths) {
+    try { sessionStorage.setItem(BATCH, paths); } catch { return; /* off: a reload starts without them */ }
+    for (const path of batch()) await add(path).catch(() => { /* full: a file that is gone is left out */ });
+  }
+
+  // An image by its place on the server, to which it is given again where it has it no more.
+  async function present(path) {
+    if ((await fetch(address(path), { method: "HEAD" })).ok) return path;
+    const entry = await store("readonly", (inputs) => inputs.get(path));
+    if (!entry) return path;
+    const form = new FormData();
+    form.append("files", entry.blob, path.split("/").pop());
+    return (await (await fetch(`${server()}/upload`, { method: "POST", body: form })).json())[0];
+  }
+
   // The visit, whose image is on the server where it can be.
   async function brought(kept) {
     try {
       const visit = JSON.parse(kept), { image, example } = visit;
-      if (!image || example || (await fetch(address(image), { method: "HEAD" })).ok) return kept;
-      const entry = await store("readonly", (inputs) => inputs.get(image));
-      if (!entry) return kept;
-      const form = new FormData();
-      form.append("files", entry.blob, image.split("/").pop());
-      const [path] = await (await fetch(`${server()}/upload`, { method: "POST", body: form })).json();
-      return JSON.stringify({ ...visit, image: path });
+      return image && !example ? JSON.stringify({ ...visit, image: await present(image) }) : kept;
     } catch {
       return kept;
     }
   }
 
-  return { keep, brought, clear: () => store("readwrite", (inputs) => inputs.clear()) };
+  // The batch's images likewise, after a reload or on the way back, with the name of its run; a link begins without them.
+  async function broughtBatch() {
+    if (performance.getEntriesByType("navigation")[0]?.type === "navigate") sessionStorage.removeItem(BATCH);
+    const files = [];
+    for (const path of batch()) files.push(await present(path).catch(() => path));
+    return files.length ? JSON.stringify({ files, name: sessionStorage.getItem("cupscale-batch") || "" }) : "";
+  }
+
+  return { keep, brought, keepBatch, broughtBatch, clear: () => store("readwrite", (inputs) => inputs.clear()) };
 })();
 
 // The results of this browser. The slider adds to it, the History tab shows it.
