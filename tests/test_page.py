@@ -25,7 +25,9 @@ from cupscale.page import (
     captions,
     engine,
     links,
+    mask as masks,
     painting as painting_module,
+    references,
     regions,
     run,
     scratch,
@@ -296,3 +298,13 @@ def test_a_run_that_ends_however_gives_its_line(error, said, caplog):
     updates = list(painting_module.Painting._guarded(painting, steps(), {"shot": None}))
     assert updates[1] == {"status": "begun"} and said in updates[-1]["failed"]
     assert ("a run failed" in caplog.text) == isinstance(error, KeyError)
+
+
+def test_a_mask_of_another_size_is_refused_before_its_pixels_are_decoded(tmp_path, monkeypatch):
+    """Half of a file: its header tells the size, and decoding would say that it is truncated."""
+    Image.effect_noise((60, 40), 90).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    monkeypatch.setattr(references, "opened", lambda path: Path(path).open("rb"))
+    for size, said in (((61, 40), "the mask is 60 x 40 and the image is 61 x 40"), ((60, 40), "truncated")):
+        with pytest.raises(CupscaleError, match=said):
+            masks.of(str(tmp_path / "half.png"), size, Limits())

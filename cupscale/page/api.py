@@ -33,7 +33,6 @@ from cupscale.page.limits import Limits
 from cupscale.page.session import RUN, refusal
 from cupscale.page.source import SourceImage
 from cupscale.planning import LONG_SIDES, drawn_size, take_target
-from cupscale.protect import read_mask
 from cupscale.settings import MAX_SIDE_PX, PRESETS, Settings
 
 FORMATS = ["png", "webp", "jpg"]
@@ -197,9 +196,7 @@ class Endpoints:
             return None
         if picture is None:
             raise CupscaleError("a mask needs an image: what is drawn from words is not known before")
-        held = source.read(mask, self._limits)
-        read_mask(held, picture.size)
-        return held
+        return source.read(mask, self._limits, picture.size)
 
     @agents.described
     def plan(

@@ -13,7 +13,6 @@ from cupscale.page import light, references, source, viewer
 from cupscale.page.jobs import Updates
 from cupscale.page.limits import Limits
 from cupscale.page.session import TOASTING, Session, Values, complain
-from cupscale.protect import check_size
 
 _HELP = (
     '<p class="cu-small">Under what you paint nothing is invented: the base upscale stays there, as for faces and letters. '
@@ -66,11 +65,7 @@ def of(path: str | None, size: tuple[int, int], limits: Limits) -> Picture | Non
     Raises:
         CupscaleError: It is gone, is no picture, or is of another size than the image.
     """
-    if path is None:
-        return None
-    picture = source.opened(path, limits)
-    check_size(picture.size, size)
-    return picture
+    return None if path is None else source.opened(path, limits, size)
 
 
 class Protecting:

@@ -13,6 +13,7 @@ from cupscale.errors import CupscaleError
 from cupscale.images import READABLE_SUFFIXES, Picture
 from cupscale.page import references
 from cupscale.page.limits import Limits
+from cupscale.protect import check_size
 
 
 class SourceImage(gr.Image):
@@ -34,8 +35,17 @@ class SourceImage(gr.Image):
         return None if payload.path is None else references.check(payload.path, gone=True)
 
 
-def read(path: str | None, limits: Limits) -> Picture:
-    """Decode an upload. Raises CupscaleError; no path of the server is in its message."""
+def read(path: str | None, limits: Limits, mask_of: tuple[int, int] | None = None) -> Picture:
+    """Decode an upload.
+
+    Args:
+        path: Of the upload; None where there is none.
+        limits: Of the page.
+        mask_of: (width, height) of the image that this is a mask of: another size is refused before the pixels are decoded.
+
+    Raises:
+        CupscaleError: It cannot be read, or is too large; no path of the server is in its message.
+    """
     if not path:
         raise CupscaleError("no image yet: upload, paste or drop one, or click an example")
     try:
@@ -48,19 +58,21 @@ def read(path: str | None, limits: Limits) -> Picture:
             f"the image has more than {limits.upload_bytes / 2**20:.0f} MB, the limit of this page; "
             "save it as a JPEG or WebP, or make it smaller"
         )
+    if mask_of:
+        check_size(images.read_size(data, max_pixels=limits.input_px), mask_of)
     return images.read(data, max_pixels=limits.input_px)
 
 
 @lru_cache(maxsize=8)
-def _read(path: str, stamp: int, limits: Limits) -> Picture:
-    return read(path, limits)
+def _read(path: str, stamp: int, limits: Limits, mask_of: tuple[int, int] | None) -> Picture:
+    return read(path, limits, mask_of)
 
 
-def opened(path: str | None, limits: Limits) -> Picture:
+def opened(path: str | None, limits: Limits, mask_of: tuple[int, int] | None = None) -> Picture:
     """`read`, remembered for the moves of a slider. The name of an upload holds the hash of its bytes."""
     if not path or not Path(path).is_file():
-        return read(path, limits)
-    return _read(path, Path(path).stat().st_mtime_ns, limits)
+        return read(path, limits, mask_of)
+    return _read(path, Path(path).stat().st_mtime_ns, limits, mask_of)
 
 
 def file_name(path: str) -> str:
