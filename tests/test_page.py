@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import runpy
 import time
@@ -304,7 +305,7 @@ def test_a_mask_of_another_size_is_refused_before_its_pixels_are_decoded(tmp_pat
     """Half of a file: its header tells the size, and decoding would say that it is truncated."""
     Image.effect_noise((60, 40), 90).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
-    monkeypatch.setattr(references, "opened", lambda path: Path(path).open("rb"))
+    monkeypatch.setattr(references, "opened", lambda path: io.BytesIO(Path(path).read_bytes()))
     for size, said in (((61, 40), "the mask is 60 x 40 and the image is 61 x 40"), ((60, 40), "truncated")):
         with pytest.raises(CupscaleError, match=said):
             masks.of(str(tmp_path / "half.png"), size, Limits())
