@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupscale.bounded import check_shape
 from cupscale.errors import CupscaleError
-from cupscale.page import desk as desk_module, uploads
+from cupscale.page import desk as desk_module, scratch, uploads
 from cupscale.page.desk import Desk, Dropped, Place, Refusal
 from cupscale.page.limits import on_space
 from cupscale.page.session import RUN, TOASTING, refusal
@@ -135,6 +135,12 @@ class Watch:
         elif method == "POST" and _CANCEL.search(path):
             self._desk.cancel(str(_json(body).get("event_id")))
             await self._app(scope, receive, send)
+        elif method == "POST" and _UPLOAD.search(path):
+            try:
+                with scratch.with_room("the upload"):
+                    await self._app(scope, receive, send)
+            except CupscaleError as error:
+                await JSONResponse({"detail": str(error)}, 507)(scope, receive, send)
         elif method == "GET" and (stream := _STREAM.search(path)):
             await self._listen(stream["event"], scope, receive, send)
         else:

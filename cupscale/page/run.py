@@ -228,7 +228,9 @@ def watch(
                 result = event.result
     assert result is not None and picture is not None
     yield Sight("writing the file", 1.0)
-    yield Sight("done", 1.0, shot=keep(picture, result, stem, folder))
+    with scratch.with_room("the result"):
+        shot = keep(picture, result, stem, folder)
+    yield Sight("done", 1.0, shot=shot)
 
 
 def keep(picture: Picture, result: Result, stem: str, folder: Path | None = None) -> Shot:
@@ -266,7 +268,8 @@ def encode(shot: Shot, suffix: str) -> str:
                 Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) if on_white else image
             )
             try:
-                images.write(shown, path, shot.settings.to_json())
+                with scratch.with_room("the result"):
+                    images.write(shown, path, shot.settings.to_json())
             except CupscaleError as error:
                 raise CupscaleError(str(error).replace(repr(str(path)), "this picture")) from None
     return str(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -25,6 +26,8 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system: what a killed process leaves is the system's to clean
     fcntl = None  # type: ignore[assignment]
+
+from cupscale.errors import CupscaleError
 
 _PREFIX = "cupscale-"
 _KINDS = ("visits", "uploads", "links")
@@ -118,6 +121,27 @@ def keep_present() -> None:
 
 
 @contextlib.contextmanager
+def with_room(what: str) -> Iterator[None]:
+    """Write into the folders; a full disk is said in words that name no path of the server.
+
+    Args:
+        what: Is written, for the line.
+
+    Raises:
+        CupscaleError: The disk is full.
+    """
+    try:
+        yield
+    except (OSError, CupscaleError) as error:  # `images.write` has made words of it, for one's own folder
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise CupscaleError(
+                f"{what} cannot be kept: this server's disk is full; try again later, or tell whoever runs it"
+            ) from None
+        raise
+
+
+@contextlib.contextmanager
 def holding(files: Iterable[str | Path]) -> Iterator[None]:
     """Keep the folders of some files, and some folders, from being swept meanwhile; their time begins anew after it."""
     kinds = [root() / kind for kind in _KINDS]
@@ -133,7 +157,7 @@ def holding(files: Iterable[str | Path]) -> Iterator[None]:
 
 
 def sweep(seconds: float, links: float = 0.0) -> None:
-    """Delete the folders that nothing was added to for `seconds`, counted from when a sweep first saw them so.
+    """Delete the folders and files that nothing was added to for `seconds`, counted from when a sweep first saw them so.
 
     Args:
         seconds: Of visits and uploads.
@@ -151,7 +175,10 @@ def sweep(seconds: float, links: float = 0.0) -> None:
         if folder in _lasting or _held[folder] > 0 or _seen.get(folder, (None,))[0] != changed:
             _seen[folder] = (changed, now)
         elif now - _seen[folder][1] > (links if folder.parent.name == "links" else seconds):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+            else:  # of an upload that was cut off
+                folder.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=1)

@@ -109,11 +109,25 @@ def test_too_little_address_space_is_one_line(photo, tmp_path):
     assert status == 0 or "memory" in err
 
 
-@pytest.mark.parametrize("kind", ["a folder that is none", "a full disk"])
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_the_end_is_one_line_and_nothing_half(photo, tmp_path):
+    """No file grows beyond 3,000 bytes: as where there is room for the notes of a run, and not for its picture."""
+    Image.effect_noise((64, 48), 90).convert("RGB").save(photo)
+    out, cache = tmp_path / "out.png", tmp_path / "cache"
+    full = limited(resource.RLIMIT_FSIZE, 3000)
+    status, _, err = ended(
+        command("upscale", photo, "-o", out, *QUICK, preexec_fn=full, env={"XDG_CACHE_HOME": str(cache)})
+    )
+    assert status == 2
+    assert err.strip().splitlines()[-1] == (
+        f"cupscale: {str(out)!r} does not fit, the disk is full; free some space or choose another folder"
+    )
+    assert [path.name for path in tmp_path.iterdir() if path != cache] == [photo.name]
+
+
+@pytest.mark.parametrize("kind", ["a folder that is none", "a device"])
 def test_an_output_that_cannot_be_is_said_before_the_run(kind, photo, tmp_path):
-    out = {"a folder that is none": tmp_path / "no" / "out.png", "a full disk": Path("/dev/full/out.png")}[
-        kind
-    ]
+    out = {"a folder that is none": tmp_path / "no" / "out.png", "a device": Path("/dev/full/out.png")}[kind]
     status, _, err = ended(command("upscale", photo, "-o", out, *QUICK))
     assert status == 2 and len(err.strip().splitlines()) == 1
 
