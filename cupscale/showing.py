@@ -18,7 +18,7 @@ _SHARE = 0.1  # of a stage, after which a plain line is written
 
 
 def show(events: Iterable[Any], *, several: bool, as_json: bool, to_stdout: bool = False) -> list[Done]:
-    """Bars while images run, plain lines where stderr is no terminal, and a report of each result.
+    """A bar for all images and one for each, plain lines where stderr is no terminal, and a report of each result.
 
     Args:
         events: Of `cupscale.batch.run_jobs`.
@@ -35,10 +35,16 @@ def show(events: Iterable[Any], *, several: bool, as_json: bool, to_stdout: bool
 
     failed = []
     lines = Lines()
-    with tqdm(total=1, unit="region", disable=None, file=sys.stderr, dynamic_ncols=True) as bar:
+    usual: dict[str, Any] = {"file": sys.stderr, "dynamic_ncols": True}
+    with (
+        tqdm(total=1, unit="image", disable=None if several else True, **usual) as whole,
+        tqdm(total=1, unit="region", disable=None, **usual) as bar,
+    ):
         for event in events:
             if isinstance(event, Started) and several:
                 bar.write(f"{event.number} of {event.total}: {event.job.source}", file=sys.stderr)
+                whole.total, whole.n = event.total, event.number - 1
+                whole.refresh()
             elif isinstance(event, Planned):
                 bar.write(event.plan.line(), file=sys.stderr)
                 bar.write(f"seed {event.settings.seed}", file=sys.stderr)
@@ -50,9 +56,9 @@ def show(events: Iterable[Any], *, several: bool, as_json: bool, to_stdout: bool
                     click.echo(line, err=True)
             elif isinstance(event, Progress):
                 _advance(bar, event)
-            elif isinstance(event, Done) and event.error is not None:
-                failed.append(event)
             elif isinstance(event, Done):
+                if event.error is not None:
+                    failed.append(event)
                 bar.clear()
                 _report(event, as_json, to_stdout)
     return failed
@@ -95,19 +101,24 @@ def _advance(bar: Any, event: Any) -> None:
 
 def _report(done: Done, as_json: bool, to_stdout: bool) -> None:
     path, result = str(done.job.target), done.result
-    if result is None:
-        line = json.dumps({"path": path, "skipped": True}) if as_json else f"{path}  is there already"
-        click.echo(line, err=to_stdout)
-        return
     if as_json:
-        report = {
+        report: dict[str, Any] = {
             "path": path,
             "source": str(done.job.source) if done.job.source else None,
-            "seconds": round(result.seconds, 2),
-            "plan": result.plan.to_dict(),
-            "settings": result.settings.model_dump(mode="json"),
         }
+        if done.error is not None:
+            report["error"] = done.error
+        elif result is None:
+            report["skipped"] = True
+        else:
+            report["seconds"] = round(result.seconds, 2)
+            report["plan"] = result.plan.to_dict()
+            report["settings"] = result.settings.model_dump(mode="json")
         click.echo(json.dumps(report), err=to_stdout)
+        return
+    if result is None:
+        if done.error is None:  # what failed is said at the end
+            click.echo(f"{path}  is there already", err=to_stdout)
         return
     shown = {name: value for name, value in result.settings.model_dump().items() if value not in ("", ())}
     size = f"{result.image.width} x {result.image.height}"

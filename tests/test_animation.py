@@ -114,6 +114,15 @@ def test_refusals_before_a_run(tmp_path, monkeypatch):
         read_film(tmp_path / "a.gif")
 
 
+def test_a_film_for_a_folder_that_is_not_there_is_refused_before_the_model_loads(tmp_path, monkeypatch):
+    source, target = film(tmp_path / "a.gif"), tmp_path / "none" / "b.gif"
+    monkeypatch.setattr("cupscale.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = CliRunner().invoke(
+        main, ["upscale", str(source), "-o", str(target), "--frames", "--captioner=none"]
+    )
+    assert done.exit_code == 2 and "does not exist; make it first" in done.stderr
+
+
 def test_a_film_that_ends_early_is_refused_in_words(tmp_path):
     whole = film(tmp_path / "a.gif").read_bytes()
     for share in (0.3, 0.6, 0.9):

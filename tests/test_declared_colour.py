@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from test_saving import ADOBE_D50, adobe_profile
 
 from cupscale import images
 from cupscale.images import avif as avif_boxes, colour as colour_module
@@ -223,6 +224,30 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         strips, again = convert(PICTURE, colour)
         monkeypatch.undo()
         assert (whole == strips).all() and peak == again
+
+
+# Display P3's colorants of D50, as Apple's profile has them.
+P3_D50 = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "colorants", "gamma"),
+    [
+        ([gama(1 / 1.8), chrm(0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)], P3_D50, 1.8),
+        ([cicp(12, 8, 0, 1)], P3_D50, 1.0),
+        ([gama(0.5), chrm(0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)], ADOBE_D50, 2.0),
+        ([cicp(12, 4, 0, 1)], P3_D50, 2.2),
+    ],
+)
+def test_littlecms_gives_the_same_by_a_profile_of_the_same_space(
+    chunks: list[tuple[bytes, bytes]], colorants: Any, gamma: float
+) -> None:
+    """A second way: the space as an ICC profile, built by hand, and LittleCMS."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(adobe_profile(True, colorants, gamma)))
+    picture, intent = Image.fromarray(PICTURE), ImageCms.Intent.RELATIVE_COLORIMETRIC
+    wanted = ImageCms.profileToProfile(picture, profile, ImageCms.createProfile("sRGB"), intent)
+    assert_near(array(png(chunks, PICTURE)), np.asarray(wanted).astype(int), 2)
+    assert np.abs(PICTURE.astype(int) - np.asarray(wanted)).mean() > 4  # far from what it declares nothing
 
 
 # Each code by itself

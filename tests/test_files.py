@@ -1,9 +1,11 @@
 """Which files a command reads and where results go: nothing is overwritten by accident; sizes instead of factors."""
 
+import io
 import json
 import math
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +15,14 @@ from PIL import Image
 
 import cupscale
 from cupscale import images
-from cupscale.batch import upscale_many
+from cupscale.batch import Done, Started, upscale_many
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
-from cupscale.files import find_images, plan_jobs, result_name
+from cupscale.files import Job, find_images, plan_jobs, result_name
 from cupscale.planning import Target, output_size, take_target
 from cupscale.processes import own_share
 from cupscale.settings import Settings
+from cupscale.showing import show
 
 FAST = {
     "steps": 1,
@@ -140,11 +143,13 @@ def test_a_failed_file_does_not_stop_the_others(tmp_path, model):
     done = run(tmp_path / "in", "-o", tmp_path / "out", "--model", model, "--json")
     assert done.exit_code == 3
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["source"][-5:] for row in rows] == ["a.png", "c.png"]
+    assert [row["source"][-5:] for row in rows] == ["a.png", "b.png", "c.png"]
+    assert "not an image" in rows[1]["error"] and rows[1]["path"].endswith(".png")
+    assert all(Image.open(row["path"]).size == (48, 40) for row in rows[::2])
     assert "b.png" in done.stderr.strip().splitlines()[-1] and "not an image" in done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 2
     again = run(tmp_path / "in", "-o", tmp_path / "out", "--model", model, "--json", "--skip-existing")
-    assert [json.loads(line).get("skipped") for line in again.stdout.splitlines()] == [True, True]
+    assert [json.loads(line).get("skipped") for line in again.stdout.splitlines()] == [True, None, True]
 
 
 def test_many_in_python_are_the_same_as_one_by_one(tmp_path, model):
@@ -179,6 +184,46 @@ def test_processes_share_the_work(monkeypatch):
         monkeypatch.setattr("accelerate.PartialState", State)
         shares.append(own_share(range(5)))
     assert shares[0] + shares[1] == [0, 1, 2, 3, 4]
+
+
+def test_a_terminal_has_a_bar_for_all_and_one_for_each(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    jobs = [Job(Path(f"{k}.png"), Path(f"{k}-out.png")) for k in range(3)]
+    events = [event for k, job in enumerate(jobs, 1) for event in (Started(job, k, 3), Done(job, error="no"))]
+    assert len(show(events, several=True, as_json=False)) == 3
+    assert "2/3" in screen.getvalue() and "3 of 3: 2.png" in screen.getvalue()
+    screen.truncate(0)
+    show(events[:2], several=False, as_json=False)
+    assert "image" not in screen.getvalue() and "region" in screen.getvalue()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_folder(tmp_path, model):
+    """By `accelerate launch`: each result once, a failed file is named, and the same command goes on where it stopped."""
+    from test_together import launch
+
+    for k in range(3):
+        picture(tmp_path / "in" / f"{k}.png", k)
+    (tmp_path / "in" / "bad.png").write_text("no picture")
+    words = ["upscale", "in", "--model", model, "--json", *FLAGS]
+    one, two = launch(0, *words, "-o", "one", cwd=tmp_path), launch(2, *words, "-o", "two", cwd=tmp_path)
+    rows = [json.loads(line) for line in two.stdout.splitlines() if line.startswith("{")]
+    assert sorted(Path(row["source"]).name for row in rows) == ["0.png", "1.png", "2.png", "bad.png"]
+    assert one.returncode == 3 and two.returncode != 0 and "bad.png: " in two.stderr
+    made = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert len(made) == 3 and made == sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert all(
+        (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in made
+    )
+    again = launch(2, *words, "-o", "two", "--skip-existing", cwd=tmp_path)
+    rows = [json.loads(line) for line in again.stdout.splitlines() if line.startswith("{")]
+    assert sum(row.get("skipped", False) for row in rows) == 3
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == made
 
 
 # Sizes

@@ -9,13 +9,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import gradio as gr
+import numpy as np
 import pytest
 import torch
 from checkpoints import make_sdxl
 from page_server import FAST_SETTINGS, photo
 from PIL import Image
+from test_declared_colour import png
 
 from cupscale import images, models
 from cupscale.errors import CupscaleError
@@ -37,6 +40,7 @@ from cupscale.page import (
 )
 from cupscale.page.controls import Controls
 from cupscale.page.limits import Limits
+from cupscale.page.upscale import UpscaleTab
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.settings import Caption, Settings
 
@@ -309,3 +313,35 @@ def test_a_mask_of_another_size_is_refused_before_its_pixels_are_decoded(tmp_pat
     for size, said in (((61, 40), "the mask is 60 x 40 and the image is 61 x 40"), ((60, 40), "truncated")):
         with pytest.raises(CupscaleError, match=said):
             masks.of(str(tmp_path / "half.png"), size, Limits())
+
+
+@pytest.mark.parametrize(
+    ("chunk", "colour", "wanted"),
+    [
+        ((b"cICP", bytes([12, 13, 0, 1])), (200, 60, 70), (217, 42, 65)),
+        (
+            (b"gAMA", (100000).to_bytes(4, "big")),
+            (51, 102, 153),
+            (124, 170, 203),
+        ),  # 0.2, 0.4 and 0.6 of the light
+        ((b"cICP", bytes([1, 16, 0, 1])), (148, 148, 148), (255, 255, 255)),  # 203 cd/m2 in PQ
+    ],
+)
+def test_the_page_shows_the_input_in_the_colours_of_its_result(
+    chunk, colour, wanted, pipeline, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scratch, "new_folder", lambda kind="visits": tmp_path)
+    monkeypatch.setattr(source.references, "check", lambda path, gone=False: path)
+    file = tmp_path / "in.png"
+    file.write_bytes(png([chunk], np.full((24, 32, 3), colour, np.uint8)))
+    names = ("image", "example", "book", "laid", "target")
+    session = SimpleNamespace(limits=Limits(), **{name: name for name in names})
+    tab = cast("UpscaleTab", SimpleNamespace(_session=session, inside="inside"))
+    shown = UpscaleTab.arrived(tab, str(file), None)["image"]
+    settings = Settings.build(**FAST_SETTINGS, scale=2, seed=3, fidelity=1.0, model="random")
+    *_, sight = run.watch(images.read(file), settings, Limits(), "in")
+    for path in (shown, sight.shot.before, sight.shot.png):  # as a browser shows them: nothing is declared
+        with Image.open(path) as opened:
+            assert not {"icc_profile", "gamma", "chromaticity"} & set(opened.info)
+            means = np.asarray(opened.convert("RGB"), float).mean((0, 1))
+        assert np.abs(means - wanted).max() <= 1.5, path

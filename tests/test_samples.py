@@ -142,6 +142,11 @@ def test_16_bits_of_a_compression_that_is_not_read_here_fall_back(tmp_path: Path
     grey = Image.fromarray((RAMP * 65535).astype(np.uint16))
     grey.save(tmp_path / "a.tif", compression="tiff_lzw")
     assert np.abs(pixels(tmp_path / "a.tif")[..., 0] - np.rint(RAMP * 255)).max() <= 1
+    data = (tmp_path / "a.tif").read_bytes()
+    tag = struct.pack("<HHIH", 262, 3, 1, 1)  # PhotometricInterpretation: black is 0
+    assert data.count(tag) == 1
+    turned = data.replace(tag, tag[:-2] + bytes(2))
+    assert np.abs(pixels(turned)[..., 0] - np.rint((1 - RAMP) * 255)).max() <= 1
 
 
 def test_orientation_profile_and_settings_of_an_odd_tiff() -> None:

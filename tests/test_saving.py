@@ -58,27 +58,30 @@ def rows_of(data: bytes) -> np.ndarray:
     return np.stack(found)
 
 
-def adobe_profile(parametric: bool = False) -> bytes:
-    """Adobe RGB (1998), D50: three colorants and one curve, as bytes by hand (ICC.1, sections 7 and 10)."""
+ADOBE_D50 = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+
+
+def adobe_profile(
+    parametric: bool = False,
+    colorants: tuple[tuple[float, float, float], ...] = ADOBE_D50,
+    gamma: float = 563 / 256,
+) -> bytes:
+    """Adobe RGB (1998), or another space of D50: three colorants and one curve, as bytes by hand (ICC.1, sections 7 and 10)."""
 
     def fixed(*values: float) -> bytes:
         return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
 
-    colorants = {
-        b"rXYZ": (0.60974, 0.31111, 0.01947),
-        b"gXYZ": (0.20528, 0.62567, 0.06087),
-        b"bXYZ": (0.14919, 0.06322, 0.74457),
-    }
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, 563)
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
     if parametric:
-        curve = b"para" + bytes(4) + struct.pack(">HH", 0, 0) + fixed(563 / 256)
+        curve = b"para" + bytes(4) + struct.pack(">HH", 0, 0) + fixed(gamma)
     description = b"desc" + bytes(4) + struct.pack(">I", 6) + b"adobe\0" + bytes(79)
     tags = {
         b"desc": description,
         b"cprt": b"text" + bytes(4) + b"none\0",
         b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249),
     }
-    tags |= {name: b"XYZ " + bytes(4) + fixed(*values) for name, values in colorants.items()}
+    names = (b"rXYZ", b"gXYZ", b"bXYZ")
+    tags |= {name: b"XYZ " + bytes(4) + fixed(*values) for name, values in zip(names, colorants, strict=True)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     table, data, at = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
     for name, body in tags.items():

@@ -17,14 +17,18 @@ from cupscale.processes import Together
 LIMIT_S = 900
 
 
-def launched(count, *words, cwd):
+def launch(count, *words, cwd):
     """`accelerate launch -m cupscale ...` in `count` processes on the CPU; 0: without it."""
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0"]
-    command = [sys.executable, *(launch if count else []), "-m", "cupscale", *words]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launcher += ["--main_process_port", "0"]
+    command = [sys.executable, *(launcher if count else []), "-m", "cupscale", *words]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def launched(count, *words, cwd):
+    done = launch(count, *words, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
