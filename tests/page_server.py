@@ -98,5 +98,5 @@ def start(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Po
         yield url, process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(START_SECONDS)
         log.close()
