@@ -117,7 +117,9 @@ def test_refusals_before_a_run(tmp_path, monkeypatch):
 def test_a_film_for_a_folder_that_is_not_there_is_refused_before_the_model_loads(tmp_path, monkeypatch):
     source, target = film(tmp_path / "a.gif"), tmp_path / "none" / "b.gif"
     monkeypatch.setattr("cupscale.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
-    done = CliRunner().invoke(main, ["upscale", str(source), "-o", str(target), "--frames", "--captioner=none"])
+    done = CliRunner().invoke(
+        main, ["upscale", str(source), "-o", str(target), "--frames", "--captioner=none"]
+    )
     assert done.exit_code == 2 and "does not exist; make it first" in done.stderr
 
 
