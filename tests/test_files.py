@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from checkpoints import make_sdxl
 from click.testing import CliRunner
-from PIL import Image
+from PIL import ExifTags, Image
 
 import cupscale
 from cupscale import images
@@ -224,6 +224,27 @@ def test_two_processes_share_a_folder(tmp_path, model):
     rows = [json.loads(line) for line in again.stdout.splitlines() if line.startswith("{")]
     assert sum(row.get("skipped", False) for row in rows) == 3
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == made
+
+
+def test_what_the_command_keeps_of_a_photograph(tmp_path, model):
+    """Nothing unless it is asked for, the place where it is asked for twice; and the quality is that which was asked for."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Copyright] = "(c) Someone"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[1] = "N"
+    with Image.open(picture(tmp_path / "a.png")) as image:
+        image.save(tmp_path / "a.jpg", exif=exif)
+    sizes = []
+    for asked in range(3):
+        out = tmp_path / f"{asked}.jpg"
+        kept = ["--keep-metadata"] * asked
+        done = run(tmp_path / "a.jpg", "-o", out, "--model", model, f"--quality={90 - 40 * asked}", *kept)
+        assert done.exit_code == 0, done.output
+        with Image.open(out) as image:
+            found = image.getexif()
+            assert found.get(ExifTags.Base.Copyright) == ("(c) Someone" if asked else None)
+            assert dict(found.get_ifd(ExifTags.IFD.GPSInfo)) == ({1: "N"} if asked == 2 else {})
+            sizes.append(sum(image.quantization[0]))
+    assert sizes[0] < sizes[1] < sizes[2]  # coarser
 
 
 # Sizes

@@ -6,6 +6,8 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import cupscale
 import cupscale.protect
 from cupscale import images
 from cupscale.errors import CupscaleError
+from cupscale.events import Result
 from cupscale.images import deep
 from cupscale.images.profiles import in_profile
 from cupscale.saving import Saving
@@ -217,10 +220,13 @@ def photo(path: Path) -> Path:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_metadata_is_kept_once_asked_and_the_place_twice(tmp_path: Path, suffix: str) -> None:
     kept = images.read(photo(tmp_path / "in.jpg")).kept
-    image = Image.new("RGB", (40, 32), "teal")
+    settings = SimpleNamespace(to_json=lambda: TEXT)
+    result = SimpleNamespace(
+        image=Image.new("RGB", (40, 32), "teal"), settings=settings, kept=kept, deep=None
+    )
     for asked in (0, 1, 2):
-        extras = images.Extras(kept=kept if asked else images.Extras().kept, place=asked == 2)
-        path = images.write(image, tmp_path / f"{asked}.{suffix}", TEXT, extras=extras)
+        path = tmp_path / f"{asked}.{suffix}"
+        Saving(keep_metadata=asked).write(cast(Result, result), path)
         assert b"SECRET" not in path.read_bytes()
         with Image.open(path) as found:
             exif = found.getexif()
@@ -253,6 +259,7 @@ def test_dots_per_inch(tmp_path: Path, suffix: str) -> None:
     with Image.open(path) as image:
         found = image.info.get("dpi", (0,))[0] or image.getexif().get(ExifTags.Base.XResolution)
         assert round(float(found)) == 300
+        assert image.getexif().get(ExifTags.Base.ResolutionUnit, 2) == 2  # to an inch
     with pytest.raises(CupscaleError, match=r"dpi is 0"):
         Saving(dpi=0).check(path, size=(40, 32), picture=None)
 
