@@ -24,19 +24,27 @@ def main(url: str) -> None:
                 viewport={"width": width, "height": height}, color_scheme=scheme
             ).new_page()
             tab.goto(f"{url}?{EXAMPLE}")
-            tab.locator("#result .cu-view[data-state=pair]").wait_for(timeout=120_000)
+            # The link is followed: its example in the slider, and the plan of it.
+            tab.locator("#result .cu-note", has_text="raccoon").wait_for(timeout=120_000)
+            tab.locator("#plan", has_text="1024 × 768").wait_for(timeout=120_000)
             tab.wait_for_timeout(1500)
             tab.screenshot(path=FOLDER / f"{name}.png")
             if name == "page":
                 tab.get_by_role("tab", name="Regions").click()
                 tab.locator("#overlay img").wait_for(timeout=120_000)
+                tab.locator("#captions", has_text="192, 0, 448, 256").wait_for(timeout=120_000)
                 tab.wait_for_timeout(800)
                 tab.screenshot(path=FOLDER / "regions.png")
             tab.context.close()
         browser.close()
-    for file in FOLDER.glob("*.png"):  # 256 colours are enough, and keep a file below 500 kB
-        with Image.open(file) as image:
-            image.convert("RGB").quantize(256).save(file, optimize=True)
+    for name in (
+        "regions",
+        *(shot[0] for shot in shots),
+    ):  # 256 colours are enough, and keep a file below 500 kB
+        file = FOLDER / f"{name}.png"
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        image.quantize(palette=image.quantize(256)).save(file, optimize=True)
 
 
 if __name__ == "__main__":

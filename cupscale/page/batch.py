@@ -21,6 +21,7 @@ from cupscale.page import bounds, engine, queue, references, run, scratch, sourc
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.limits import Limits
 from cupscale.page.session import (
+    LOST,
     PRIVATE,
     RUN,
     SILENT,
@@ -281,7 +282,7 @@ class BatchTab:
         if job and not gone:
             yield from job.follow()
         elif token:
-            yield {self.status: run.plan_html(_LOST, wrong=True), self.token: ""}
+            yield {self.status: run.plan_html(_LOST, wrong=True), self.token: LOST}
         else:
             yield {self.token: gr.skip()}  # gradio takes a generator that gives nothing for empty components
 

@@ -17,6 +17,7 @@ from cupscale.page.blind import Blind
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.opening import Opening
 from cupscale.page.session import (
+    LOST,
     PRIVATE,
     RUN,
     SILENT,
@@ -174,7 +175,7 @@ class CompareTab:
         if job and all(Path(shot.png).is_file() for shot in shots.values()):
             yield from job.follow()
         elif token:
-            yield {self.status: run.plan_html(_LOST, wrong=True), self.token: ""}
+            yield {self.status: run.plan_html(_LOST, wrong=True), self.token: LOST}
         else:
             yield {self.token: gr.skip()}  # gradio takes a generator that gives nothing for empty components
 

@@ -18,7 +18,7 @@ from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import bounds, engine, history, links, mask, queue, regions, run, source, viewer
 from cupscale.page.jobs import Look, Steps, Updates
-from cupscale.page.session import PRIVATE, RUN, SILENT, Session, Values, comes_back, complain, new_book
+from cupscale.page.session import LOST, PRIVATE, RUN, SILENT, Session, Values, comes_back, complain, new_book
 from cupscale.planning import Plan, nearest_size
 from cupscale.settings import Caption, Settings
 
@@ -30,8 +30,8 @@ _LOST = "The last run was lost: the page or its server went away. Upscale runs i
 # On a phone the result lies below the controls, and is looked at when a run begins.
 _KEEP_NAME = """(name) => {
   const before = sessionStorage.getItem('cupscale-run')
-  name ? sessionStorage.setItem('cupscale-run', name) : sessionStorage.removeItem('cupscale-run')
-  if (name && !name.endsWith(' over') && name !== before && matchMedia('(max-width: 640px)').matches) {
+  name?.trim() ? sessionStorage.setItem('cupscale-run', name) : sessionStorage.removeItem('cupscale-run')
+  if (name?.trim() && !name.endsWith(' over') && name !== before && matchMedia('(max-width: 640px)').matches) {
     document.querySelector('#result')?.scrollIntoView({behavior: 'smooth'})
   }
 }"""
@@ -128,7 +128,7 @@ class Painting:
         if job and not (isinstance(shot, run.Shot) and not Path(shot.png).is_file()):
             yield from job.follow()
         elif name and not over:
-            yield {self._tab.status: run.plan_html(_LOST, wrong=True), self._tab.token: ""}
+            yield {self._tab.status: run.plan_html(_LOST, wrong=True), self._tab.token: LOST}
         else:
             yield {
                 self._tab.token: gr.skip()

@@ -35,8 +35,10 @@ FOLLOWING: dict[str, Any] = {"trigger_mode": "always_last"}
 # The browser's tab keeps the name of a run, so that a reload finds it. One that is over comes back after a reload only, and not
 # with the next link.
 _KEEP_NAME = """(name) => {
-  name ? sessionStorage.setItem('cupscale-%s', name) : sessionStorage.removeItem('cupscale-%s')
+  name?.trim() ? sessionStorage.setItem('cupscale-%s', name) : sessionStorage.removeItem('cupscale-%s')
 }"""
+# The name of a run that is lost: unlike no name, from which an empty part of the page would not change.
+LOST = " "
 _KEPT_NAME = """() => {
   const name = sessionStorage.getItem('cupscale-%s') || ''
   const linked = performance.getEntriesByType('navigation')[0]?.type === 'navigate'

@@ -93,13 +93,9 @@ def test_captions_are_seen_as_they_arrive_and_a_person_stops_edits_and_goes_on(
     assert {one["source"] for one in captions if "blue" in one["caption"]} == {"user"}
 
 
-def after(page, name):
-    """The number of the event that follows a handler."""
-    return page.evaluate(
-        "(name) => { const all = window.gradio_config.dependencies, one = all.find((d) => d.api_name === name);"
-        " return all.find((d) => d.trigger_after === one.id).id }",
-        name,
-    )
+def step(page, name):
+    """The number of the step that a handler does."""
+    return page.evaluate("(name) => gradio_config.dependencies.find((d) => d.api_name === name).id", name)
 
 
 def test_what_is_typed_while_captions_arrive_stays(page, farm, wide, writer):
@@ -112,7 +108,7 @@ def test_what_is_typed_while_captions_arrive_stays(page, farm, wide, writer):
     page.locator("#caption textarea").click()
     page.keyboard.insert_text("my own")
     expect(page.locator("#captions")).to_contain_text("my own")
-    number, held = after(page, "taken_over"), []
+    number, held = step(page, "refresh"), []
 
     def follows(request):
         return request.method == "POST" and f'"fn_index":{number},' in (request.post_data or "")

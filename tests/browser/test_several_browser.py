@@ -98,7 +98,7 @@ def test_the_files_of_a_batch_come_back_after_a_reload(page, url, folder, severa
 
 
 def test_a_batch_survives_a_reload_and_keeps_what_is_done_when_cancelled(page, url, several):
-    visit(page, url, "seed=3&steps=40&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
+    visit(page, url, "seed=3&steps=150&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
     batch(page, several)
     page.locator("#batch-run").click()
     expect(page.locator("#batch-list li").nth(0)).to_have_attribute("data-state", "running")
