@@ -114,6 +114,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "ssr_mode": False,
         "max_threads": 40 + limits.queue,  # whoever waits holds one
         "quiet": on_space(),
+        "_frontend": False,  # its second look at the own address, for 3 s, which a very busy machine fails with a traceback
         "app_kwargs": {
             "middleware": [
                 Middleware(light.Compressed),
