@@ -1,15 +1,20 @@
 """Text that someone else wrote: JSON of any kind is read or refused in one line, in little time and memory."""
 
+import base64
 import json
 import os
 import time
+import tracemalloc
+import zlib
 
 import pytest
+from PIL import ExifTags, Image
 
-from cupscale import machine
+from cupscale import images, machine
 from cupscale.bounded import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, parse_object, read_object
 from cupscale.captions import read_captions
 from cupscale.errors import CupscaleError
+from cupscale.images import settings_text
 from cupscale.page import links
 from cupscale.settings import Settings
 
@@ -197,3 +202,19 @@ def test_the_most_that_is_parsed_is_refused_by_the_settings_in_little_time(text)
     with pytest.raises(CupscaleError) as caught:
         Settings.from_json(text)
     assert "\n" not in str(caught.value) and time.process_time() - began < 5
+
+
+def test_settings_in_exif_are_unpacked_to_their_limit_only(tmp_path):
+    """100 MB of nothing in 0.1 MB of a picture: 2 MB of it are unpacked, and no more."""
+    exif = Image.Exif()
+    packed = base64.b64encode(zlib.compress(bytes(100 * 2**20), 1))
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = (
+        b"ASCII\0\0\0" + settings_text.MARK + settings_text.COMPRESSED + packed
+    )
+    path = tmp_path / "bomb.png"
+    Image.new("RGB", (16, 16)).save(path, exif=exif)
+    tracemalloc.start()
+    assert images.read_settings(path) is None
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
