@@ -132,16 +132,25 @@ def content(source: str | os.PathLike[str] | bytes | BinaryIO, max_bytes: int) -
 
 
 def _limited(name: str, file: BinaryIO, max_bytes: int) -> bytes:
+    """The rest of a file. Not by a read of `max_bytes`, for which Python would ask the system for as much memory at once."""
     try:
-        data = file.read(max_bytes + 1)
+        known = hasattr(file, "seekable") and file.seekable()
+        left = _left(file) if known else max_bytes
+        data = file.read(min(left, max_bytes) + 1)
     except (ValueError, UnicodeDecodeError) as error:  # closed, or opened as text
         raise CupscaleError(f"{name} cannot be read ({str(error)[:80]}): open the file with 'rb'") from None
     if not isinstance(data, bytes):
         raise CupscaleError(f"{name} gives {type(data).__name__} and not bytes: open the file with 'rb'")
     if len(data) > max_bytes:
-        known = hasattr(file, "seekable") and file.seekable()
         raise _too_many_bytes(name, file.seek(0, io.SEEK_END) if known else 0, max_bytes)
     return data
+
+
+def _left(file: BinaryIO) -> int:
+    at = file.tell()
+    end = file.seek(0, io.SEEK_END)
+    file.seek(at)
+    return end - at
 
 
 def _too_many_bytes(name: str, count: int, limit: int) -> CupscaleError:
