@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from benchmarks.memory import UNET_SD15
+from benchmarks.real_size_families import KLEIN_4B, QWEN3_4B, QWEN25_VL_7B, T5_XXL
 from benchmarks.real_size_sdxl import TEXT, TEXT_2, UNET, VAE
 from benchmarks.real_size_transformer import TRANSFORMER, VAE as VAE_16
 from cupscale import models, offload
@@ -57,58 +58,22 @@ def clip_g() -> Any:
 
 def t5() -> Any:
     """T5 XXL."""
-    return T5EncoderModel(
-        T5Config(
-            d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
-        )
-    )
+    return T5EncoderModel(T5Config(**T5_XXL))
 
 
 def qwen() -> Any:
     """Qwen3 4B."""
-    return Qwen3Model(
-        Qwen3Config(
-            vocab_size=151936,
-            hidden_size=2560,
-            intermediate_size=9728,
-            num_hidden_layers=36,
-            num_attention_heads=32,
-            num_key_value_heads=8,
-            head_dim=128,
-        )
-    )
+    return Qwen3Model(Qwen3Config(**QWEN3_4B))
 
 
 def qwen_vl() -> Any:
     """Qwen2.5-VL 7B."""
-    text = {
-        "vocab_size": 152064,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    }
-    sight = {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 3584,
-    }
-    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=sight))
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**QWEN25_VL_7B))
 
 
 def klein() -> Any:
     """FLUX.2 klein 4B."""
-    return Flux2Transformer2DModel(
-        num_layers=5,
-        num_single_layers=20,
-        num_attention_heads=24,
-        joint_attention_dim=7680,
-        guidance_embeds=False,
-    )
+    return Flux2Transformer2DModel(**KLEIN_4B)
 
 
 def sd35(layers: int, **more: Any) -> Any:

@@ -751,3 +751,16 @@ def test_a_result_of_any_size_is_opened_again(tmp_path, monkeypatch):
         Image.open(path)
     with images.open_own(path) as image:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(gradient()))
+
+
+def test_a_file_whose_length_is_not_told_is_read_whole():
+    """As the system says 0 of files under /proc, and some file systems of a network do."""
+
+    class Untold(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0) -> int:
+            return 0 if whence == io.SEEK_END else super().seek(offset, whence)
+
+    buffer = io.BytesIO()
+    gradient().save(buffer, "PNG")
+    assert images.read(Untold(buffer.getvalue())).size == gradient().size
+    assert "the limit is" in refusal(images.read, Untold(buffer.getvalue()), max_bytes=100)

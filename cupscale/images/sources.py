@@ -137,6 +137,8 @@ def _limited(name: str, file: BinaryIO, max_bytes: int) -> bytes:
         known = hasattr(file, "seekable") and file.seekable()
         left = _left(file) if known else max_bytes
         data = file.read(min(left, max_bytes) + 1)
+        if left < len(data) <= max_bytes:  # more than the system says, as under /proc
+            data += file.read(max_bytes + 1 - len(data))
     except (ValueError, UnicodeDecodeError) as error:  # closed, or opened as text
         raise CupscaleError(f"{name} cannot be read ({str(error)[:80]}): open the file with 'rb'") from None
     if not isinstance(data, bytes):
