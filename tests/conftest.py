@@ -1,6 +1,7 @@
 """One thread a process: the checkpoints are tiny, and the test processes share the cores."""
 
 import os
+import signal
 
 import pytest
 
@@ -13,6 +14,9 @@ os.environ["CUPSCALE_CAPTIONER"] = (
 import torch
 
 torch.set_num_threads(1)
+
+# A shell that starts the tests in the background lets them ignore Ctrl+C, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

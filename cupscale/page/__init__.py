@@ -18,6 +18,7 @@ from cupscale.page import (
     large,
     light,
     limits as limits_module,
+    mended,
     previews,
     queue,
     scratch,
@@ -118,6 +119,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "app_kwargs": {
             "middleware": [
                 Middleware(light.Compressed),
+                Middleware(mended.Mended),
                 Middleware(queue.Watch, demo=demo),
                 Middleware(previews.Previews, demo=demo),
             ]

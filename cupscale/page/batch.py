@@ -21,6 +21,7 @@ from cupscale.page import bounds, engine, queue, references, run, scratch, sourc
 from cupscale.page.jobs import Look, Steps, Updates
 from cupscale.page.limits import Limits
 from cupscale.page.session import (
+    FOLLOWING,
     LOST,
     PRIVATE,
     RUN,
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 
 FORMATS = {"PNG": "png", "WebP": "webp", "JPEG": "jpg"}
 _LOST = "The last batch is no longer on the server: choose its images again, and Upscale all runs them."
+# Why the plan is made again, as a text that is never the same twice.
+_BECAUSE = "() => `%s ${performance.now()}`"
+_WHERE_FILES = """() =>
+  document.querySelector('#batch-list li') ? `settings ${performance.now()}` : {__type__: 'update'}"""
 _NO_FILES = "Choose images to see what a batch takes."
 _CLICK_DOWNLOAD = (
     "() => setTimeout(() => document.querySelector('#zip-file a, a#zip-file, #zip-file')?.click(), 150)"
@@ -159,6 +164,7 @@ class BatchTab:
         self.zip_file = gr.DownloadButton("archive", visible="hidden", elem_id="zip-file")
         self.list = Rows(elem_id="batch-list")
         self.token = gr.Textbox(visible="hidden", elem_id="batch-name")  # of the run that this tab shows
+        self.moved = gr.Textbox(visible="hidden", elem_id="batch-moved")  # why the plan is made again
         self.kept = gr.Textbox(visible="hidden", elem_id="batch-kept")  # the files, for the browser to keep
         kept = session.limits.kept_seconds
         self.batch = gr.State(None, time_to_live=kept, delete_callback=_forget)
@@ -172,12 +178,12 @@ class BatchTab:
             opening: Shows a result in the slider.
         """
         session = self._session
-        planned: dict[str, Any] = {
-            "inputs": session.inputs | {self.files, self.token, self.batch},
-            "outputs": [self.plan_line, self.list, self.kept],
-        }
-        self.files.change(self.planned, **planned, **SILENT)
-        tab.select(self.looked_at, **planned, **SILENT)
+        # One step for all: of two, the older could answer last, as where a reload brings the settings after the files.
+        self.files.change(None, None, self.moved, js=_BECAUSE % "files")
+        tab.select(None, None, self.moved, js=_BECAUSE % "tab")
+        session.again.change(None, None, self.moved, js=_WHERE_FILES)
+        known = session.inputs | {self.files, self.token, self.batch, self.moved}
+        self.moved.change(self.planned, known, [self.plan_line, self.list, self.kept], **SILENT, **FOLLOWING)
         shown = [self.plan_line, self.status, self.list, self.batch, self.run, self.cancel]
         outputs = [*shown, self.token, self.downloads]
         queue.admitted(self.run.click, session.limits)(
@@ -223,11 +229,16 @@ class BatchTab:
         return {self.token: name, **updates} if self._session.jobs.named(name.partition(" ")[0]) else updates
 
     def planned(self, values: Values) -> Updates:
-        """What the batch would take, and what is wrong with single images."""
+        """What the batch would take, and what is wrong with single images.
+
+        Where there are no files, as where the browser keeps none, a batch that was found again stays in sight.
+        """
         job = self._session.jobs.named(str(values[self.token]).partition(" ")[0])
         if job and not job.over:
             return {self.plan_line: gr.skip()}
         files = list(values[self.files] or ())
+        if not files and not str(values[self.moved]).startswith("files"):
+            return {self.plan_line: gr.skip()}
         kept = {self.kept: json.dumps([str(path) for path in files])}
         if not files:
             return {self.plan_line: run.plan_html(_NO_FILES), self.list: Batch().rows(), **kept}
@@ -241,10 +252,6 @@ class BatchTab:
         if isinstance(before, Batch) and [one.path for one in before.entries] == files:
             return {self.plan_line: line, **kept}  # the list has their results
         return {self.plan_line: line, self.list: Batch(entries).rows(), **kept}
-
-    def looked_at(self, values: Values) -> Updates:
-        """The tab is opened. Without files, as where the browser keeps none, a batch that was found again stays in sight."""
-        return self.planned(values) if values[self.files] else {self.plan_line: gr.skip()}
 
     def start(self, values: Values) -> Steps:
         """All runs in one turn of the queue; each result shows as it ends."""

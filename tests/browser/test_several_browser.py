@@ -97,6 +97,26 @@ def test_the_files_of_a_batch_come_back_after_a_reload(page, url, folder, severa
     expect(rows).to_have_count(0)
 
 
+# What the tab's visit was is asked of the server after all else.
+LATE_VISIT = """() => {
+  const send = window.fetch.bind(window);
+  window.fetch = async (...given) => {
+    if (String(given[1]?.body || "").includes("query")) await new Promise((resolve) => setTimeout(resolve, 4000));
+    return send(...given);
+  };
+}"""
+
+
+def test_the_plan_of_a_batch_follows_settings_that_come_after_its_files(page, url, several):
+    visit(page, url, FAST + "&scale=2.5")
+    batch(page, several[:1])
+    page.wait_for_function("sessionStorage.getItem('cupscale-batch-files')?.includes('a.png')")
+    page.wait_for_function("sessionStorage.getItem('cupscale-visit')?.includes('2.5')")
+    page.add_init_script(f"({LATE_VISIT})()")
+    page.reload()
+    expect(page.locator("#batch-list li").first).to_contain_text("64 × 48 → 160 × 120")
+
+
 def test_a_batch_survives_a_reload_and_keeps_what_is_done_when_cancelled(page, url, several):
     visit(page, url, "seed=3&steps=150&strength=0.9&guidance=4&overlap=0.5&upscaler=lanczos")
     batch(page, several)

@@ -74,6 +74,15 @@ def last(url, event):
         return lines.read().decode()
 
 
+def answered(url, file, settings):
+    """As `last`, of a run whose listener was there in time: on a busy machine that takes some tries."""
+    for _ in range(10):
+        told = last(url, join(url, file, settings))
+        if "nobody listened" not in told:
+            return told
+    raise AssertionError(told)
+
+
 def refused(call):
     with pytest.raises(urllib.error.HTTPError) as caught:
         call()
@@ -147,9 +156,7 @@ def test_a_run_that_nobody_listens_to_ends_and_the_next_one_runs(tmp_path, file_
     with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="2") as url:
         file = file_of(url)
         endless = join(url, file, ENDLESS)  # and no word more
-        assert "event: complete" in last(
-            url, join(url, file, FAST_SETTINGS)
-        )  # hours later, were it not ended
+        assert "event: complete" in answered(url, file, FAST_SETTINGS)  # hours later, were it not ended
         told = last(url, endless)
         assert "event: complete" not in told and told.count("event: error") == 1
         assert "nobody listened to it for 2 s; read the event stream of its event_id while it runs" in told
@@ -172,20 +179,21 @@ def test_a_program_that_waits_is_told_its_place_and_how_long(tmp_path, file_of):
 def test_a_run_whose_listener_goes_ends(tmp_path, file_of):
     with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="2") as url:
         file = file_of(url)
-        event = join(url, file, ENDLESS)
         host, port = re.match(r"http://([\d.]+):(\d+)/", url).groups()
-        with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(f"GET /gradio_api/call/upscale/{event} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-            seen = b""
-            while b"generating" not in seen:
-                seen += raw.recv(4096)
-        assert "event: complete" in last(url, join(url, file, FAST_SETTINGS))
+        seen = b""
+        while b"generating" not in seen:  # a listener that came too late comes once more
+            event, seen = join(url, file, ENDLESS), b""
+            with socket.create_connection((host, int(port))) as raw:
+                raw.sendall(f"GET /gradio_api/call/upscale/{event} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+                while b"generating" not in seen and (more := raw.recv(4096)):
+                    seen += more
+        assert "event: complete" in answered(url, file, FAST_SETTINGS)
 
 
 def test_a_run_that_is_listened_to_is_not_ended(tmp_path, file_of):
     with serve(tmp_path, CUPSCALE_UNHEARD_SECONDS="3") as url:
         slow = {**FAST_SETTINGS, "steps": 80, "strength": 1.0}
-        assert "event: complete" in last(url, join(url, file_of(url), slow))
+        assert "event: complete" in answered(url, file_of(url), slow)
 
 
 # The desk's rules.

@@ -305,6 +305,7 @@ async function card(button) {
       before: await small(before, "before.jpg"), after: await small(after, "after.jpg"), note: value.note,
       name: after.src.startsWith("blob:") ? "picture" : after.src.split("/").pop(),
     };
+    if (props.value !== value) { await card(button); return; } // another one came meanwhile
     trigger("card", { ...given, part });
   } catch {
     say(button, "Could not be sent");

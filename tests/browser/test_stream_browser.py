@@ -1,0 +1,68 @@
+"""No answer of the server is lost or comes late over a newer one, in whatever order a busy browser comes to things."""
+
+from __future__ import annotations
+
+import re
+
+from browser_hands import download, expect, visit
+from page_server import FAST
+
+# The end of a stream is read only after the next thing was asked for, as on a machine that has much else to do.
+SLOW_TO_END = """() => {
+  const send = window.fetch.bind(window);
+  window.held = 0;
+  let told = () => {};
+  window.fetch = async (...given) => {
+    const url = String(given[0]?.url ?? given[0]), answer = await send(...given);
+    if (url.includes("/queue/join") && window.held) setTimeout(() => told(), 500);
+    if (!url.includes("/queue/data")) return answer;
+    const reader = answer.body.getReader();
+    return new Response(new ReadableStream({ async pull(sink) {
+      const { done, value } = await reader.read();
+      if (done) { sink.close(); return; }
+      const text = new TextDecoder().decode(value), end = window.held ? -1 : text.indexOf('data: {"msg":"close_stream"');
+      if (end > 0) sink.enqueue(new TextEncoder().encode(text.slice(0, end)));
+      if (end >= 0) {
+        window.held += 1;
+        await new Promise((resolve) => { told = resolve; });
+      }
+      sink.enqueue(end > 0 ? new TextEncoder().encode(text.slice(end)) : value);
+    } }), { headers: answer.headers });
+  };
+}"""
+
+
+def test_an_answer_is_not_lost_where_the_end_of_a_stream_is_read_late(page, url):
+    page.add_init_script(f"({SLOW_TO_END})()")
+    page.goto(url)
+    page.locator("#examples button img").first.click()
+    expect(page.locator("#result .cu-note")).to_contain_text("raccoon")
+    page.wait_for_function(
+        "window.held > 0"
+    )  # the server has closed the stream, and the page does not know it
+    assert download(page, "#result [data-do=card]").suggested_filename.endswith(".jpg")
+    page.locator("#result [data-do=use]").click()
+    expect(page.locator("#plan b")).to_contain_text("1024 ×")
+
+
+def test_what_waited_for_a_component_does_not_come_over_what_came_after(page, url):
+    """gradio's browser side lets it wait until the page has settled; here that takes seconds."""
+
+    def slowly(route):
+        answer = route.fetch()
+        body, count = re.subn(
+            r"=this\.#\w+\.get\(\w+\);\w+&&\(?(?:this\.#\w+\.delete\(\w+\),)?\w+\(\)(?=\.then)",
+            r"\g<0>.then(() => new Promise((done) => { window.waits = (window.waits || 0) + 1; setTimeout(done, 4000) }))",
+            answer.text(),
+        )
+        assert count == 1
+        route.fulfill(response=answer, body=body)
+
+    page.route(re.compile("/assets/core-"), slowly)
+    visit(page, url, FAST + "&scale=3")
+    assert page.evaluate("window.waits") > 0
+    strength = page.locator("#creativity output")
+    expect(strength).to_have_text("set by hand")  # the link's strength is none of the path's
+    page.wait_for_timeout(6000)
+    expect(strength).to_have_text("set by hand")
+    expect(page.locator("#set-scale input[type=number]")).to_have_value("3")
