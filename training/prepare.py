@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the training and evaluation pictures.")
     parser.add_argument("--packages", type=Path, default=Path("packages"), help="folder of unpacked packages")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder to write to")
+    parser.add_argument("--split", help="only this one, such as test")
     arguments = parser.parse_args()
     Image.MAX_IMAGE_PIXELS = None
     entries = json.loads((HERE / "data.json").read_text())["photographs"]
@@ -83,6 +84,8 @@ def main() -> None:
     for folder in ("train", "cutouts", "validate", "test"):
         (arguments.data / folder).mkdir(parents=True, exist_ok=True)
     for entry in entries:
+        if arguments.split not in (None, entry["split"]):
+            continue
         image = read(entry, arguments.packages)
         native = [image.height, image.width]
         row = {key: entry[key] for key in ("id", "split", "caption", "boxes")} | {"native": native}
