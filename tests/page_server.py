@@ -21,6 +21,8 @@ START_SECONDS = 5 * int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60"))  # a busy
 FAST = (
     "seed=3&steps=4&strength=0.5&guidance=1&attention=0&overlap=0.25&upscaler=lanczos"  # 2 steps: for links
 )
+# Minutes of work on any machine: what it does is begun and never finished.
+LONG = "seed=3&scale=4&steps=1000&strength=1&guidance=4&overlap=0.5&upscaler=lanczos"
 FAST_SETTINGS = {
     "steps": 4,
     "strength": 0.5,

@@ -58,6 +58,7 @@ _FRAME = """
   .gradio-container .row:has(> .column) { flex-direction: column; flex-wrap: nowrap; }
   .gradio-container .column { min-width: 0 !important; width: 100%; }
   #shown { order: -1; }
+  footer > .divider { display: none; }
 }
 """
 

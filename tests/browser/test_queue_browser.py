@@ -7,10 +7,7 @@ import re
 
 import pytest
 from browser_hands import WAIT, expect, give, upscale, visit
-from page_server import FAST, photo
-
-# Minutes of work on any machine: what it does is begun and never finished here.
-LONG = "seed=3&steps=1000&strength=1&guidance=4&overlap=0.5&upscaler=lanczos"
+from page_server import FAST, LONG, photo
 
 
 @pytest.fixture
@@ -71,7 +68,7 @@ def test_the_second_visitor_sees_the_place_and_the_wait_and_can_leave(visitors, 
 def test_the_wait_counts_down_with_the_run_before(visitors, url, small):
     """It is what the run before has left, as that one is told."""
     first, second = visitors(), visitors()
-    begin(first, url, small, LONG.replace("steps=1000", "steps=200"))
+    begin(first, url, small, LONG.replace("scale=4&steps=1000", "scale=2&steps=200"))
     visit(second, url)
     give(second, small)
     second.evaluate(WATCH)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 
 import pytest
 from browser_hands import expect, give, open_part, setting, upscale, visit
-from page_server import FAST, free_port, photo, start
-
-LONG = "seed=3&steps=1000&strength=1&guidance=4&overlap=0.5&upscaler=lanczos"
+from page_server import FAST, LONG, free_port, photo, start
 
 
 def kept(page, text):
@@ -76,8 +75,12 @@ def test_an_image_that_the_server_forgot_is_given_to_it_again(page, url, small, 
         " const all = base.transaction('inputs').objectStore('inputs').count();"
         " all.onsuccess = () => { base.close(); done(all.result === 1) } } })"
     )
-    for upload in (folder / "tmp").glob("cupscale-*/uploads/*/small.png"):
-        upload.unlink()
+    (upload,) = [one for one in (folder / "tmp").glob("cupscale-*/uploads/*/small.png")]
+    os.utime(upload, (0, 0))  # an old file, of which a browser takes its own copy for the server's
+    page.evaluate(
+        "fetch(`gradio_api/file=${JSON.parse(sessionStorage.getItem('cupscale-visit')).image}`, {cache: 'reload'})"
+    )
+    upload.unlink()
     page.reload()
     expect(page.locator("#plan b")).to_contain_text("64 × 48 → 128 × 96")
     expect(page.locator(".toast-wrap")).not_to_contain_text("again")

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser_hands import WAIT, download, expect, give, upscale, visit
-from page_server import photo
+from page_server import LONG, photo
 from PIL import Image
-
-LONG = "seed=3&steps=1000&strength=1&guidance=4&overlap=0.5&upscaler=lanczos"
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ window.cupscaleInputs = (() => {
 
   // An image by its place on the server, to which it is given again where it has it no more.
   async function present(path) {
-    if ((await fetch(address(path), { method: "HEAD" })).ok) return path;
+    if ((await fetch(address(path), { method: "HEAD", cache: "no-store" })).ok) return path;
     const entry = await store("readonly", (inputs) => inputs.get(path));
     if (!entry) return path;
     const form = new FormData();
