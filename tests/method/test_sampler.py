@@ -380,9 +380,10 @@ class Numbered:
     """Gives x0 itself, 1 + the place of a window in the plan, of which it takes `most` at once."""
 
     def __init__(self, most=100):
-        self.calls, self._most = [], most
+        self.tried, self.calls, self._most = [], [], most
 
     def predict(self, latents, t, regions, ids, guided=True):
+        self.tried.append(len(regions))
         if len(regions) > self._most:
             raise torch.OutOfMemoryError("no room")
         self.calls.append(list(ids))
@@ -403,8 +404,11 @@ def fused(values):
     return expected
 
 
-@pytest.mark.parametrize(("most", "calls"), [(9, [[0, 1], [4]] * 2), (1, [[0], [1], [4]] * 2)])
-def test_a_process_does_its_share_and_hears_of_the_rest(monkeypatch, most, calls):
+@pytest.mark.parametrize(
+    ("most", "calls", "tried"),
+    [(9, [[0, 1], [4]] * 2, [2, 1, 2, 1]), (1, [[0], [1], [4]] * 2, [2, 1, 1, 1, 1, 1, 1])],
+)
+def test_a_process_does_its_share_and_hears_of_the_rest(monkeypatch, most, calls, tried):
     """Five windows in batches of 2, 2 and 1; the second is another's, whatever memory this one has."""
     monkeypatch.setattr("cupscale.method.memory.empty_cache", lambda: None)
     asked, sizes_seen, given = [], [], []
@@ -422,7 +426,7 @@ def test_a_process_does_its_share_and_hears_of_the_rest(monkeypatch, most, calls
     network, z = Numbered(most), torch.zeros(1, 1, 4, 16)
     options = {"window": Size(4, 8), "overlap": 0.75, "batch": 2, "share": Share(), "placement": Still()}
     events = list(denoise(network, as_x0(2), z, seed=0, **options))
-    assert network.calls == calls
+    assert network.calls == calls and network.tried == tried
     assert asked == [3, 3] and sizes_seen == [[2, 2, 1]] * 2 and given == [[[1, 2], [5]]] * 2
     done = [event for event in events if isinstance(event, RegionsDone)]
     assert done == [RegionsDone(i, 2, count, 3) for i in range(2) for count in (2, 3)]

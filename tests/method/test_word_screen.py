@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cupscale.method.attention import GlobalAttention
+from cupscale.method.attention import GlobalAttention, crop_resize
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Size
 from cupscale.method.word_screen import WordScreen
@@ -64,6 +64,17 @@ def test_a_new_step_replaces_the_maps_and_clear_forgets_them():
     made.clear()
     made.keep("coarse", maps(2, 4, (4, 1, 2, 2, 4)))
     assert made.bias(torch.stack([LEFT, RIGHT]), 5, 0.6)[:, 2].tolist() == pytest.approx([0, math.log(0.4)])
+
+
+def test_the_layers_of_a_call_measure_their_boxes_once(monkeypatch):
+    counts = []
+    monkeypatch.setattr(
+        "cupscale.method.word_screen.crop_resize", lambda *args: counts.append(1) or crop_resize(*args)
+    )
+    made, boxes = screen(), torch.stack([RIGHT, TOP])
+    assert torch.equal(made.bias(boxes, 5, 0.6), made.bias(boxes, 5, 0.6)) and len(counts) == 1
+    made.bias(torch.stack([LEFT]), 5, 0.6)
+    assert len(counts) == 2
 
 
 def test_a_prompt_without_words_is_left_alone():
