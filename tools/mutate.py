@@ -52,7 +52,7 @@ OWN_TESTS = {
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {
     "attention": ("tests/method/test_composer.py",),
-    "composer": ("tests/method/test_joint.py",),
+    "composer": ("tests/method/test_joint.py", "tests/method/test_word_screen.py"),
     "regions": ("tests/method/test_sampler.py",),
     "sampler": ("tests/method/test_seam.py",),
     "semantics": ("tests/method/test_composer.py",),

@@ -95,5 +95,26 @@ def test_the_composer_screens_the_conditional_rows():
     assert not added[:3].any() and added[3, 0, 0, 1].item() == pytest.approx(math.log(0.4))
     plain = torch.randn(4, 32, 3, generator=torch.Generator().manual_seed(1))
     assert torch.equal(composer.compose("layer", plain, lambda: plain), plain)  # and nothing is mixed in
+    composer.attention = 1.0
+    assert composer.screening(4, 5, torch.float32)[3, 0, 0, 1] == -math.inf
     composer.attention = 0.0
     assert composer.screening(4, 5, torch.float32) is None
+    composer.attention = 0.6
+    composer.clear()
+    composer.mode = "capture"
+    composer.look(
+        "coarse", lambda: maps(2, 4, (4, 1, 2, 2, 4))
+    )  # alone, since the layer's maps are forgotten
+    composer.mode = "compose"
+    assert composer.screening(2, 5, torch.float32)[:, 0, 0, 2].tolist() == pytest.approx([0, math.log(0.4)])
+
+
+def test_a_composer_without_a_screen_of_words_clears_its_overview_and_looks_at_no_maps():
+    composer = Composer(0.6, 0.0, GlobalAttention(CELLS), mode="capture")
+    composer.look("layer", lambda: pytest.fail("maps were asked for"))
+    whole = torch.ones(1, 32, 3)
+    composer.compose("layer", whole, lambda: whole)
+    composer.clear()
+    composer.mode, composer.boxes, composer.cells = "compose", torch.stack([LEFT]), CELLS
+    with pytest.raises(KeyError):
+        composer.screened("layer", whole)
