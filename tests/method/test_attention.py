@@ -5,7 +5,7 @@ import pytest
 import slow
 import torch
 
-from cupscale.method.attention import GlobalAttention, boxes_of, crop_resize, screen, token_grid
+from cupscale.method.attention import GlobalAttention, boxes_of, crop_resize, fused, screen, token_grid
 from cupscale.method.regions import Size
 
 BOXES = torch.tensor([(0, 0, 1, 1), (0.1, 0.33, 0.6, 0.71), (0.5, 0.625, 1, 1), (0.0, 0.2, 0.3, 0.3)])
@@ -158,3 +158,14 @@ def test_screen():
     assert screen(plain, cropped, 0.25).tolist() == [4.0, -1.5]
     assert screen(plain, cropped, 1).tolist() == [10.0, 6.0]
     assert screen(plain.half(), cropped, 0.25).dtype == torch.float16
+
+
+def test_the_maps_of_all_layers_are_one():
+    """Two layers on 4 x 6 places and one on 2 x 3: each grid counts once, the coarse one enlarged."""
+    one, two, coarse = noise(2, 24, 5), noise(2, 24, 5, seed=3), noise(2, 6, 5, seed=4)
+    found = fused({"coarse": coarse, "one": one, "two": two}, Size(8, 12))
+    assert found.shape == (2, 5, 4, 6)
+    for b in range(2):
+        fine = ((one + two) / 2)[b].double().numpy().reshape(4, 6, 5)
+        wide = slow.crop(coarse[b].double().numpy().reshape(2, 3, 5), (0, 0, 1, 1), 4, 6)
+        assert np.allclose(found[b].permute(1, 2, 0), (fine + wide) / 2, atol=1e-5)

@@ -120,6 +120,16 @@ def test_windows_may_reach_over_the_canvas(region):
     assert network.calls[0].corners.tolist() == [[y, x, y + h, x + w]]
 
 
+def test_three_regions_and_their_places():
+    """An odd number of rows to a half, one window over the edge: the halves and the corners keep their order."""
+    network, made = denoiser()
+    x, regions = noise(3, 4, 3, 5), [*REGIONS, Region(8, 11, 3, 5)]
+    unconditional, conditional = made.halves(x, T, regions, [0, 1, 2])
+    rows = torch.arange(3.0).view(-1, 1, 1, 1)
+    assert torch.allclose(unconditional, 2 * x + rows) and torch.allclose(conditional, 2 * x + rows + 3)
+    assert network.calls[0].corners.tolist() == [[1, 2, 4, 7], [6, 9, 9, 14], [8, 11, 11, 16]]
+
+
 def test_the_numbers_at_hand_reach_to_the_longest_side():
     _, made = denoiser()
     assert made._counted.tolist() == list(range(15))
