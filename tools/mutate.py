@@ -35,12 +35,26 @@ EQUIVALENT = ROOT / "tools" / "mutate-equivalent.txt"
 FOLDERS = ("method", "backbones", "peers", "metrics")
 ADAPTERS = ("tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
 PEERS = ("tests/peers/test_peers.py",)
-METRICS = ("tests/metrics/test_metrics.py", "tests/metrics/test_learned.py")
+METRICS = ("tests/metrics/test_metrics.py",)
+# Those of a folder that are not the ones of the whole folder, since they state what that one module does.
+OWN_TESTS = {
+    "backbones/control": ("tests/test_control.py",),
+    "backbones/denoiser": ("tests/method/test_denoiser.py",),
+    "backbones/flux2": ("tests/method/test_newer_adapters.py",),
+    "backbones/maps": PEERS,
+    "backbones/own": ("tests/test_own_settings.py",),
+    "backbones/qwen": ("tests/method/test_newer_adapters.py",),
+    "backbones/statistics": ("tests/test_tiling.py",),
+    "backbones/tiling": ("tests/test_tiling.py",),
+    "backbones/tokens": ("tests/test_tokens.py",),
+    "metrics/learned": ("tests/metrics/test_learned.py",),
+}
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {
     "attention": ("tests/method/test_composer.py",),
-    "composer": ("tests/method/test_joint.py",),
+    "composer": ("tests/method/test_joint.py", "tests/method/test_word_screen.py"),
     "regions": ("tests/method/test_sampler.py",),
+    "sampler": ("tests/method/test_seam.py",),
     "semantics": ("tests/method/test_composer.py",),
     "structure": ("tests/method/test_sampler.py",),
 }
@@ -111,8 +125,13 @@ def _nodes(node: ast.AST, statement: ast.AST, function: str) -> Iterator[tuple[a
         if name in ("annotation", "returns", "decorator_list"):
             continue
         for child in field if isinstance(field, list) else [field]:
-            if isinstance(child, ast.AST) and not isinstance(child, SKIPPED):
+            if isinstance(child, ast.AST) and not isinstance(child, SKIPPED) and not _is_literal(child):
                 yield from _nodes(child, statement, function)
+
+
+def _is_literal(node: ast.AST) -> bool:
+    """Literal[...], a type."""
+    return isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "Literal"
 
 
 def _line(statement: ast.AST) -> str:
@@ -225,7 +244,9 @@ def _swap(owner: Any, key: Any, other: Any, other_key: Any) -> Change:
 def tests_of(file: str) -> list[str]:
     """The tests that are run for a file, those that know it best first."""
     name = Path(file).stem
-    if "peers" in file or name == "maps":
+    if own := OWN_TESTS.get(f"{Path(file).parent.name}/{name}"):
+        names = own
+    elif "peers" in file:
         names = PEERS
     elif "metrics" in file:
         names = METRICS

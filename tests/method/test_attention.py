@@ -5,7 +5,7 @@ import pytest
 import slow
 import torch
 
-from cupscale.method.attention import GlobalAttention, boxes_of, crop_resize, screen, token_grid
+from cupscale.method.attention import GlobalAttention, boxes_of, crop_resize, fused, screen, token_grid
 from cupscale.method.regions import Size
 
 BOXES = torch.tensor([(0, 0, 1, 1), (0.1, 0.33, 0.6, 0.71), (0.5, 0.625, 1, 1), (0.0, 0.2, 0.3, 0.3)])
@@ -50,6 +50,55 @@ def test_crop_resize_against_a_slow_loop(grid):
         for c in range(2):
             expected = slow.crop(plane[0, c].double().numpy(), box, *grid)
             assert np.allclose(out[r, c], expected, atol=1e-5)
+
+
+class OnMac(torch.Tensor):
+    """A tensor that says that it lies on a Mac's accelerator."""
+
+    @property
+    def device(self):
+        return torch.device("mps")
+
+
+@pytest.mark.parametrize("grid", [(9, 6), (3, 11)])
+def test_without_a_border_to_sample_the_places_stay_inside(monkeypatch, grid):
+    """torch has no border on a Mac: no place is asked for beyond the outer cells' centres, so that none is needed."""
+    modes, whole = [], torch.tensor([(0, 0, 1, 1), (0.0, 0.2, 0.3, 1.0), (0.6, 0.0, 1.0, 0.4)])
+    sample = torch.nn.functional.grid_sample
+    monkeypatch.setattr(
+        "cupscale.method.attention.F.grid_sample",
+        lambda *args, padding_mode, **rest: (
+            modes.append(padding_mode) or sample(*args, padding_mode=padding_mode, **rest)
+        ),
+    )
+    plane = noise(1, 2, 7, 12)
+    expected = crop_resize(plane, whole, Size(*grid))
+    found = crop_resize(plane.as_subclass(OnMac), whole, Size(*grid)).as_subclass(torch.Tensor)
+    assert modes[0] == "border" and set(modes[1:]) == {"zeros"}
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_places_of_a_calls_boxes_are_worked_out_once(monkeypatch):
+    from cupscale.method import attention
+
+    counts, centres = [], attention._centres
+    monkeypatch.setattr(attention, "_centres", lambda *args: counts.append(1) or centres(*args))
+    overview = GlobalAttention(Size(2, 3))
+    for layer in ("one", "two"):
+        overview.keep(layer, noise(1, 6, 4))
+    for boxes, expected in ((BOXES, 1), (BOXES.flip(0), 2)):
+        for layer in ("one", "two"):
+            found = overview.cropped(layer, boxes, Size(3, 2))
+        assert len(counts) == expected
+        plane = noise(1, 6, 4)[0].double().numpy().reshape(2, 3, 4)
+        for box, out in zip(boxes.tolist(), found, strict=True):
+            assert np.allclose(out, slow.crop(plane, box, 3, 2).reshape(6, 4), atol=1e-5)
+    overview.cropped("one", boxes, Size(2, 2))
+    assert len(counts) == 3
+    overview.clear()
+    overview.keep("one", noise(1, 6, 4))
+    overview.cropped("one", boxes, Size(2, 2))
+    assert len(counts) == 4
 
 
 def test_the_same_boxes_again_on_another_grid_and_plane():
@@ -109,3 +158,14 @@ def test_screen():
     assert screen(plain, cropped, 0.25).tolist() == [4.0, -1.5]
     assert screen(plain, cropped, 1).tolist() == [10.0, 6.0]
     assert screen(plain.half(), cropped, 0.25).dtype == torch.float16
+
+
+def test_the_maps_of_all_layers_are_one():
+    """Two layers on 4 x 6 places and one on 2 x 3: each grid counts once, the coarse one enlarged."""
+    one, two, coarse = noise(2, 24, 5), noise(2, 24, 5, seed=3), noise(2, 6, 5, seed=4)
+    found = fused({"coarse": coarse, "one": one, "two": two}, Size(8, 12))
+    assert found.shape == (2, 5, 4, 6)
+    for b in range(2):
+        fine = ((one + two) / 2)[b].double().numpy().reshape(4, 6, 5)
+        wide = slow.crop(coarse[b].double().numpy().reshape(2, 3, 5), (0, 0, 1, 1), 4, 6)
+        assert np.allclose(found[b].permute(1, 2, 0), (fine + wide) / 2, atol=1e-5)

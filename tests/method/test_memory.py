@@ -90,3 +90,20 @@ def test_every_device_says_it_in_its_own_words():
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert not is_out_of_memory(ValueError("the captioner is out of memory"))
+
+
+def test_an_accelerator_is_named_where_there_is_one(monkeypatch):
+    """CUDA's before Apple's before another, which is asked for only where it can be used."""
+    others = {True: None, False: torch.device("xpu")}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available: others[check_available]
+    )
+    assert memory.accelerator() is None
+    others[True] = torch.device("xpu")
+    assert memory.accelerator() == "xpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert memory.accelerator() == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert memory.accelerator() == "cuda"

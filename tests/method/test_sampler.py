@@ -12,6 +12,7 @@ from cupscale.method.lowpass import LowPass
 from cupscale.method.regions import Size, plan_regions
 from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, draw_noise, generator
 from cupscale.method.structure import GlobalStructure
+from cupscale.method.windows import FlatPlaces, even_grid
 
 CANVAS = Size(9, 13)
 
@@ -130,6 +131,8 @@ def test_a_weight_of_nothing_asks_for_no_transform():
     assert Counted.applied == 3
     run(Network(), Schedule(), z, structure=Counted(reference, 0.8, 0.0))
     assert Counted.applied == 3
+    run(Network(), Schedule(), z, structure=Counted(reference, 0.8, 0.7, space="z_t"))
+    assert Counted.applied == 6
 
 
 def test_the_prior_in_z_t_step_by_step():
@@ -174,14 +177,56 @@ def test_low_guidance_joins_what_the_network_gives():
 
     class Apart(Network):
         def predict(self, latents, t, regions, ids, guided=True):
-            return torch.cat((super().predict(latents, t, regions, ids), 0.1 * latents), dim=1)
+            output = super().predict(latents, t, regions, ids)
+            return torch.cat((output, 0.1 * latents), dim=1) if guided else output
 
     z, _ = latents()
     both = LowGuidance(LowPass(CANVAS, 1000.0), 2.0)
-    done = run(Apart(), Schedule(), z, low_guidance=both, window=Size(5, 6))
+    done = run(Apart(), Schedule(), z, low_guidance=both, guided_steps=1, window=Size(5, 6))
     sample = 0.5 * z + 0.9 * normal(7, 0, *z.shape)
     output = 0.3 * sample / 2 + 0.9 + 2 * 0.1 * sample / 2
     assert torch.allclose(done[0].x0, (sample - 0.9 * output) / 0.5, atol=1e-4)
+    output = 0.3 * done[0].sample / 2 + 0.6  # a step without guidance adds nothing
+    assert torch.allclose(done[1].x0, (done[0].sample - 0.7 * output) / 0.6, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "guided"), [(None, [True] * 4), (2, [True, True, False, False]), (0, [False] * 4)]
+)
+def test_the_first_steps_are_guided(count, guided):
+    asked = []
+
+    class Asked(Network):
+        def predict(self, latents, t, regions, ids, guided=True):
+            asked.append(guided)
+            return super().predict(latents, t, regions, ids)
+
+    run(Asked(), Schedule(), latents()[0], guided_steps=count)
+    assert asked == guided
+
+
+def test_a_state_to_begin_with_takes_the_place_of_the_noised_latent():
+    z, sample = latents()
+    (done,) = run(Network(), Schedule(1), z, sample=sample)
+    assert torch.allclose(done.x0, (sample - 0.9 * (0.15 * sample + 0.9)) / 0.5, atol=1e-5)
+
+
+def test_only_the_first_output_is_looked_at():
+    class Broken(Network):
+        def __init__(self, step):
+            super().__init__()
+            self._left = step
+
+        def predict(self, latents, t, regions, ids, guided=True):
+            self._left -= 1
+            output = super().predict(latents, t, regions, ids)
+            if self._left < 0:
+                output[0, 1, 4, 5] = math.inf
+            return output
+
+    with pytest.raises(FloatingPointError):
+        run(Broken(0), Schedule(), latents()[0])
+    assert len(run(Broken(1), Schedule(), latents()[0])) == 4
 
 
 # Noise
@@ -285,6 +330,9 @@ def test_batches(batch, calls):
     assert network.calls == calls
     ends = [call[-1] + 1 for call in calls]
     assert events[:-1] == [RegionsDone(0, 1, end, 5) for end in ends]
+    network = Network()
+    list(denoise(network, Schedule(2), z, window=Size(4, 8), overlap=0.75, seed=0, batch=batch))
+    assert network.calls == calls * 2  # a last batch that is not full makes none of the next step smaller
 
 
 def test_an_output_for_every_region_is_asked_for():
@@ -326,3 +374,103 @@ def test_where_one_region_does_not_fit_the_error_is_the_callers():
                 Network(most=0), Schedule(), torch.zeros(1, 1, 4, 16), window=Size(4, 8), overlap=0.5, seed=0
             )
         )
+
+
+class Numbered:
+    """Gives x0 itself, 1 + the place of a window in the plan, of which it takes `most` at once."""
+
+    def __init__(self, most=100):
+        self.tried, self.calls, self._most = [], [], most
+
+    def predict(self, latents, t, regions, ids, guided=True):
+        self.tried.append(len(regions))
+        if len(regions) > self._most:
+            raise torch.OutOfMemoryError("no room")
+        self.calls.append(list(ids))
+        return torch.stack([torch.full_like(latents[0], 1.0 + k) for k in ids])
+
+
+def as_x0(steps):
+    schedule = Schedule(steps)
+    schedule.to_x0 = lambda output, sample, i: output
+    return schedule
+
+
+def fused(values):
+    """A row of 16 cells of windows of 8, at 0, 2, 4, 6 and 8, each of which holds one value."""
+    expected = np.zeros(16)
+    for (start, weight), value in zip(slow.weights(16, 8, range(0, 9, 2)).items(), values, strict=True):
+        expected[start : start + 8] += weight * value
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("most", "calls", "tried"),
+    [(9, [[0, 1], [4]] * 2, [2, 1, 2, 1]), (1, [[0], [1], [4]] * 2, [2, 1, 1, 1, 1, 1, 1])],
+)
+def test_a_process_does_its_share_and_hears_of_the_rest(monkeypatch, most, calls, tried):
+    """Five windows in batches of 2, 2 and 1; the second is another's, whatever memory this one has."""
+    monkeypatch.setattr("cupscale.method.memory.empty_cache", lambda: None)
+    asked, sizes_seen, given = [], [], []
+
+    class Share:
+        def own(self, batches):
+            asked.append(batches)
+            return [0, 2]
+
+        def gather(self, own, sizes):
+            sizes_seen.append(sizes)
+            given.append([batch[:, 0, 0, 0].tolist() for batch in own])
+            return [own[0], torch.full_like(own[0], 30.0), own[1]]
+
+    network, z = Numbered(most), torch.zeros(1, 1, 4, 16)
+    options = {"window": Size(4, 8), "overlap": 0.75, "batch": 2, "share": Share(), "placement": Still()}
+    events = list(denoise(network, as_x0(2), z, seed=0, **options))
+    assert network.calls == calls and network.tried == tried
+    assert asked == [3, 3] and sizes_seen == [[2, 2, 1]] * 2 and given == [[[1, 2], [5]]] * 2
+    done = [event for event in events if isinstance(event, RegionsDone)]
+    assert done == [RegionsDone(i, 2, count, 3) for i in range(2) for count in (2, 3)]
+    for event in events:
+        if isinstance(event, StepDone):
+            assert np.allclose(event.x0[0, 0], np.tile(fused([1, 2, 30, 30, 5]), (4, 1)), atol=1e-4)
+
+
+class Still:
+    """Windows that do not move."""
+
+    def grids(self, canvas, window, overlap, steps, generator):
+        return [even_grid(canvas, window, overlap)] * steps
+
+
+def test_a_window_that_shows_nothing_is_z_l_and_asks_no_network():
+    """Of 4 windows side by side the second and the last are flat; each of the others has its own place in the plan."""
+    z, _ = latents()
+    z = torch.cat((z, z, z), dim=-1)[..., :32]
+    rich = torch.zeros(1, 1, 9, 32)
+    rich[..., 5, 7] = rich[..., 0, 16] = 0.5
+    network, options = Network(), {"window": Size(9, 8), "overlap": 0.0, "batch": 4}
+    done = run(network, Schedule(2), z, flat=FlatPlaces(rich, z), **options)
+    assert network.calls == [[0, 2]] * 2
+    for event in done:
+        for start, flat in ((0, False), (8, True), (16, False), (24, True)):
+            part = slice(start, start + 8)
+            same = torch.allclose(event.x0[..., part], z[..., part], atol=1e-5)
+            assert same is flat
+
+
+def test_where_every_window_shows_something_nothing_is_put_in():
+    class Rich(FlatPlaces):
+        latent = property(lambda self: pytest.fail("z_L was asked for"))
+
+    z, _ = latents()
+    plain, rich = (
+        run(Network(), Schedule(2), z, flat=flat)[-1].x0 for flat in (None, Rich(torch.ones(1, 1, *CANVAS)))
+    )
+    assert torch.equal(plain, rich)
+
+
+def test_where_no_window_shows_anything_no_process_is_asked():
+    z, _ = latents()
+    flat = FlatPlaces(torch.zeros(1, 1, *CANVAS), z)
+    done = run(None, Schedule(2), z, flat=flat, share=object(), window=Size(5, 6))
+    assert len(done) == 2 and all(torch.allclose(event.x0, z, atol=1e-5) for event in done)

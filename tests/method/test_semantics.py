@@ -20,10 +20,10 @@ def test_the_regions_own_attention_has_the_share_lambda():
 def test_the_regions_own_attention_has_the_high_frequencies():
     """O_g + lambda (d - LP_D(d)), d = O_r - O_g, on a grid of 9 x 13 tokens, a plane to each channel."""
     drawn = torch.Generator().manual_seed(3)
-    attended, regional = torch.randn(2, 2, 9 * 13, 3, generator=drawn)
+    attended, regional = torch.randn(2, 3, 9 * 13, 3, generator=drawn)
     out = add_high(attended, regional, 0.3, Size(9, 13), 0.8)
     assert out.shape == attended.shape
-    for r in range(2):
+    for r in range(3):
         for channel in range(3):
             plane = (regional - attended)[r, :, channel].double().numpy().reshape(9, 13)
             high = plane - slow.lowpass(plane, 0.8, (4, 5), (4, 7))

@@ -68,6 +68,17 @@ def test_an_exact_codecs_finest_detail_is_no_low_frequency():
     assert torch.allclose(out, x0, atol=2e-3)
 
 
+@pytest.mark.parametrize(("shuffle", "channels", "parts"), [(1, 3, [1, 1, 1]), (3, 18, [9, 9])])
+def test_one_plane_of_pixels_at_a_time(shuffle, channels, parts):
+    """A canvas is large: no more than a plane of it is filtered at once."""
+    x0, reference = noise(2, 1, channels, 5, 7)
+    prior = GlobalStructure(reference, 0.8, shuffle=shuffle)
+    lowpass, seen = prior.lowpass, []
+    prior.lowpass = lambda z: seen.append(z.shape[1]) or lowpass(z)
+    prior.apply(x0, 0.35)
+    assert seen == parts
+
+
 # What the paper leaves open
 
 

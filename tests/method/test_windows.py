@@ -57,6 +57,15 @@ def test_where_one_axis_has_one_window_the_other_moves_every_time():
     grids = Placement("alternating").grids(Size(16, 65), WINDOW, 0.0, 8, generator(1))
     assert {grid.rows for grid in grids} == {(0,)}
     assert len({grid.cols for grid in grids}) > 5
+    grids = Placement("alternating").grids(Size(65, 20), WINDOW, 0.0, 8, generator(1))
+    assert {grid.cols for grid in grids} == {(0,)}
+    assert len({grid.rows for grid in grids}) > 5
+
+
+def test_small_windows_that_overlap_most_are_one_cell_apart():
+    """A quarter of 4 cells is 1, of 7 it is 1.75: no shift is left."""
+    (grid,) = Placement("shifted").grids(Size(9, 12), Size(4, 7), 0.75, 1, generator(2))
+    assert grid == Grid(tuple(range(6)), tuple(range(6)), Size(4, 7))
 
 
 def test_counts_at_4k():

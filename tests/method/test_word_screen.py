@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cupscale.method.attention import GlobalAttention
+from cupscale.method.attention import GlobalAttention, crop_resize
 from cupscale.method.composer import Composer
 from cupscale.method.regions import Size
 from cupscale.method.word_screen import WordScreen
@@ -66,6 +66,17 @@ def test_a_new_step_replaces_the_maps_and_clear_forgets_them():
     assert made.bias(torch.stack([LEFT, RIGHT]), 5, 0.6)[:, 2].tolist() == pytest.approx([0, math.log(0.4)])
 
 
+def test_the_layers_of_a_call_measure_their_boxes_once(monkeypatch):
+    counts = []
+    monkeypatch.setattr(
+        "cupscale.method.word_screen.crop_resize", lambda *args: counts.append(1) or crop_resize(*args)
+    )
+    made, boxes = screen(), torch.stack([RIGHT, TOP])
+    assert torch.equal(made.bias(boxes, 5, 0.6), made.bias(boxes, 5, 0.6)) and len(counts) == 1
+    made.bias(torch.stack([LEFT]), 5, 0.6)
+    assert len(counts) == 2
+
+
 def test_a_prompt_without_words_is_left_alone():
     made = WordScreen(CELLS, [])
     made.keep("fine", maps(4, 8, (8, 8, 8, 8, 8)))
@@ -84,5 +95,26 @@ def test_the_composer_screens_the_conditional_rows():
     assert not added[:3].any() and added[3, 0, 0, 1].item() == pytest.approx(math.log(0.4))
     plain = torch.randn(4, 32, 3, generator=torch.Generator().manual_seed(1))
     assert torch.equal(composer.compose("layer", plain, lambda: plain), plain)  # and nothing is mixed in
+    composer.attention = 1.0
+    assert composer.screening(4, 5, torch.float32)[3, 0, 0, 1] == -math.inf
     composer.attention = 0.0
     assert composer.screening(4, 5, torch.float32) is None
+    composer.attention = 0.6
+    composer.clear()
+    composer.mode = "capture"
+    composer.look(
+        "coarse", lambda: maps(2, 4, (4, 1, 2, 2, 4))
+    )  # alone, since the layer's maps are forgotten
+    composer.mode = "compose"
+    assert composer.screening(2, 5, torch.float32)[:, 0, 0, 2].tolist() == pytest.approx([0, math.log(0.4)])
+
+
+def test_a_composer_without_a_screen_of_words_clears_its_overview_and_looks_at_no_maps():
+    composer = Composer(0.6, 0.0, GlobalAttention(CELLS), mode="capture")
+    composer.look("layer", lambda: pytest.fail("maps were asked for"))
+    whole = torch.ones(1, 32, 3)
+    composer.compose("layer", whole, lambda: whole)
+    composer.clear()
+    composer.mode, composer.boxes, composer.cells = "compose", torch.stack([LEFT]), CELLS
+    with pytest.raises(KeyError):
+        composer.screened("layer", whole)

@@ -194,6 +194,49 @@ class TestTexture:
     def test_slope(self, slope: float) -> None:
         assert spectrum_slope(pink(slope)) == pytest.approx(slope, abs=0.1)
 
+    @pytest.mark.parametrize("band", [(0.05, 0.45), (0.11, 0.37)])
+    def test_slope_against_loops(self, band: tuple[float, float]) -> None:
+        """A line through the mean powers of rings, on a picture that is neither square nor even, bin by bin."""
+        low, high = band
+        pixels = picture(23, 34, 4).astype(np.float64)
+        grey = 0.299 * pixels[..., 0] + 0.587 * pixels[..., 1] + 0.114 * pixels[..., 2]
+        rows, columns = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / (n - 1)) for n in (23, 34))
+        spectrum = np.fft.fft2((grey - grey.mean()) * rows[:, None] * columns)
+        rings: dict[int, list[float]] = {}
+        for i in range(23):
+            for j in range(34):
+                f = math.sqrt((min(i, 23 - i) / 23) ** 2 + (min(j, 34 - j) / 34) ** 2)
+                if low <= f < high:
+                    ring = math.floor(64 * math.log(f / low) / math.log(high / low))
+                    rings.setdefault(ring, []).append(abs(spectrum[i, j]) ** 2)
+        x = np.array([math.log(low) + (k + 0.5) / 64 * math.log(high / low) for k in rings])
+        y = np.array([math.log(np.mean(powers)) for powers in rings.values()])
+        expected = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+        assert spectrum_slope(pixels, low, high) == pytest.approx(expected, rel=1e-6)
+        if band == (0.05, 0.45):
+            assert spectrum_slope(pixels) == pytest.approx(expected, rel=1e-6)
+
+    def test_slope_is_the_results(self) -> None:
+        case = Case(smooth(40, 30), as_image(picture(60, 80)))
+        assert METRICS["slope"].value(case) == pytest.approx(spectrum_slope(case_floats(case.large)))
+
+    def test_grain_against_loops(self) -> None:
+        """The 2 flattest of 20 blocks of 16 px; what is left over at the far sides is left out."""
+        random = np.random.default_rng(3)
+        reference, result = random.random((2, 70, 91, 3))
+        reference *= np.kron(random.permutation(24).reshape(4, 6), np.ones((20, 20)))[:70, :91, None] / 30
+        grey = [one @ np.array([0.299, 0.587, 0.114]) for one in (reference, result)]
+        corners = [(16 * i, 16 * j) for i in range(4) for j in range(5)]
+        spread = {at: grey[0][at[0] : at[0] + 16, at[1] : at[1] + 16].std(ddof=1) for at in corners}
+        chosen = sorted(corners, key=lambda at: spread[at])[:2]
+        expected = []
+        for one in grey:
+            wide = np.pad(one, 1, mode="reflect")
+            mean = sum(wide[i : i + 70, j : j + 91] for i in range(3) for j in range(3)) / 9
+            parts = [(one - mean)[y : y + 16, x : x + 16] for y, x in chosen]
+            expected.append(255 * math.sqrt(np.mean(np.square(parts))))
+        assert flat_grain(reference, result) == pytest.approx(tuple(expected), rel=1e-6)
+
     def test_grain_is_measured_where_the_original_is_flat(self) -> None:
         flat = np.full((160, 160, 3), 0.5)
         flat[80:] = picture(80, 160)  # busy half
@@ -250,6 +293,29 @@ class TestSeams:
         ramp[:, 64:] += 1 / 127  # one more step at the border
         assert border_energy(ramp, [64], []) == pytest.approx(2, rel=1e-3)
         assert border_energy(ramp, [40], []) == pytest.approx(1)
+
+    def test_border_energy_against_loops(self) -> None:
+        """Each border's step over the mean of the eight before and behind it, or of those that there are."""
+        pixels = picture(23, 31, 6).astype(np.float64)
+        grey = 0.299 * pixels[..., 0] + 0.587 * pixels[..., 1] + 0.114 * pixels[..., 2]
+        columns, rows = [1, 2, 9, 14, 30], [1, 8, 12, 22]
+        ratios = []
+        for borders, plane in ((columns, grey), (rows, grey.T)):
+            length = plane.shape[1]
+            step = {c: np.mean([abs(row[c] - row[c - 1]) for row in plane]) for c in range(1, length)}
+            for c in borders:
+                near = [step[k] for k in range(max(1, c - 8), min(length, c + 9)) if k != c]
+                ratios.append(step[c] / np.mean(near))
+        assert border_energy(pixels, columns, rows) == pytest.approx(np.mean(ratios))
+        assert border_energy(pixels, columns, []) == pytest.approx(np.mean(ratios[:5]))
+        assert border_energy(pixels, [0, 31], [23]) == 1  # none of them lies inside
+        assert border_energy(np.full((20, 30, 3), 0.4), [10], [10]) == 1
+        case = Case(smooth(10, 8), as_image(pixels), borders_px=([], [12]))
+        assert METRICS["seams"].value(case) == pytest.approx(border_energy(case_floats(case.large), [], [12]))
+
+    def test_borders_of_rows(self) -> None:
+        boxes = [(0, 0, 50, 30), (0, 20, 50, 60), (0, 45, 50, 75)]
+        assert window_borders(boxes, (50, 75)) == ([], [20, 30, 45, 60])
 
     def test_borders_are_those_inside(self) -> None:
         boxes = [(0, 0, 64, 40), (32, 0, 96, 40), (64, 0, 100, 40)]
