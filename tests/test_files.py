@@ -351,6 +351,8 @@ def test_the_command_keeps_the_profile_where_it_is_asked(tmp_path, model):
         (Target(cover=(3840, 2160)), (1000, 1000), (3840, 3840)),
         (Target(long_side=4096), (1024, 768), (4096, 3072)),
         (Target(width=1001), (333, 77), (1001, 231)),
+        (Target(width=3200), (200, 100), (3200, 1600)),  # 16 times, and once: both are in reach
+        (Target(height=100), (200, 100), (200, 100)),
     ],
 )
 def test_a_target_is_reached_exactly(target, size, output):
