@@ -11,7 +11,7 @@ import io
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 
@@ -52,13 +52,13 @@ class Film:
     loop: int | None = 0
 
 
-def read_film(path: Path) -> Film:
-    """All frames of a GIF, APNG or WebP.
+def read_film(source: Path | BinaryIO) -> Film:
+    """All frames of a GIF, APNG or WebP, a file or an open one.
 
     Raises:
         CupscaleError: It is none of these, has one frame, or more frames or pixels than are taken.
     """
-    name, data = content(path, images.MAX_BYTES)
+    name, data = content(source, images.MAX_BYTES)
     images.read(data)  # the first frame, with the limits and the words of every input
     try:
         opened = Image.open(io.BytesIO(data), formats=list(KINDS.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import Any
 
 from cupscale import images
 from cupscale.captioners import Captioning
-from cupscale.errors import CupscaleError
+from cupscale.errors import NO_MEMORY, CupscaleError
 from cupscale.events import Event, Finished, Result
-from cupscale.files import STREAM, Job, find_images, plan_jobs
+from cupscale.files import STREAM, Job, find_images, make_folder, plan_jobs
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.planning import Target, drawn_size, output_size, take_target
 from cupscale.processes import own_share
@@ -79,6 +80,8 @@ def run_jobs(
             yield Done(job, result)
         except CupscaleError as error:
             yield Done(job, error=str(error))
+        except MemoryError:
+            yield Done(job, error=NO_MEMORY)
 
 
 def _run_job(
@@ -131,7 +134,7 @@ def assist(
 
 def upscale_many(
     pipe: Any,
-    files: Iterable[str | Path],
+    files: str | Path | Iterable[str | Path],
     out: str | Path | None = None,
     *,
     recursive: bool = False,
@@ -149,7 +152,7 @@ def upscale_many(
 
     Args:
         pipe: A diffusers pipeline.
-        files: Images, folders, patterns.
+        files: Images, folders, patterns; one alone is taken, too.
         out: A folder for the results; None for beside each image.
         recursive: Look into the folders inside folders, too.
         skip_existing: Leave results alone that are there, and their images out: the same call goes on where it stopped.
@@ -173,12 +176,23 @@ def upscale_many(
         return usual if target is None else usual.at_scale(target.scale(size))
 
     folder = None if out is None else Path(out)
+    sources = find_images(_paths(files), recursive=recursive)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    sources = find_images(map(Path, files), recursive=recursive)
+        make_folder(folder)
     jobs = plan_jobs(
         sources, folder, usual, target=target, suffix=suffix, overwrite=overwrite, skip_existing=skip_existing
     )
     for event in run_jobs(pipeline, own_share(jobs), settings, captioning=captioning, saving=saving):
         if isinstance(event, Done):
             yield event
+
+
+def _paths(files: Any) -> list[Path]:
+    if isinstance(files, (str, os.PathLike)):
+        files = [files]
+    try:
+        return [Path(file) for file in files]
+    except TypeError:
+        raise CupscaleError(
+            "files are names of images, folders and patterns: a picture in memory goes to cupscale.upscale"
+        ) from None

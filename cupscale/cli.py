@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import cupscale
 from cupscale.bounded import read_object
-from cupscale.errors import CupscaleError
+from cupscale.errors import NO_MEMORY, CupscaleError
 from cupscale.flags import (
     CAPTIONER_FLAGS,
     CAPTIONER_NAMES,
@@ -63,7 +63,7 @@ class OneLine(click.Group):
         except CupscaleError as error:
             self._end(ctx, str(error))
         except MemoryError:
-            self._end(ctx, "not enough memory: choose a smaller scale, or a smaller --tile and --batch 1")
+            self._end(ctx, NO_MEMORY)
         except BrokenPipeError:
             _close_stdout()
             ctx.exit(0)
@@ -199,7 +199,7 @@ def upscale(
     usual = _settings(settings_file, preset, flags)
     hardware = _hardware(given, usual)
     captioning = _captioning(hardware.device, writer, usual.model, preset)
-    sources = _sources(images, files["recursive"], usual, captions_path, files["mask"])
+    sources = _sources(images, files, usual, captions_path)
     settings = _settings_of(target, usual, captions_path)
     if plan_only:
         _print_plans(sources, usual, settings, captioning, hardware, as_json)
@@ -348,21 +348,19 @@ def _take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _sources(
-    images: tuple[Path, ...],
-    recursive: bool,
-    usual: Settings,
-    captions_path: Path | None,
-    mask: Path | None,
+    images: tuple[Path, ...], files: Mapping[str, Any], usual: Settings, captions_path: Path | None
 ) -> list[Path | None]:
     """The files to enlarge, or None for a picture that is drawn from the prompt first."""
     from cupscale import models
     from cupscale.files import find_images
 
-    sources = find_images(images, recursive=recursive)
+    sources = find_images(images, recursive=files["recursive"])
     if captions_path and len(sources) > 1:
         raise CupscaleError("--captions belongs to one image, and several are given: give one at a time")
-    if mask and len(sources) > 1:
+    if files["mask"] and len(sources) > 1:
         raise CupscaleError("--mask belongs to one image, and several are given: give one at a time")
+    if files["mask"] and files["frames"]:
+        raise CupscaleError("--mask belongs to one picture, not to --frames: leave one of them out")
     if sources:
         return [*sources]
     models.check_words(usual.model, usual.prompt, "name an image, or give --prompt with words to draw from")
@@ -480,15 +478,12 @@ def _check(
         The image and its mask, decoded, where there are any.
     """
     from cupscale import images, upscalers
-    from cupscale.files import STREAM
+    from cupscale.files import STREAM, make_folder
     from cupscale.planning import output_size
 
     upscalers.check(usual.upscaler)
     for folder in {job.target.parent for job in jobs if len(jobs) > 1}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CupscaleError(f"the folder '{folder}' cannot be made: {error.strerror}") from None
+        make_folder(folder)
     mask = images.read(mask_path) if mask_path else None
     for job in jobs:  # what a format cannot hold is the same for all
         name = job.target if job.target != STREAM else Path(f"stdout{job.suffix}")
@@ -523,6 +518,8 @@ def _run_frames(
     """A moving picture: all its frames."""
     from cupscale import upscalers
     from cupscale.animation import check_film, read_film, run_film
+    from cupscale.batch import Done
+    from cupscale.files import STREAM
     from cupscale.images import check_place
 
     job = jobs[0]
@@ -530,8 +527,11 @@ def _run_frames(
         raise CupscaleError("--frames takes one moving picture: give a GIF, APNG or WebP")
     if saving.keep_metadata or saving.keep_profile or saving.dpi:
         raise CupscaleError("--frames keeps no metadata, profile or dpi: leave these flags out")
+    if job.skip:
+        show([Done(job)], several=False, as_json=as_json)
+        return
     upscalers.check(usual.upscaler)
-    film = read_film(job.source)
+    film = read_film(sys.stdin.buffer if job.source == STREAM else job.source)
     chosen = settings(film.frames[0].size)
     check_film(film, job.target, chosen.scale, hardware.bits)
     check_place(job.target)

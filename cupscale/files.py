@@ -110,8 +110,7 @@ def plan_jobs(
     if several and out is not None and out.is_file():
         raise CupscaleError(f"'{out}' is a file and there are {len(sources)} images: give a folder")
     stems = Counter(source.stem for source in sources if source)
-    taken: set[str] = set()
-    jobs = []
+    named = []
     for source in sources:
         if out is None or several or out.is_dir():
             beside, stem, kept = _origin(source, stems, settings.prompt)
@@ -119,8 +118,31 @@ def plan_jobs(
             path, made = (beside if out is None else out) / name, True
         else:
             path, made = out, False
+        named.append((source, path, made))
+    return _jobs(named, settings.size, overwrite, skip_existing)
+
+
+def _jobs(
+    named: Sequence[tuple[Path | None, Path, bool]], size: str, overwrite: bool, skip_existing: bool
+) -> list[Job]:
+    """Of sources, their targets, and whether the command made the target's name.
+
+    A result that lies among the images, from an earlier run of the same command, is no image of its own.
+    """
+    inputs = {os.path.realpath(source) for source, _, _ in named if source}
+    results = {os.path.realpath(path) for _, path, made in named if made}
+    taken: set[str] = set()
+    jobs = []
+    for source, path, made in named:
+        if skip_existing and source and os.path.realpath(source) in results:
+            jobs.append(Job(source, source, skip=True))
+            continue
+        if overwrite and not skip_existing and len(named) > 1 and os.path.realpath(path) in inputs:
+            raise CupscaleError(
+                f"the result of '{source}' would replace '{path}', which is to be enlarged too: give a folder with --out"
+            )
         job = _job(source, path, made, taken, overwrite, skip_existing)
-        jobs.append(job if source else replace(job, size=settings.size))
+        jobs.append(job if source else replace(job, size=size))
         taken.add(os.path.realpath(jobs[-1].target))
     return jobs
 
@@ -139,7 +161,7 @@ def _origin(source: Path | None, stems: Mapping[str, int], prompt: str) -> tuple
 def _job(
     source: Path | None, target: Path, made: bool, taken: set[str], overwrite: bool, skip_existing: bool
 ) -> Job:
-    if source is not None and os.path.realpath(source) == os.path.realpath(target):
+    if source is not None and _is_same(source, target):
         raise CupscaleError(f"the result would replace its input '{source}': choose another name for it")
     there = os.path.lexists(target)
     if os.path.realpath(target) in taken or (there and made and not overwrite and not skip_existing):
@@ -147,6 +169,28 @@ def _job(
     if there and not overwrite and not skip_existing and not os.path.isdir(target):
         raise CupscaleError(f"'{target}' is there already: add --overwrite, --skip-existing, or another name")
     return Job(source, target, skip=there and skip_existing)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file: by symbolic and hard links, and where the case of letters does not count."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those that it lies in.
+
+    Raises:
+        CupscaleError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CupscaleError(f"the folder '{folder}' cannot be made: {error.strerror}") from None
 
 
 def result_name(stem: str, rest: str) -> str:

@@ -123,6 +123,26 @@ def test_a_film_for_a_folder_that_is_not_there_is_refused_before_the_model_loads
     assert done.exit_code == 2 and "does not exist; make it first" in done.stderr
 
 
+def test_a_film_is_not_replaced_by_accident_and_no_flag_is_left_out_silently(tmp_path, monkeypatch):
+    source, target = film(tmp_path / "a.gif"), tmp_path / "b.gif"
+    target.write_text("mine")
+    monkeypatch.setattr("cupscale.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
+
+    def run(*arguments, given=None):
+        words = ["upscale", *map(str, arguments), "--frames", "--captioner=none"]
+        return CliRunner().invoke(main, words, input=given)
+
+    done = run(source, "-o", target, "--skip-existing")
+    assert done.exit_code == 0 and "there already" in done.stdout and target.read_text() == "mine"
+    done = run(source, "-o", target)
+    assert done.exit_code == 2 and "--overwrite" in done.stderr and target.read_text() == "mine"
+    done = run(source, "-o", tmp_path / "c.gif", "--mask", source)
+    assert done.exit_code == 2 and "not to --frames" in done.stderr
+    nowhere = tmp_path / "none" / "c.gif"  # which is seen after the film is read
+    done = run("-", "-o", nowhere, given=source.read_bytes())
+    assert done.exit_code == 2 and "make it first" in done.stderr
+
+
 def test_a_film_that_ends_early_is_refused_in_words(tmp_path):
     whole = film(tmp_path / "a.gif").read_bytes()
     for share in (0.3, 0.6, 0.9):

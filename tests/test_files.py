@@ -12,6 +12,7 @@ import pytest
 from checkpoints import make_sdxl
 from click.testing import CliRunner
 from PIL import ExifTags, Image
+from test_saving import adobe_profile
 
 import cupscale
 from cupscale import images
@@ -19,8 +20,10 @@ from cupscale.batch import Done, Started, upscale_many
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
 from cupscale.files import Job, find_images, plan_jobs, result_name
+from cupscale.images.profiles import in_profile
 from cupscale.planning import Target, output_size, take_target
 from cupscale.processes import own_share
+from cupscale.saving import Saving
 from cupscale.settings import Settings
 from cupscale.showing import show
 
@@ -57,9 +60,10 @@ def run(*arguments):
 def test_the_input_is_never_replaced(tmp_path, model):
     photo = picture(tmp_path / "photo.png")
     before = photo.read_bytes()
-    link = tmp_path / "link.png"
+    link, hard = tmp_path / "link.png", tmp_path / "hard.png"
     link.symlink_to(photo)
-    for out in (photo, link):
+    hard.hardlink_to(photo)
+    for out in (photo, link, hard):
         for flags in ([], ["--overwrite"], ["--skip-existing"]):
             done = run(photo, "-o", out, "--model", model, *flags)
             assert done.exit_code == 2 and "would replace its input" in done.stderr
@@ -108,6 +112,27 @@ def test_two_files_of_one_stem_do_not_share_a_result(tmp_path):
     ]
     kept = plan_jobs(sources[:2], tmp_path / "out", Settings())
     assert [job.target.suffix for job in kept] == [".png", ".jpg"]
+
+
+def test_results_among_the_images_are_no_images_of_their_own(tmp_path):
+    """As where a folder's results lie beside its images, and the same command is given again."""
+    picture(tmp_path / "a.png"), picture(tmp_path / "a-x2-seed0.png"), picture(tmp_path / "b.png")
+    sources = find_images([tmp_path])
+    jobs = plan_jobs(sources, None, Settings(), suffix=".png", skip_existing=True)
+    assert [(job.source.name, job.target.name, job.skip) for job in jobs] == [
+        ("a-x2-seed0.png", "a-x2-seed0.png", True),
+        ("a.png", "a-x2-seed0.png", True),
+        ("b.png", "b-x2-seed0.png", False),
+    ]
+    with pytest.raises(CupscaleError, match=r"a\.png' would replace .*a-x2-seed0\.png', .* with --out"):
+        plan_jobs(sources, None, Settings(), suffix=".png", overwrite=True)
+    elsewhere = plan_jobs(sources, tmp_path / "out", Settings(), suffix=".png", overwrite=True)
+    assert len({job.target for job in elsewhere}) == 3
+    assert [job.target.name for job in plan_jobs(sources, None, Settings(), suffix=".png")] == [
+        "a-x2-seed0-x2-seed0.png",
+        "a-x2-seed0-2.png",
+        "b-x2-seed0.png",
+    ]
 
 
 @pytest.mark.parametrize("stem", ["a" * 250, "写" * 85, "é" * 127])
@@ -160,6 +185,55 @@ def test_many_in_python_are_the_same_as_one_by_one(tmp_path, model):
     for one, source in zip(done, sources, strict=True):
         alone = cupscale.upscale(pipe, source, seed=5, **FAST)
         assert Image.open(one.job.target).tobytes() == alone.image.tobytes()
+
+
+def test_many_in_python_go_on_where_they_stopped(tmp_path, model):
+    pipe, out = cupscale.load(model), tmp_path / "out"
+    picture(tmp_path / "in" / "a.jpg"), picture(tmp_path / "in" / "deep" / "b.png", 1)
+    fields = {"suffix": None, "saving": Saving(dpi=300), "recursive": True, "preset": "quick", **FAST}
+
+    def many(**flags):
+        return list(upscale_many(pipe, [tmp_path / "in"], out, **fields, **flags))
+
+    assert [one.job.target.name for one in many()] == ["a-x2-seed0.jpg", "b-x2-seed0.png"]
+    with Image.open(out / "a-x2-seed0.jpg") as image:
+        assert image.format == "JPEG" and image.info["dpi"] == (300, 300)
+    assert images.read_settings(out / "a-x2-seed0.jpg")["windows"] == "alternating"  # of the preset
+    (out / "a-x2-seed0.jpg").write_text("mine")
+    (out / "b-x2-seed0.png").unlink()
+    first, second = many(skip_existing=True)
+    assert first.job.skip and first.result is None and first.error is None
+    assert second.result is not None and (out / "a-x2-seed0.jpg").read_text() == "mine"
+    assert [one.job.target.name for one in many(overwrite=True)] == ["a-x2-seed0.jpg", "b-x2-seed0.png"]
+    assert Image.open(out / "a-x2-seed0.jpg").size == (48, 40)
+    assert [one.job.target.name for one in many()] == ["a-x2-seed0-2.jpg", "b-x2-seed0-2.png"]
+    (flat,) = upscale_many(pipe, str(tmp_path / "in"), out, suffix=".webp", bits=16, **FAST)
+    assert flat.job.source.name == "a.jpg" and "cannot hold 16 bits" in flat.error
+    (deep,) = upscale_many(pipe, tmp_path / "in" / "a.jpg", out, suffix=".tif", bits=16, **FAST)
+    assert deep.result.deep is not None
+
+
+def test_what_many_in_python_cannot_take_is_said(tmp_path, model):
+    pipe, photo = cupscale.load(model), picture(tmp_path / "a.png")
+    for bad in (np.zeros((20, 20, 3), np.uint8), [photo.read_bytes()], [None], None, 7):
+        with pytest.raises(CupscaleError, match=r"goes to cupscale\.upscale"):
+            next(upscale_many(pipe, bad, **FAST))
+    with pytest.raises(CupscaleError, match=r"the folder .* cannot be made: File exists"):
+        next(upscale_many(pipe, photo, photo, **FAST))
+
+
+def test_no_memory_for_one_image_does_not_stop_the_others(tmp_path, model, monkeypatch):
+    sources = [picture(tmp_path / f"{k}.png", k) for k in range(2)]
+    read = images.read
+
+    def hungry(source, **options):
+        if source == sources[0]:
+            raise MemoryError
+        return read(source, **options)
+
+    monkeypatch.setattr("cupscale.images.read", hungry)
+    first, second = upscale_many(cupscale.load(model), sources, tmp_path / "out", **FAST)
+    assert "not enough memory" in first.error and second.error is None
 
 
 def test_processes_share_the_work(monkeypatch):
@@ -247,6 +321,23 @@ def test_what_the_command_keeps_of_a_photograph(tmp_path, model):
     assert sizes[0] < sizes[1] < sizes[2]  # coarser
 
 
+def test_the_command_keeps_the_profile_where_it_is_asked(tmp_path, model):
+    """The plain result in the input's space, by LittleCMS."""
+    photo, profile = tmp_path / "photo.png", adobe_profile()
+    with Image.open(picture(tmp_path / "plain.png")) as image:
+        image.save(photo, icc_profile=profile)
+    made = []
+    for flags in ([], ["--keep-profile"]):
+        out = tmp_path / f"{len(flags)}.png"
+        assert run(photo, "-o", out, "--model", model, *flags).exit_code == 0
+        with Image.open(out) as image:
+            assert image.info.get("icc_profile") == (profile if flags else None)
+            made.append(image.convert("RGB"))
+    wanted = np.asarray(in_profile(made[0], profile)).astype(int)
+    assert np.abs(wanted - np.asarray(made[1])).max() <= 1
+    assert np.abs(wanted - np.asarray(made[0])).max() > 20
+
+
 # Sizes
 
 
@@ -260,6 +351,8 @@ def test_what_the_command_keeps_of_a_photograph(tmp_path, model):
         (Target(cover=(3840, 2160)), (1000, 1000), (3840, 3840)),
         (Target(long_side=4096), (1024, 768), (4096, 3072)),
         (Target(width=1001), (333, 77), (1001, 231)),
+        (Target(width=3200), (200, 100), (3200, 1600)),  # 16 times, and once: both are in reach
+        (Target(height=100), (200, 100), (200, 100)),
     ],
 )
 def test_a_target_is_reached_exactly(target, size, output):

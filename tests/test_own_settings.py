@@ -10,8 +10,9 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
 import cupscale
-from cupscale.backbones.own import has_own_scheduler
+from cupscale.backbones.own import has_own_scheduler, unheard
 from cupscale.errors import CupscaleError
+from cupscale.settings import Settings
 
 FAST = {
     "steps": 4,
@@ -74,6 +75,15 @@ def test_what_takes_no_part_is_said(load):
     said = run(pipe, scheduler="model")[1]
     assert any("DDIM, its first order" in line for line in said)
     assert any("safety checker" in line for line in said)
+
+
+def test_each_part_that_takes_no_part_has_its_line():
+    pipe = SimpleNamespace(scheduler=DDIMScheduler(), controlnet=object(), watermark=object())
+    said = unheard(pipe, Settings(control=0), False)
+    assert len(said) == 2 and "ControlNet takes no part at control 0" in said[0] and "watermark" in said[1]
+    assert len(unheard(pipe, Settings(control=0.5), False)) == 1
+    pipe.controlnet = pipe.watermark = None
+    assert unheard(pipe, Settings(), False) == []
 
 
 def test_a_cache_between_calls_is_refused(load, monkeypatch):

@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_sdxl
+from click.testing import CliRunner
 from page_server import FAST_SETTINGS, photo
 from PIL import Image
 from test_declared_colour import png
 
 from cupscale import images, models
+from cupscale.cli import main
 from cupscale.errors import CupscaleError
 from cupscale.events import Progress
 from cupscale.installation import ASSETS
@@ -74,6 +76,14 @@ def test_out_of_memory_goes_on_with_fewer_regions_and_says_so(pipeline, tmp_path
         "out of memory: going on with 1 region at once",
     ]
     assert sights[-1].shot is not None and sights[-1].shot.size == (128, 96)
+
+
+def test_the_command_serves_the_page(monkeypatch):
+    served = []
+    monkeypatch.setattr("cupscale.page.build", lambda: "the page")
+    monkeypatch.setattr("cupscale.page.launch", served.append)
+    done = CliRunner().invoke(main, ["serve"])
+    assert done.exit_code == 0 and served == ["the page"]
 
 
 def test_folders_of_visits_are_swept_when_they_are_old(monkeypatch):

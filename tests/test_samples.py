@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -247,6 +248,7 @@ def test_arrays_tensors_bytes_and_lists_of_one() -> None:
     for source in (
         eight,
         (COLOUR * 65535).round().astype(np.uint16),
+        (COLOUR * 65535).round().astype(">u2"),
         COLOUR,
         COLOUR.astype(np.float32)[None],
         tensor,
@@ -264,6 +266,10 @@ def test_arrays_tensors_bytes_and_lists_of_one() -> None:
         assert (pixels(source) == eight).all()
     flipped = eight[:, ::-1]  # not contiguous
     assert (pixels(flipped) == flipped).all()
+
+
+def broken(count: int) -> bytes:
+    raise ConnectionError("gone")
 
 
 @pytest.mark.parametrize(
@@ -285,6 +291,10 @@ def test_arrays_tensors_bytes_and_lists_of_one() -> None:
         (None, "NoneType"),
         (42, "int is no picture"),
         (io.StringIO("text"), "'rb'"),
+        (SimpleNamespace(read=lambda: b""), "'rb'"),
+        (SimpleNamespace(read=broken), "cannot be read: gone"),
+        (torch.eye(20).to_sparse(), "give a plain tensor"),
+        (torch.zeros(3, 20, 20, device="meta"), "give a plain tensor"),
     ],
 )
 def test_what_is_no_picture_is_refused_in_words(source: Any, word: str) -> None:

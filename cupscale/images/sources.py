@@ -47,8 +47,13 @@ def plain(source: Any) -> Any:
 
 
 def _of_tensor(tensor: Any) -> Image.Image:
-    values = tensor.detach().cpu()
-    values = values.float().numpy() if values.is_floating_point() else values.numpy()
+    try:
+        values = tensor.detach().cpu()
+        values = values.float().numpy() if values.is_floating_point() else values.numpy()
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # sparse, quantized, without data
+        raise CupscaleError(
+            f"a {type(tensor).__name__} whose values cannot be read ({str(error)[:80]}): give a plain tensor (3, h, w)"
+        ) from None
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
     if values.ndim == 4:
@@ -79,7 +84,7 @@ def _in_8_bits(array: np.ndarray) -> np.ndarray:
         return array
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
+    if kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         return np.rint(array / 257.0).astype(np.uint8)
     if kind == "f":
         low, high = float(array.min()), float(array.max())
@@ -125,10 +130,18 @@ def content(source: str | os.PathLike[str] | bytes | BinaryIO, max_bytes: int) -
             raise _too_many_bytes(name, len(data), max_bytes)
     else:
         name = "the image"
-        data = _limited(name, source, max_bytes)
+        data = _of_file(name, source, max_bytes)
     if not data:
         raise CupscaleError(f"{name} has 0 bytes; save or download it again")
     return name, data
+
+
+def _of_file(name: str, file: BinaryIO, max_bytes: int) -> bytes:
+    """Of one that the caller opened."""
+    try:
+        return _limited(name, file, max_bytes)
+    except OSError as error:
+        raise CupscaleError(f"{name} cannot be read: {error.strerror or error}; open it again") from None
 
 
 def _limited(name: str, file: BinaryIO, max_bytes: int) -> bytes:
@@ -139,7 +152,7 @@ def _limited(name: str, file: BinaryIO, max_bytes: int) -> bytes:
         data = file.read(min(left, max_bytes) + 1)
         if left < len(data) <= max_bytes:  # more than the system says, as under /proc
             data += file.read(max_bytes + 1 - len(data))
-    except (ValueError, UnicodeDecodeError) as error:  # closed, or opened as text
+    except (AttributeError, TypeError, ValueError) as error:  # closed, opened as text, or no file of Python's
         raise CupscaleError(f"{name} cannot be read ({str(error)[:80]}): open the file with 'rb'") from None
     if not isinstance(data, bytes):
         raise CupscaleError(f"{name} gives {type(data).__name__} and not bytes: open the file with 'rb'")
