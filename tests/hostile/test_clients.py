@@ -335,6 +335,25 @@ def test_a_place_says_how_many_and_how_long(clock):
     assert desk.place("e2").line.startswith("next")
 
 
+def test_a_run_that_came_later_and_runs_already_is_ahead(clock):
+    desk = Desk(Limits(unheard_seconds=10**6))
+    for event in ("e1", "e2"):
+        enter(desk, "a", event)
+    assert desk.begin("e2") and desk.place("e1").ahead == 1
+
+
+def test_a_run_that_was_cut_short_tells_nothing_of_others(clock):
+    desk = Desk(Limits(unheard_seconds=10**6))
+    for event, seconds, whole in (("e1", 40, True), ("e2", 2, False)):
+        enter(desk, "a", event)
+        assert desk.begin(event)
+        clock[0] += seconds
+        desk.end(event, whole=whole)
+    for event in ("e3", "e4"):
+        enter(desk, "a", event)
+    assert desk.begin("e3") and desk.place("e4").seconds == 40
+
+
 def test_a_run_that_lasts_is_heard_by_whoever_follows_it(clock):
     """Not by the session that asked for it; and its event may end before it."""
     desk = Desk(Limits(share=1, unheard_seconds=60))
