@@ -196,9 +196,9 @@ def test_a_long_name_has_its_result_and_its_captions_beside_it(stem, photo, fold
     for command in (["upscale", image, "--model", folder, *FAST], ["caption", image]):
         done = run(*command)
         assert done.exit_code == 0, done.output
-    names = {path.name for path in tmp_path.iterdir()} - {image.name}
+    names = {path.name for path in tmp_path.iterdir() if path.name.startswith(stem[:60])} - {image.name}
     assert sorted(Path(name).suffix for name in names) == [".json", ".png"]
-    assert all(name.startswith(stem[:60]) and len(name.encode()) <= 255 for name in names)
+    assert all(len(name.encode()) <= 255 for name in names)
 
 
 @pytest.mark.parametrize("name", ["b" * 300, "写" * 86])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 from PIL import Image
+
+from cupscale.page.blocks import Guarded
 
 ROOT = Path(__file__).resolve().parents[2]
 MEGA = 2**20
@@ -56,3 +61,19 @@ def test_threads_do_not_each_keep_what_a_picture_took(tmp_path):
     picture = tmp_path / "large.png"
     Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB").save(picture)
     assert left_by_threads(picture) < 200 * MEGA
+
+
+def test_a_session_keeps_nothing_of_what_it_sent_and_saw():
+    """Every call of a program is a session of its own, and gradio keeps 10,000."""
+    with Guarded() as demo:
+        text, answer = gr.Textbox(), gr.JSON()
+        gr.Button().click(lambda given: {"given": given}, text, answer)
+    (fn,) = demo.fns.values()
+    state = SessionState(demo)
+    assert asyncio.run(demo.preprocess_data(fn, ["sent"], state)) == ["sent"] and not state.config_values
+    (shown,) = asyncio.run(demo.postprocess_data(fn, [{"given": "seen"}], state))
+    assert "seen" in str(shown) and not state.config_values
+    state = SessionState(demo)
+    with pytest.raises(gr.Error):
+        asyncio.run(demo.preprocess_data(fn, [{"path": "/etc/hostname"}], state))
+    assert not state.config_values
