@@ -196,6 +196,8 @@ def read_pipeline(source: str, dtype: torch.dtype, parts: Mapping[str, Any]) -> 
 
     if is_single_file(source):
         return _read_single_file(source, dtype, parts)
+    if Path(source).is_dir():
+        _check_index(source)
     order = (None, "fp16") if dtype == torch.float32 else ("fp16", None)
     for variant in order:
         try:
@@ -205,7 +207,17 @@ def read_pipeline(source: str, dtype: torch.dtype, parts: Mapping[str, Any]) -> 
         except (OSError, ValueError) as error:
             if variant == order[-1] or not _is_missing(error, variant):
                 raise
+        except (AttributeError, IndexError, TypeError) as error:
+            raise ValueError(f"its parts are not described as save_pretrained does it ({error})") from error
     raise AssertionError("the last of the variants is returned or raised")
+
+
+def _check_index(folder: str) -> None:
+    """Raises ValueError where a folder's index is no JSON object: diffusers takes any for one."""
+    try:
+        read_object(Path(folder) / "model_index.json", "its index")
+    except CupscaleError as error:
+        raise ValueError(str(error)) from None
 
 
 def _is_missing(error: Exception, variant: str | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -69,7 +70,7 @@ class OneLine(click.Group):
             ctx.exit(0)
         except OSError as error:
             _close_stdout()
-            self._end(ctx, f"{error.filename or 'the output'}: {error.strerror or error}")
+            self._end(ctx, _said(error))
         except (KeyboardInterrupt, click.Abort):
             self._end(ctx, "stopped", 130)
 
@@ -86,6 +87,15 @@ class OneLine(click.Group):
         with contextlib.suppress(OSError):
             click.echo(f"cupscale: {line}", err=True)
         ctx.exit(status)
+
+
+def _said(error: OSError) -> str:
+    from cupscale.files import NAME_BYTES
+
+    name = error.filename or "the output"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"'{name}': the name is too long, the limit is {NAME_BYTES} bytes; choose a shorter one"
+    return f"{name}: {error.strerror or error}"
 
 
 def _close_stdout() -> None:
@@ -278,6 +288,7 @@ def caption(
     from cupscale.captioners import automatic
     from cupscale.captioners.file import check_target, write_text
     from cupscale.captions import captions_file, captions_text
+    from cupscale.files import result_name
     from cupscale.planning import take_target
 
     writer = _take(flags, *CAPTIONER_NAMES)
@@ -290,7 +301,7 @@ def caption(
     picture = images.read(image)
     if target is not None:
         settings = settings.at_scale(target.scale(picture.size))
-    file = check_target(out or image.with_name(f"{image.stem}-captions.json"))
+    file = check_target(out or image.with_name(result_name(image.stem, "-captions.json")))
     plan = _plan(picture, settings, None, Hardware("cpu", "bfloat16"))
     budget = token_budget(settings.model)
     count = budget.count if budget else None

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,50 @@ def test_bad_input_is_one_clear_line_and_status_2(photo, folder, tmp_path):
         assert all(str(word) in lines[0] for word in words), (words, lines[0])
         assert done.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+INDEXES = {
+    "a list": "[]",
+    "a number": "7",
+    "deep": "[" * 100_000,
+    "no names": "{}",
+    "a list for a name": '{"_class_name": []}',
+    "a part of nothing": '{"_class_name": "StableDiffusionXLPipeline", "unet": []}',
+    "a part that is a number": '{"_class_name": "StableDiffusionXLPipeline", "unet": 7}',
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_model_whose_index_is_nonsense_is_one_line(name, photo, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text(INDEXES[name])
+    done = run("upscale", photo, "--model", model, *FAST)
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit), done.exception
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"cupscale: cannot load model '{model}': ") and len(line) < 500
+    assert name != "a list" or "expected a JSON object, found list" in line
+
+
+@pytest.mark.parametrize("stem", ["a" * 250, "写" * 83])
+def test_a_long_name_has_its_result_and_its_captions_beside_it(stem, photo, folder, tmp_path):
+    image = photo.rename(tmp_path / f"{stem}.png")
+    for command in (["upscale", image, "--model", folder, *FAST], ["caption", image]):
+        done = run(*command)
+        assert done.exit_code == 0, done.output
+    names = {path.name for path in tmp_path.iterdir() if path.name.startswith(stem[:60])} - {image.name}
+    assert sorted(Path(name).suffix for name in names) == [".json", ".png"]
+    assert all(len(name.encode()) <= 255 for name in names)
+
+
+@pytest.mark.parametrize("name", ["b" * 300, "写" * 86])
+def test_a_name_that_is_too_long_is_one_line_before_the_run(name, photo, monkeypatch):
+    monkeypatch.setattr("cupscale.models.load", lambda *_, **__: pytest.fail("loaded"))
+    for command in (["upscale", photo, "-o", f"{name}.png", *FAST], ["caption", photo, "-o", f"{name}.json"]):
+        done = run(*command)
+        assert done.exit_code == 2 and isinstance(done.exception, SystemExit), done.exception
+        assert len(done.stderr.strip().splitlines()) == 1 and name in done.stderr
+        assert "the limit is 255 bytes; choose a shorter one" in done.stderr
 
 
 def test_help_reads_well_and_lists_every_setting():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from cupscale.page import mended
 
 
@@ -14,3 +16,29 @@ def test_the_installed_gradio_is_mended_once():
 
 def test_another_build_goes_out_as_it_is():
     assert mended.mended("let a=1;") == "let a=1;"
+
+
+def test_it_serves_the_one_script_and_nothing_else():
+    """What is not that script's own path is the page's to answer, whatever it says."""
+    passed, sent = [], []
+
+    async def page(scope, receive, send):
+        passed.append(scope)
+
+    async def send(message):
+        sent.append(message)
+
+    def ask(path, kind="http"):
+        passed.clear(), sent.clear()
+        asyncio.run(mended.Mended(page)({"type": kind, "method": "GET", "path": path}, None, send))
+
+    (path,) = mended._scripts()
+    name = path.rpartition("/")[2]
+    ask(path)
+    assert not passed and sent[0]["status"] == 200 and sent[1]["body"] == mended._scripts()[path]
+    assert dict(sent[0]["headers"])[b"content-type"].startswith(b"text/javascript")
+    others = ["/", "/assets/", f"{path}x", f"/x{path}", f"/assets//{name}", f"/assets/../assets/{name}", name]
+    others += [f"{mended._ASSETS}/{name}", "/etc/hostname", f"/assets/{name.replace('.js', '.css')}"]
+    for scope in [*((other, "http") for other in others), (path, "websocket")]:
+        ask(*scope)
+        assert len(passed) == 1 and not sent, scope

@@ -264,17 +264,25 @@ def test_without_a_whole_index_the_page_has_no_examples(monkeypatch, tmp_path, c
         examples.every.cache_clear()
 
 
-def test_an_example_whose_pictures_are_gone_is_left_out(monkeypatch, tmp_path):
+@pytest.mark.parametrize("file", ["bee-after.webp", "bee-before.webp", "bee.png"])
+@pytest.mark.parametrize("kept", [None, 0, 100, -2000])
+def test_an_example_whose_pictures_are_gone_or_damaged_is_left_out(monkeypatch, tmp_path, file, kept):
+    """kept: bytes of the file that are left, None for no file."""
     from cupscale.page import examples
 
-    shutil.copytree(examples.FOLDER, tmp_path / "examples")
-    (tmp_path / "examples" / "bee-after.webp").unlink()
+    folder = tmp_path / "examples"
+    shutil.copytree(examples.FOLDER, folder)
+    whole = (folder / file).read_bytes()
+    (folder / file).unlink()
+    if kept is not None:
+        (folder / file).write_bytes(whole[:kept])
     examples.every.cache_clear()
-    whole = {example.name for example in examples.every()}
-    monkeypatch.setattr(examples, "FOLDER", tmp_path / "examples")
+    names = {example.name for example in examples.every()}
+    monkeypatch.setattr(examples, "FOLDER", folder)
     examples.every.cache_clear()
     try:
-        assert {example.name for example in examples.every()} == whole - {"bee"}
+        assert {example.name for example in examples.every()} == names - {"bee"}
+        assert examples.best().name != "bee" and len(examples.Strip().value) == len(names) - 1
     finally:
         examples.every.cache_clear()
 

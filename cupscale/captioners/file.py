@@ -25,7 +25,7 @@ def check_target(path: str | Path) -> Path:
 def write_text(path: str | Path, text: str) -> None:
     """Written beside the final name and renamed. Raises CupscaleError for a full disk and the like."""
     path = check_target(path)
-    part = path.with_name(f".{path.name[:100]}-{secrets.token_hex(4)}.part")
+    part = path.with_name(f".captions-{secrets.token_hex(8)}.part")
     try:
         part.write_text(text, "utf-8")
         os.replace(part, path)

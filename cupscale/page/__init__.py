@@ -15,6 +15,7 @@ from cupscale.page import (
     engine,
     examples,
     heading,
+    heap,
     large,
     light,
     limits as limits_module,
@@ -47,6 +48,7 @@ _OPEN_TAB = """() => {
 
 def build(limits: Limits | None = None) -> gr.Blocks:
     """The whole page, not yet launched."""
+    heap.share()
     gr.set_static_paths([examples.FOLDER, large.FOLDER])
     limits = limits or limits_module.current()
     own = scratch.take_uploads()

@@ -40,10 +40,31 @@ class Guarded(gr.Blocks):
     ) -> list[Any]:
         """As gradio's, after the check. The source image has its own words for an upload that was deleted."""
         try:
+            self._check(block_fn, inputs)
+            made: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        finally:
+            _forget(state)
+        return made
+
+    @staticmethod
+    def _check(block_fn: Any, inputs: list[Any]) -> None:
+        try:
             for k, value in enumerate(inputs):
                 block = block_fn.inputs[k] if k < len(block_fn.inputs) else None
                 references.checked(value, gone=isinstance(block, SourceImage))
         except CupscaleError as error:
             raise refusal(error) from None
-        made: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        """As gradio's, which keeps nothing of it."""
+        try:
+            made: list[Any] = await super().postprocess_data(block_fn, predictions, state)
+        finally:
+            _forget(state)
         return made
+
+
+def _forget(state: Any) -> None:
+    """gradio keeps what each of 10,000 sessions sent and saw, for links of its own that this page does not have."""
+    if state is not None:
+        state.config_values.clear()

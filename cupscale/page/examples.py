@@ -44,7 +44,15 @@ class Example:
         return f"cupscale/assets/examples/{self.input}"
 
     def whole(self) -> bool:
-        return all((FOLDER / file).is_file() for file in (self.input, self.before, self.after))
+        """Whether its pictures are there and are pictures."""
+        try:
+            thumbnail(self.path(self.after))
+            for file in (self.input, self.before):
+                with Image.open(self.path(file)) as image:
+                    image.verify()
+        except (OSError, SyntaxError, ValueError):  # a damaged PNG is a SyntaxError to Pillow
+            return False
+        return True
 
     def pair(self) -> dict[str, Any]:
         """For the slider."""
@@ -63,6 +71,7 @@ class Strip(Scripted):
         return {"type": "array", "description": "the examples"}
 
 
+@lru_cache(maxsize=32)
 def thumbnail(path: str) -> str:
     """A picture as small as the strip shows it, its middle, as a data URL: no request of its own."""
     with Image.open(path) as image:
@@ -74,7 +83,7 @@ def thumbnail(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def every() -> tuple[Example, ...]:
-    """In the order of the index, those whose files are there. A broken index is a warning in the log, and no examples."""
+    """In the order of the index, those whose pictures are whole. A broken index is a warning in the log, and no examples."""
     try:
         text = (FOLDER / "index.json").read_bytes()
         found = TypeAdapter(dict[str, list[Example]]).validate_json(text)["examples"]

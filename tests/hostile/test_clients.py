@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -15,11 +16,12 @@ import numpy as np
 import pytest
 from page_server import FAST_SETTINGS, photo, serve
 from PIL import Image
+from starlette.responses import JSONResponse
 
 from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
-from cupscale.page import bounds, desk as desk_module, engine, limits as limits_module, run
+from cupscale.page import bounds, desk as desk_module, engine, limits as limits_module, queue, run
 from cupscale.page.desk import Desk, Dropped, Refusal
 from cupscale.page.limits import Limits
 from cupscale.page.visitor import visitor
@@ -333,6 +335,25 @@ def test_a_place_says_how_many_and_how_long(clock):
     assert desk.place("e2").line.startswith("next")
 
 
+def test_a_run_that_came_later_and_runs_already_is_ahead(clock):
+    desk = Desk(Limits(unheard_seconds=10**6))
+    for event in ("e1", "e2"):
+        enter(desk, "a", event)
+    assert desk.begin("e2") and desk.place("e1").ahead == 1
+
+
+def test_a_run_that_was_cut_short_tells_nothing_of_others(clock):
+    desk = Desk(Limits(unheard_seconds=10**6))
+    for event, seconds, whole in (("e1", 40, True), ("e2", 2, False)):
+        enter(desk, "a", event)
+        assert desk.begin(event)
+        clock[0] += seconds
+        desk.end(event, whole=whole)
+    for event in ("e3", "e4"):
+        enter(desk, "a", event)
+    assert desk.begin("e3") and desk.place("e4").seconds == 40
+
+
 def test_a_run_that_lasts_is_heard_by_whoever_follows_it(clock):
     """Not by the session that asked for it; and its event may end before it."""
     desk = Desk(Limits(share=1, unheard_seconds=60))
@@ -386,6 +407,36 @@ def test_places_are_taken_before_gradio_answers(clock):
 )
 def test_the_visitor_is_who_the_proxy_says(forwarded, behind, expected):
     assert visitor("10.1.1.1", {"x-forwarded-for": forwarded}, behind) == expected
+
+
+@pytest.mark.parametrize("space", [True, False])
+def test_a_name_that_a_visitor_gives_himself_counts_behind_a_space_s_proxy_alone(space, monkeypatch):
+    """Elsewhere nobody stands between, and X-Forwarded-For is the visitor's own text: it takes no second share."""
+    monkeypatch.setenv("SPACE_ID", "me/it" if space else "")
+    page = type("Page", (), {"desk": Desk(Limits(share=1)), "fns": {}})()
+    page.fns[0] = type("Fn", (), {"api_name": "upscale", "concurrency_id": queue.RUN["concurrency_id"]})()
+
+    async def accept(scope, receive, send):
+        await JSONResponse({"event_id": scope["path"]})(scope, receive, send)
+
+    def ask(address):
+        body = [{"type": "http.request", "body": b'{"data": []}'}]
+        headers = [(b"x-forwarded-for", address)]
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/call/upscale", "headers": headers}
+        sent = []
+
+        async def receive():
+            return body.pop()
+
+        async def send(message):
+            sent.append(message)
+
+        asyncio.run(queue.Watch(accept, page)(scope | {"client": ("10.0.0.1", 1)}, receive, send))
+        return sent[0]["status"], dict(sent[0]["headers"]).get(b"retry-after")
+
+    assert ask(b"8.8.8.8") == (200, None)
+    assert ask(b"8.8.8.8") == (429, b"30")
+    assert ask(b"1.1.1.1") == ((200, None) if space else (429, b"30"))
 
 
 # The bounds.
