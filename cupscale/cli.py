@@ -196,7 +196,7 @@ def upscale(
     images a failed one is listed at the end and does not stop the others; the exit status is then 3.
     """
     from cupscale.batch import assist, run_jobs
-    from cupscale.files import STREAM, plan_jobs
+    from cupscale.files import STREAM
     from cupscale.planning import take_target
     from cupscale.processes import is_main, own_share, together, wait_for_all
     from cupscale.saving import Saving
@@ -214,15 +214,7 @@ def upscale(
     if plan_only:
         _print_plans(sources, usual, settings, captioning, hardware, as_json)
         return
-    jobs = plan_jobs(
-        sources,
-        files["out"],
-        usual,
-        target=target,
-        suffix=_suffix(files["format"], files["out"], len(sources) > 1),
-        overwrite=files["overwrite"],
-        skip_existing=files["skip_existing"],
-    )
+    jobs = _jobs(sources, files, usual, target)
     if files["frames"]:
         _run_frames(jobs, settings, usual, captioning, saving, hardware, as_json)
         return
@@ -242,6 +234,23 @@ def upscale(
     failed = show(events, several=len(jobs) > 1, as_json=as_json, to_stdout=to_stdout)
     wait_for_all()
     _leave(ctx, failed, several=len(jobs) > 1)
+
+
+def _jobs(
+    sources: Sequence[Path | None], files: Mapping[str, Any], usual: Settings, target: Target | None
+) -> list[Job]:
+    """The sources with their targets, as the flags about files say. Raises CupscaleError."""
+    from cupscale.files import plan_jobs
+
+    return plan_jobs(
+        sources,
+        files["out"],
+        usual,
+        target=target,
+        suffix=_suffix(files["format"], files["out"], len(sources) > 1),
+        overwrite=files["overwrite"],
+        skip_existing=files["skip_existing"],
+    )
 
 
 def _hardware(given: Mapping[str, Any], usual: Settings) -> Hardware:

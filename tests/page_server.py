@@ -31,6 +31,7 @@ FAST_SETTINGS = {
     "overlap": 0.25,
     "upscaler": "lanczos",
 }
+ENDLESS = {**FAST_SETTINGS, "steps": 1000, "strength": 1.0}  # as LONG, for programs
 
 
 def photo(path: Path, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:

@@ -17,9 +17,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
-_YEAR = {
-    "Cache-Control": "public, max-age=31536000, immutable"
-}  # the file's name holds the hash of gradio's own
+# The file's name holds the hash of gradio's own.
+_YEAR = {"Cache-Control": "public, max-age=31536000, immutable"}
 # Where a component comes to be, and where one is set. `of`: what waits, by component; `there`: how to set it.
 _COMES = re.compile(
     r"let (?P<what>\w+)=(?P<of>this\.#\w+)\.get\((?P<key>\w+)\);(?P=what)&&\((?P=of)\.delete\((?P=key)\),(?P<settled>\w+\(\))"

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from browser_hands import WAIT, download, expect, give, open_part, setting, upscale, visit
 from gradio_client import Client, handle_file
-from page_server import FAST, FAST_SETTINGS, ROOT, photo, serve
+from page_server import ENDLESS, FAST, ROOT, photo, serve
 from PIL import Image
 
 from cupscale import images
@@ -596,7 +596,7 @@ def test_paste_and_webcam(chromium, url, small):
 
 
 def test_a_full_queue_says_how_much_waits_and_keeps_all(page, tmp_path):
-    endless = json.dumps({**FAST_SETTINGS, "steps": 1000, "strength": 1.0})
+    endless = json.dumps(ENDLESS)
     picture = photo(tmp_path / "queued.png")
     with serve(tmp_path, CUPSCALE_QUEUE="1") as address:
         client = Client(address, verbose=False)

@@ -75,7 +75,7 @@ def test_an_image_that_the_server_forgot_is_given_to_it_again(page, url, small, 
         " const all = base.transaction('inputs').objectStore('inputs').count();"
         " all.onsuccess = () => { base.close(); done(all.result === 1) } } })"
     )
-    (upload,) = [one for one in (folder / "tmp").glob("cupscale-*/uploads/*/small.png")]
+    (upload,) = (folder / "tmp").glob("cupscale-*/uploads/*/small.png")
     os.utime(upload, (0, 0))  # an old file, of which a browser takes its own copy for the server's
     page.evaluate(
         "fetch(`gradio_api/file=${JSON.parse(sessionStorage.getItem('cupscale-visit')).image}`, {cache: 'reload'})"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from page_server import FAST_SETTINGS, photo, serve
+from page_server import ENDLESS, FAST_SETTINGS, photo, serve
 from PIL import Image
 from starlette.responses import JSONResponse
 
@@ -27,8 +27,6 @@ from cupscale.page.limits import Limits
 from cupscale.page.visitor import visitor
 from cupscale.settings import Settings
 
-# Minutes of work on any machine: what it does is begun and never finished here.
-ENDLESS = {**FAST_SETTINGS, "steps": 1000, "strength": 1.0}
 FAST = json.dumps(FAST_SETTINGS)
 
 

@@ -34,10 +34,10 @@
         if (going) return;
         going = true;
         try {
-          await carry(await send(request.clone()), sink);
-          while (due.size) {
-            await new Promise((resolve) => setTimeout(resolve, AGAIN));
+          for (;;) {
             await carry(await send(request.clone()), sink);
+            if (!due.size) break;
+            await new Promise((resolve) => setTimeout(resolve, AGAIN));
           }
           going = false;
         } catch (error) {
