@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cupscale.metrics import COSTS
+from cupscale.metrics.base import Metric
 from cupscale.reproduce.tables import AnyMetric, Line, Table, heading
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 DPI = 110
+COLOURS = 20  # of matplotlib's "tab20"; rows beyond them have another mark
 INK, FAINT, OURS, OTHERS = "#1c2733", "#b8c1cb", "#1f6f8b", "#8796a5"
 
 
@@ -93,6 +95,7 @@ def _points(axes: Any, metric: AnyMetric, lines: Sequence[Line]) -> None:
     from matplotlib import color_sequences
 
     colours = color_sequences["tab20"]
+    placed: list[tuple[float, float]] = []
     for place, line in enumerate(lines):
         found, cost = line.figures.get(metric.name), line.figures.get("evaluations")
         if found is None or cost is None:
@@ -104,22 +107,53 @@ def _points(axes: Any, metric: AnyMetric, lines: Sequence[Line]) -> None:
             cost.mean,
             found.mean,
             yerr=reach,
-            fmt=_mark(line),
+            fmt=_mark(line, place // COLOURS),
             markersize=5,
-            color=colours[place % len(colours)],
+            color=colours[place % COLOURS],
             elinewidth=0.7,
             capsize=2,
             label=line.row.title,
         )
+        if not line.row.original:
+            placed.append((cost.mean, found.mean))
+    if best := front(placed, metric):
+        axes.plot(*zip(*best, strict=True), drawstyle="steps-post", color=FAINT, linewidth=1, zorder=0)
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(left=-1)
     axes.margins(x=0.1)
     axes.set_xlabel("network evaluations", fontsize=7.5, color=INK)
 
 
-def _mark(line: Line) -> str:
-    """Of a point: the originals, other methods, ours."""
-    return "*" if line.row.original else "s" if line.row.peer else "o"
+def front(points: Sequence[tuple[float, float]], metric: AnyMetric) -> list[tuple[float, float]]:
+    """The Pareto front: those that no other point beats at the same cost or less.
+
+    Args:
+        points: (network evaluations, the metric's mean), of each row.
+        metric: Says which way is better; where it does not, there is no front.
+
+    Returns:
+        Of `points`, by rising cost.
+    """
+    if metric.better == "none":
+        return []
+    target = metric.target if isinstance(metric, Metric) else None
+
+    def worth(value: float) -> float:
+        if target is not None:
+            return -abs(value - target)
+        return value if metric.better == "higher" else -value
+
+    best: list[tuple[float, float]] = []
+    for cost, value in sorted(points, key=lambda point: (point[0], -worth(point[1]))):
+        if not best or worth(value) > worth(best[-1][1]):
+            best.append((cost, value))
+    return best
+
+
+def _mark(line: Line, turn: int) -> str:
+    """Of a point: the originals, other methods, ours. turn: how often all colours are used up."""
+    marks = "*" if line.row.original else "sD^" if line.row.peer else "oPX"
+    return marks[turn % len(marks)]
 
 
 def _png(figure: Figure) -> bytes:

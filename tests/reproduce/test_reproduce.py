@@ -33,6 +33,7 @@ from cupscale.reproduce import runner as runner_module
 from cupscale.reproduce.cost import Clock, peak_memory
 from cupscale.reproduce.folder import Folder, difference, digest
 from cupscale.reproduce.inputs import Input, Item, from_images, from_prompts, items_of, reduced
+from cupscale.reproduce.plots import front
 from cupscale.reproduce.report import places, spread
 from cupscale.reproduce.rows import choose, read_rows
 from cupscale.reproduce.tables import Line, Table, as_csv, cell, gather, markdown
@@ -635,6 +636,15 @@ def test_a_cell_holds_its_interval():
     assert cell(METRICS["psnr"], line) == "9.00"
     assert cell(METRICS["slope"], line) == ""
     assert Table([], [line], {}, {}, 1).lines[0].items == 0
+
+
+def test_the_front_holds_what_nothing_cheaper_beats():
+    """By hand; of two at one cost the better, and one that costs more and is no better is not on it."""
+    points = [(52, 3.0), (24, 1.0), (24, 1.5), (100, 3.0), (0, -4.0)]
+    assert front(points, METRICS["psnr"]) == [(0, -4.0), (24, 1.5), (52, 3.0)]
+    assert front(points, METRICS["patch1"]) == [(0, -4.0)]
+    assert front(points, METRICS["seams"]) == [(0, -4.0), (24, 1.0)]  # the target is 1
+    assert front(points, METRICS["slope"]) == []
 
 
 def test_crops_are_of_the_busiest_place_and_of_a_middling_one():
