@@ -1,6 +1,6 @@
 """Speed and memory of the pipeline around the network, as ratios measured in one run.
 
-    python -m benchmarks.run overhead     wall time over the time of the same network calls alone
+    python -m benchmarks.run overhead     time of the denoising over that of the same network calls alone
     python -m benchmarks.run memory       peak memory above the loaded model, per output size
     python -m benchmarks.run pixels       time per output pixel, per output size
     python -m benchmarks.run eight        8192 x 8192 of the bundled model: time, and the peak of the process (at most 8 GB)
@@ -22,8 +22,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -32,7 +34,9 @@ import torch
 from PIL import Image, ImageOps
 
 import cupscale
+from cupscale.events import Event
 from cupscale.pipeline import CUpscalePipeline
+from cupscale.stages import Stages
 
 RESULTS = Path(__file__).with_name("results.md")
 
@@ -68,7 +72,7 @@ class Twin:
     """A copy of the network that no hook touches.
 
     It makes every call of the network again at once, before or after it by turns: what the machine does in the
-    meantime then weighs on both.
+    meantime then weighs on both. A `Stopwatch` made before it does not count its time.
     """
 
     def __init__(self, network: Any):
@@ -76,7 +80,7 @@ class Twin:
         self.calls = 0
         self.seconds = 0.0
         self._handles = [
-            network.register_forward_pre_hook(self._before, with_kwargs=True),
+            network.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
             network.register_forward_hook(self._after, with_kwargs=True),
         ]
 
@@ -129,40 +133,60 @@ def main() -> None:
 
 @main.command()
 @click.option("--save", is_flag=True)
-@click.option("--rounds", default=5)
-def overhead(save: bool, rounds: int) -> None:
-    """256 -> 1024 under all priors, against the same network calls with nothing around them, made in the same moments."""
+@click.option("--rounds", default=3)
+@click.option("--sides", default="1024,2048,4096", help="Of the results, in pixels, at 4x.")
+def overhead(save: bool, rounds: int, sides: str) -> None:
+    """The denoising of a run under all priors, against the same network calls with nothing around them, made in the same moments.
+
+    Base upscale and codec are left out. "As they are" are the run's own calls, with the priors' hooks in them.
+    """
     pipe = cupscale.load("tiny")
     fields: dict[str, Any] = {
         "scale": 4,
         "seed": 1,
-        "strength": 0.45,
-        "steps": 4,
         "overlap": 0.25,
         "guidance": 1.0,
         "upscaler": "lanczos",
         "attention": 0.6,
     }
-    image = noise_image(256)
-    cupscale.upscale(pipe, image, **fields | {"scale": 1})
-    rows, walls, alones = [], 0.0, 0.0
-    for _ in range(rounds):
-        twin = Twin(pipe.unet)
+    cupscale.upscale(pipe, noise_image(256), **fields | {"scale": 1, "strength": 1.0, "steps": 1})
+    lines = [
+        "| output | network calls | seconds | the calls alone | ratio, by run | the calls as they are | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for side in map(int, sides.split(",")):
+        # Two steps where they are short, so that every row has enough calls.
+        fields |= {"strength": 1.0, "steps": 2 if side <= 1024 else 1}
+        walls, alone, theirs, ratios = 0.0, 0.0, 0.0, []
+        for _ in range(rounds):
+            wall, twin, own = _beside_its_calls(pipe, noise_image(side // 4), fields)
+            ratios.append(f"{wall / twin.seconds:.3f}")
+            walls, alone, theirs = walls + wall, alone + twin.seconds, theirs + own
+        lines.append(
+            f"| {side} x {side} | {twin.calls} | {walls:.1f} | {alone:.1f} | {walls / alone:.3f} ({', '.join(ratios)}) "
+            f"| {theirs:.1f} | {walls / theirs:.3f} |"
+        )
+    section("Overhead", lines, "python -m benchmarks.run overhead", save)
+
+
+def _beside_its_calls(pipe: Any, image: Image.Image, fields: dict[str, Any]) -> tuple[float, Twin, float]:
+    """One run: the seconds of its denoising without the twin's, the twin, and the seconds of its own calls."""
+    own = Stopwatch(pipe.unet)
+    twin = Twin(pipe.unet)
+    denoise, seconds = Stages._denoise, 0.0
+
+    def timed(self: Stages, *args: Any) -> Generator[Event, None, torch.Tensor]:
+        nonlocal seconds
         began = time.perf_counter()
+        z = yield from denoise(self, *args)
+        seconds = time.perf_counter() - began
+        return z
+
+    with patch.object(Stages, "_denoise", timed):
         cupscale.upscale(pipe, image, **fields)
-        wall = time.perf_counter() - began - twin.seconds
-        twin.close()
-        rows.append(f"{wall / twin.seconds:.3f}")
-        walls, alones = walls + wall, alones + twin.seconds
-    section(
-        "Overhead",
-        [
-            f"{twin.calls} network calls a run, {rounds} runs: {walls:.1f} s in all, the calls alone {alones:.1f} s. "
-            f"Ratio {walls / alones:.3f} (runs: {', '.join(rows)}). The bar is 1.05.",
-        ],
-        "python -m benchmarks.run overhead",
-        save,
-    )
+    twin.close()
+    own.close()
+    return seconds - twin.seconds, twin, own.seconds
 
 
 @main.command(hidden=True)
@@ -237,15 +261,16 @@ def memory(save: bool) -> None:
 @click.option("--save", is_flag=True)
 @click.option("--rounds", default=3)
 def pixels(save: bool, rounds: int) -> None:
-    """Time per output pixel, 1K to 4K, one step each: the sizes take turns, the fastest run of each counts."""
+    """Time per output pixel, 1K to 4K and without overlap 8K, one step each: the sizes take turns, the fastest of each counts."""
     rows = [
         "| output | overlap | regions | seconds | us a pixel | ms a region, network | us a pixel, the rest |",
         "|---|---|---|---|---|---|---|",
     ]
     for overlap in (0.0, 0.25):
         best: dict[int, dict[str, Any]] = {}
+        large = () if overlap else (8192,)
         for _ in range(rounds):
-            for side in (1024, 2048, 4096):
+            for side in (1024, 2048, 4096, *large):
                 found = _one(side, overlap)
                 if side not in best or found["seconds"] < best[side]["seconds"]:
                     best[side] = found
