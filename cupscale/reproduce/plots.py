@@ -118,9 +118,11 @@ def _points(axes: Any, metric: AnyMetric, lines: Sequence[Line]) -> None:
             placed.append((cost.mean, found.mean))
     if best := front(placed, metric):
         axes.plot(*zip(*best, strict=True), drawstyle="steps-post", color=FAINT, linewidth=1, zorder=0)
-    axes.set_xscale("symlog", linthresh=10)
-    axes.set_xlim(left=-1)
+    costs = [line.figures["evaluations"].mean for line in lines if "evaluations" in line.figures]
     axes.margins(x=0.1)
+    if max(costs) > 10 * min(costs):
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xlim(left=-1)
     axes.set_xlabel("network evaluations", fontsize=7.5, color=INK)
 
 
