@@ -6,12 +6,11 @@ import json
 from itertools import pairwise
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES, make_sd3
 from click.testing import CliRunner
-from PIL import Image
+from small_runs import CAPTION, FAST, photo
 
 import cupscale
 from cupscale import models
@@ -28,23 +27,7 @@ from cupscale.planning import make_plan
 
 FLOW = ["sd3", "z-image", "flux2-klein-base", "qwen-image"]
 NEW = [name for name in FAMILIES if name != "sdxl"]
-FAST = {
-    "scale": 3,
-    "seed": 2,
-    "strength": 0.5,
-    "steps": 4,
-    "guidance": 3.0,
-    "upscaler": "lanczos",
-    "overlap": 0.25,
-}
-CAPTION = {"box": (0, 0, 64, 64), "caption": "a blue boat on a lake"}
 CELLS = Size(16, 16)
-
-
-def photo(width=40, height=24):
-    y, x = np.mgrid[0:height, 0:width]
-    planes = [np.sin(x / 5 + k) * np.cos(y / (4 + k)) * 100 + 128 for k in range(3)]
-    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
 
 
 def settings(**fields):

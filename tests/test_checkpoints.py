@@ -13,6 +13,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
+from small_runs import photo
 
 import cupscale
 from cupscale import checkpoints, models
@@ -20,12 +21,6 @@ from cupscale.cli import main
 from cupscale.errors import CupscaleError
 
 FAST = {"scale": 2, "strength": 0.5, "steps": 2, "guidance": 1, "upscaler": "lanczos", "captioner": "none"}
-
-
-def photo(width=40, height=24):
-    y, x = np.mgrid[0:height, 0:width]
-    planes = [np.sin(x / 5 + k) * np.cos(y / (4 + k)) * 100 + 128 for k in range(3)]
-    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
 
 
 def picture(pipe, **fields):

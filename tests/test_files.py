@@ -279,7 +279,7 @@ def test_a_terminal_has_a_bar_for_all_and_one_for_each(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_share_a_folder(tmp_path, model):
     """By `accelerate launch`: each result once, a failed file is named, and the same command goes on where it stopped."""
-    from test_together import launch
+    from launching import launch
 
     for k in range(3):
         picture(tmp_path / "in" / f"{k}.png", k)

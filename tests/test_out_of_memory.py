@@ -1,10 +1,9 @@
 """A device that does not hold a run: fewer regions, smaller tiles, and at last what would fit, in one line."""
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from small_runs import photo
 
 import cupscale
 from cupscale import models, offload, peers
@@ -17,12 +16,6 @@ from cupscale.settings import Settings
 
 FAST = {"scale": 3, "strength": 0.5, "steps": 2, "guidance": 1, "upscaler": "lanczos", "captioner": "none"}
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-
-
-def photo(width=200, height=120):
-    y, x = np.mgrid[0:height, 0:width]
-    planes = [np.sin(x / 5 + k) * np.cos(y / (4 + k)) * 100 + 128 for k in range(3)]
-    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
 
 
 @pytest.fixture
@@ -48,7 +41,7 @@ def no_room_above(pipe, part, side_px, monkeypatch):
 
 def test_the_vae_goes_on_in_smaller_tiles_and_says_so(pipe, monkeypatch):
     asked = no_room_above(pipe, "decoder", 300, monkeypatch)
-    events = list(cupscale.stream(pipe, photo(), **FAST))
+    events = list(cupscale.stream(pipe, photo(200, 120), **FAST))
     notices = [event.message for event in events if isinstance(event, cupscale.Notice)]
     assert notices == [
         "out of memory: going on with VAE tiles of 512 px",
@@ -59,21 +52,21 @@ def test_the_vae_goes_on_in_smaller_tiles_and_says_so(pipe, monkeypatch):
     backbone = adapt(pipe)
     decode = type(backbone).decode
     monkeypatch.setattr(type(backbone), "decode", lambda self, z, tiles: decode(self, z, Tiles(256)))
-    same = cupscale.upscale(pipe, photo(), **FAST).image
+    same = cupscale.upscale(pipe, photo(200, 120), **FAST).image
     assert same.tobytes() == events[-1].result.image.tobytes()
 
 
 def test_tiles_that_the_encoder_needed_are_the_decoders_too(pipe, monkeypatch):
     no_room_above(pipe, "encoder", 512, monkeypatch)
     asked = no_room_above(pipe, "decoder", 10_000, monkeypatch)
-    list(cupscale.stream(pipe, photo(), **FAST))
+    list(cupscale.stream(pipe, photo(200, 120), **FAST))
     assert max(asked) == 512
 
 
 def test_where_the_smallest_tiles_do_not_fit_a_line_says_what_would(pipe, monkeypatch):
     no_room_above(pipe, "decoder", 0, monkeypatch)
     with pytest.raises(CupscaleError) as told:
-        cupscale.upscale(pipe, photo(), **FAST)
+        cupscale.upscale(pipe, photo(200, 120), **FAST)
     line = str(told.value)
     assert line.startswith(
         "out of memory on cpu (decode) with one region at once and VAE tiles of 256 px: choose a scale"
@@ -84,10 +77,10 @@ def test_where_the_smallest_tiles_do_not_fit_a_line_says_what_would(pipe, monkey
 def test_a_network_that_does_not_fit_names_the_way_of_offloading_that_does(pipe, monkeypatch):
     monkeypatch.setattr(pipe.unet, "forward", lambda *args, **kwargs: (_ for _ in ()).throw(FULL))
     with pytest.raises(CupscaleError, match="smaller model"):
-        cupscale.upscale(pipe, photo(), **FAST)
+        cupscale.upscale(pipe, photo(200, 120), **FAST)
     monkeypatch.setattr(offload, "fitting_way", lambda pipe, device, work: "load it with offload model")
     with pytest.raises(CupscaleError, match=r"\(denoise\) with one region.*: load it with offload model"):
-        cupscale.upscale(pipe, photo(), **FAST)
+        cupscale.upscale(pipe, photo(200, 120), **FAST)
 
 
 def test_the_way_that_fits_is_the_fastest_after_the_present_one(pipe, monkeypatch):
@@ -138,7 +131,7 @@ def test_the_scale_that_fits_is_the_largest_below_the_runs():
     "error", [FULL, RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
 )
 def test_the_command_line_says_it_in_one_line(folders, tmp_path, monkeypatch, error):
-    photo().save(tmp_path / "a.png")
+    photo(200, 120).save(tmp_path / "a.png")
 
     def full(self, *args, **kwargs):
         raise error

@@ -8,35 +8,17 @@ import torch
 import torch.nn.functional as F
 from diffusers.models import attention_processor as processors
 from diffusers.models.attention_dispatch import attention_backend
-from PIL import Image
+from small_runs import RUN, levels, photo
 
 import cupscale
 from cupscale.backbones import adapt
 from cupscale.errors import CupscaleError
 
-RUN = {
-    "scale": 3,
-    "seed": 2,
-    "strength": 0.5,
-    "steps": 4,
-    "guidance": 3.0,
-    "upscaler": "lanczos",
-    "overlap": 0.25,
-    "prompt": "a red fox",
-    "captions": [{"box": (0, 0, 64, 64), "caption": "a blue boat on a lake"}],
-    "captioner": "none",
-}
 PLAIN = {"attention": 0, "detail": 0}
 
 
-def photo(width=40, height=24):
-    y, x = np.mgrid[0:height, 0:width]
-    planes = [np.sin(x / 5 + k) * np.cos(y / (4 + k)) * 100 + 128 for k in range(3)]
-    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
-
-
 def picture(pipe, **fields):
-    return np.asarray(cupscale.upscale(pipe, photo(), **RUN | fields).image).astype(int)
+    return levels(cupscale.upscale(pipe, photo(), **RUN | fields).image)
 
 
 def names(network):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from checkpoints import make_sdxl
 from PIL import Image
+from schedule import Schedule
 
 from cupscale import models
 from cupscale.method.regions import Size
@@ -128,28 +129,6 @@ def test_a_picture_that_shows_nothing_needs_no_network(pipeline, seen):
     assert seen == [] and result.plan.samples == 0 and result.image.size == (256, 192)
 
 
-class Schedule:
-    """x_i = a_i x0 + s_i noise; the output is the noise."""
-
-    timesteps = torch.tensor([600.0, 300.0])
-    a, s = (0.6, 0.8), (0.7, 0.5, 0.2)
-
-    def noised(self, x0, noise, i):
-        return self.a[i] * x0 + self.s[i] * noise
-
-    def model_input(self, sample, i):
-        return sample
-
-    def to_x0(self, output, sample, i):
-        return (sample - self.s[i] * output) / self.a[i]
-
-    def from_x0(self, x0, sample, i):
-        return (sample - self.a[i] * x0) / self.s[i]
-
-    def step(self, output, sample, i):
-        return self.to_x0(output, sample, i) + self.s[i + 1] * output
-
-
 class Network:
     def __init__(self):
         self.asked, self.guided = [], []
@@ -168,7 +147,7 @@ def test_x0_is_z_l_in_a_window_that_shows_nothing():
     network = Network()
     flat = FlatPlaces(rich, z)
     options = {"window": Size(6, 8), "overlap": 0.0, "seed": 3, "guided_steps": 1, "flat": flat}
-    events = [event for event in denoise(network, Schedule(), z, **options) if hasattr(event, "x0")]
+    events = [event for event in denoise(network, Schedule(2), z, **options) if hasattr(event, "x0")]
     assert [place for _, place in network.asked] == [0, 2, 0, 2]
     assert network.guided == [True, True, False, False]
     for event in events:
@@ -183,7 +162,7 @@ def test_captions_follow_the_nearest_window_of_the_plan():
     network = Network()
     list(
         denoise(
-            network, Schedule(), z, window=Size(6, 8), overlap=0.0, seed=3, placement=Placement("shifted")
+            network, Schedule(2), z, window=Size(6, 8), overlap=0.0, seed=3, placement=Placement("shifted")
         )
     )
     for region, place in network.asked:

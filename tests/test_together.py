@@ -1,36 +1,15 @@
 """One picture made by several processes: every output arrives in its place, and the bytes are those of one process."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from launching import launched
 from PIL import Image
+from schedule import Schedule
 
 from cupscale.method.regions import Size
 from cupscale.method.sampler import StepDone, denoise
 from cupscale.processes import Together
-
-LIMIT_S = 900
-
-
-def launch(count, *words, cwd):
-    """`accelerate launch -m cupscale ...` in `count` processes on the CPU; 0: without it."""
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
-    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher += ["--main_process_port", "0"]
-    command = [sys.executable, *(launcher if count else []), "-m", "cupscale", *words]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT_S)
-
-
-def launched(count, *words, cwd):
-    done = launch(count, *words, cwd=cwd)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.mark.slow
@@ -79,25 +58,6 @@ def test_outputs_come_back_in_their_order(monkeypatch, sizes, count):
         assert all(torch.equal(a, b) for a, b in zip(found, batches, strict=True))
 
 
-class Schedule:
-    timesteps = torch.tensor([600.0, 300.0])
-
-    def noised(self, x0, noise, i):
-        return x0 + noise
-
-    def model_input(self, sample, i):
-        return sample
-
-    def to_x0(self, output, sample, i):
-        return sample - output
-
-    def from_x0(self, x0, sample, i):
-        return sample - x0
-
-    def step(self, output, sample, i):
-        return sample - output / 2
-
-
 class Network:
     def __init__(self):
         self.asked = []
@@ -124,7 +84,7 @@ def test_the_shared_way_gives_the_same_canvas(batch):
     networks, ends = [Network(), Network()], []
     for network, share in zip(networks, (None, Whole()), strict=True):
         loop = denoise(
-            network, Schedule(), z, window=Size(6, 8), overlap=0.4, seed=2, batch=batch, share=share
+            network, Schedule(2), z, window=Size(6, 8), overlap=0.4, seed=2, batch=batch, share=share
         )
         ends.append([event.sample for event in loop if isinstance(event, StepDone)][-1])
     assert torch.equal(*ends) and networks[0].asked == networks[1].asked

@@ -10,7 +10,7 @@ import pytest
 import torch
 from card import CUDA, Card, MixedDevices, bytes_on_card, on_card
 from checkpoints import FAMILIES
-from PIL import Image
+from small_runs import RUN, levels, photo
 
 import cupscale
 from cupscale import stages
@@ -19,27 +19,6 @@ from cupscale.captioners.vlm import _Loaded
 from cupscale.method import regions, sampler
 
 OFFLOADS = ["none", "model", "group", "sequential"]
-RUN = {
-    "scale": 3,
-    "seed": 2,
-    "strength": 0.5,
-    "steps": 4,
-    "guidance": 3.0,
-    "upscaler": "lanczos",
-    "overlap": 0.25,
-    "prompt": "a red fox",
-    "captions": [{"box": (0, 0, 64, 64), "caption": "a blue boat on a lake"}],
-}
-
-
-def photo(width=40, height=24):
-    y, x = np.mgrid[0:height, 0:width]
-    planes = [np.sin(x / 5 + k) * np.cos(y / (4 + k)) * 100 + 128 for k in range(3)]
-    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
-
-
-def levels(image):
-    return np.asarray(image).astype(int)
 
 
 @pytest.fixture

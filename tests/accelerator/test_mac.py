@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from card import TOTAL_BYTES, Card
 from checkpoints import FAMILIES
-from test_card_runs import RUN, _picture, levels, photo
+from small_runs import RUN, levels, photo
+from test_card_runs import _picture
 
 import cupscale
 from cupscale import machine

@@ -10,8 +10,6 @@ import mmap
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 import torch
 from checkpoints import make_sdxl
 from click.testing import CliRunner
+from launching import launched
 from PIL import Image
 
 import cupscale
@@ -39,7 +38,6 @@ from cupscale.reproduce.rows import choose, read_rows
 from cupscale.reproduce.tables import Line, Table, as_csv, cell, gather, markdown
 from cupscale.settings import CHOICES
 
-LIMIT_S = 420  # of a command of its own; only there so that a test that hangs ends
 FEW = {"steps": 4, "strength": 0.5, "guidance": 1.0, "upscaler": "lanczos"}
 
 
@@ -505,21 +503,6 @@ def test_seeds_may_be_a_range(arguments, tmp_path):
 
 
 # Several processes
-
-
-def launched(count: int, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch -m cupscale ...` in `count` processes; 0: without it.
-
-    --multi_gpu is its word for several processes, also where there are only CPUs.
-    """
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0"]
-    command = [sys.executable, *(launch if count else []), "-m", "cupscale", *words]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.mark.slow
