@@ -32,7 +32,8 @@ def ready(browser: Any, url: str, what: str) -> float:
 def main() -> None:
     import gradio as gr
     from chromium import launched
-    from page_server import free_port, serve
+    from page_server import serve
+    from waiting import free_port
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--visits", type=int, default=5)

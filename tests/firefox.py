@@ -15,16 +15,15 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tabs import WAIT, Tab
+from waiting import until
 
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
-WAIT = 2 * int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60"))
-CONTROL = "\ue009"
 
 if FIREFOX is None:
     pytest.skip("no firefox: apt-get install firefox-esr", allow_module_level=True)
@@ -80,14 +79,12 @@ class Socket:
         self._socket.sendall(bytes([128 | kind]) + head + mask + masked)
 
 
-class Tab:
-    """A tab, and what a person does in it.
+class FirefoxTab(Tab):
+    """problems: What the console calls an error, too."""
 
-    problems: What its scripts threw, and what the console calls an error.
-    """
-
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, downloads: Path) -> None:
         self._socket = socket
+        self.downloads = downloads
         self._number = 0
         self.problems: list[str] = []
         self._ask("session.new", capabilities={})
@@ -101,44 +98,34 @@ class Tab:
         self._tell("browsingContext.navigate", url=url, wait="interactive")
 
     def value(self, expression: str) -> Any:
-        """Of a script: text, a number, a truth, or None."""
         answer = self._ask(
             "script.evaluate", expression=expression, target={"context": self._context}, awaitPromise=True
         )
         assert answer["type"] == "success", answer
         return answer["result"].get("value")
 
-    def wait(self, expression: str) -> Any:
-        """Until a script's value is true."""
-        until = time.monotonic() + WAIT
-        while not (found := self.value(expression)):
-            assert time.monotonic() < until, f"never true: {expression}; problems: {self.problems}"
-            time.sleep(0.1)
-        return found
-
-    def give(self, selector: str, *paths: Path) -> None:
-        self._tell("input.setFiles", element=self._node(selector), files=[str(path) for path in paths])
+    def give(self, selector: str, path: Path) -> None:
+        self._tell("input.setFiles", element=self._node(selector), files=[str(path)])
 
     def click(self, selector: str) -> None:
-        """With the mouse, in its middle."""
+        self.drag(selector, 0)
+
+    def drag(self, selector: str, by: int) -> None:
         self.value(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
         origin = {"type": "element", "element": self._node(selector)}
         steps = [
             {"type": "pointerMove", "x": 0, "y": 0, "origin": origin},
             {"type": "pointerDown", "button": 0},
+            {"type": "pointerMove", "x": by, "y": 0, "origin": origin},
             {"type": "pointerUp", "button": 0},
         ]
         self._tell("input.performActions", actions=[{"type": "pointer", "id": "mouse", "actions": steps}])
 
     def press(self, keys: str, held: str = "") -> None:
-        """Keys, one after the other, while another is held."""
         steps = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         if held:
             steps = [{"type": "keyDown", "value": held}, *steps, {"type": "keyUp", "value": held}]
         self._tell("input.performActions", actions=[{"type": "key", "id": "keys", "actions": steps}])
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self._tell("browsingContext.captureScreenshot")["data"]))
 
     def _node(self, selector: str) -> dict[str, Any]:
         found = self._tell("browsingContext.locateNodes", locator={"type": "css", "value": selector})["nodes"]
@@ -161,10 +148,15 @@ class Tab:
 
 
 @contextlib.contextmanager
-def launched(folder: Path) -> Iterator[Tab]:
+def launched(folder: Path) -> Iterator[FirefoxTab]:
     """A browser without a window, with a profile of its own in `folder`."""
     profile = folder / "profile"
-    profile.mkdir()
+    downloads = folder / "downloads"
+    for made in (profile, downloads):
+        made.mkdir()
+    wishes = {"browser.download.folderList": 2, "browser.download.dir": str(downloads)}
+    lines = (f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in wishes.items())
+    (profile / "user.js").write_text("\n".join(lines))
     log = folder / "firefox.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -175,7 +167,7 @@ def launched(folder: Path) -> Iterator[Tab]:
         )
         try:
             tab_socket = Socket(*_address(log, process), "/session")
-            yield Tab(tab_socket)
+            yield FirefoxTab(tab_socket, downloads)
             tab_socket.close()
         finally:
             process.terminate()
@@ -184,8 +176,10 @@ def launched(folder: Path) -> Iterator[Tab]:
 
 def _address(log: Path, process: subprocess.Popen[bytes]) -> tuple[str, int]:
     """Where it listens, as it says itself."""
-    until = time.monotonic() + WAIT
-    while not (found := re.search(r"WebDriver BiDi listening on ws://([\d.]+):(\d+)", log.read_text())):
-        assert process.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
-        time.sleep(0.1)
+
+    def find() -> re.Match[str] | None:
+        assert process.poll() is None, log.read_text()[-2000:]
+        return re.search(r"WebDriver BiDi listening on ws://([\d.]+):(\d+)", log.read_text())
+
+    found = until(find, WAIT, lambda: log.read_text()[-2000:])
     return found[1], int(found[2])

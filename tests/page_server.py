@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from checkpoints import make_sdxl
 from PIL import Image
+from waiting import answering, free_port
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 5 * int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60"))  # a busy machine takes minutes
@@ -45,13 +43,6 @@ def photo(path: Path, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:
     return path
 
 
-def free_port() -> int:
-    """One that nobody has now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @contextlib.contextmanager
 def serve(folder: Path, **environment: str) -> Iterator[str]:
     """Start the page and give its address. `folder` takes the checkpoint, the caches and the temporary files."""
@@ -68,38 +59,21 @@ def start(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Po
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     port = int(environment.get("GRADIO_SERVER_PORT") or free_port())
-    log = (folder / f"server-{port}.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "app.py")],
-        cwd=folder,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_SERVER_NAME": "127.0.0.1",
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "CUPSCALE_MODELS": f"random={model}",
-            "CUPSCALE_MODEL": "random",
-            "XDG_CACHE_HOME": str(folder / "cache"),
-            "TMPDIR": str(temporary),
-            "HF_HUB_OFFLINE": "1",
-            **environment,
-        },
-    )
     url = f"http://127.0.0.1:{port}/"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the page did not start:\n{Path(log.name).read_text()[-3000:]}")
-            time.sleep(0.25)
+    around = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "CUPSCALE_MODELS": f"random={model}",
+        "CUPSCALE_MODEL": "random",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "TMPDIR": str(temporary),
+        "HF_HUB_OFFLINE": "1",
+        **environment,
+    }
+    command = [sys.executable, str(ROOT / "app.py")]
+    log = folder / f"server-{port}.log"
+    with answering(command, url, log, START_SECONDS, cwd=folder, env=around) as process:
         yield url, process
-    finally:
-        process.terminate()
-        process.wait(START_SECONDS)
-        log.close()

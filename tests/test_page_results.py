@@ -251,6 +251,36 @@ def test_a_link_is_previewed_with_its_own_card(previewed):
         assert client.get(gone).status_code == 404
 
 
+def test_the_page_is_written_once_for_all_who_come_by_one_address():
+    asked = []
+
+    def written(request):
+        asked.append(request.url.hostname)
+        return HTMLResponse(PAGE.replace("here", f"visit {len(asked)} by {request.url.hostname}"))
+
+    app = Starlette(routes=[Route("/", written)])
+    app.add_middleware(
+        previews.Previews, demo=type("D", (), {"links": kept_links.KeptLinks(Limits()), "blocks": {}})()
+    )
+
+    def body(host, query=""):
+        text = TestClient(app, base_url=f"http://{host}").get("/" + query).text
+        return re.search("<body>(.*)</body>", text)[1]
+
+    assert [body("one.example"), body("one.example", "?example=bee")] == ["visit 1 by one.example"] * 2
+    assert body("two.example") == "visit 2 by two.example"
+    assert body("one.example") == "visit 1 by one.example"
+    assert body("one.example", "?deep_link=x") == "visit 3 by one.example"
+    for k in range(20):
+        body(f"{k}.example")
+    assert body("one.example") == "visit 24 by one.example"  # few are held
+    app.auth = {"someone": "password"}
+    assert [body("one.example"), body("one.example")] == [
+        "visit 25 by one.example",
+        "visit 26 by one.example",
+    ]
+
+
 def test_a_kept_file_has_no_other_name(previewed):
     client, links = previewed
     kept = links.keep(shot("mine"))

@@ -21,12 +21,10 @@ class Advanced:
         self._session = session
         with gr.Accordion("Advanced", open=False, elem_id="advanced") as self.part:
             self._presets()
-            with gr.Row():
-                session.controls.number("seed", 0, 2**32 - 1)
-                session.randomize.render()
-            self._keeping()
-            self._words()
-            self._sampling()
+            with gr.Row(equal_height=False):  # beside one another, so that all is seen at once
+                for group in (self._keeping, self._words, self._sampling):
+                    with gr.Column(min_width=280):
+                        group()
             with gr.Accordion("What the paper leaves open", open=False, elem_id="choices"):
                 session.controls.choices()
 
@@ -70,6 +68,9 @@ class Advanced:
     def _sampling(self) -> None:
         controls = self._session.controls
         _heading("Model and sampling")
+        with gr.Row():
+            controls.number("seed", 0, 2**32 - 1)
+            self._session.randomize.render()
         with gr.Row():
             controls.choice("model")
             controls.choice("upscaler")

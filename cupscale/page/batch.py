@@ -42,10 +42,19 @@ if TYPE_CHECKING:
 
 FORMATS = {"PNG": "png", "WebP": "webp", "JPEG": "jpg"}
 _LOST = "The last batch is no longer on the server: choose its images again, and Upscale all runs them."
-# Why the plan is made again, as a text that is never the same twice.
-_BECAUSE = "() => `%s ${performance.now()}`"
-_WHERE_FILES = """() =>
-  document.querySelector('#batch-list li') ? `settings ${performance.now()}` : {__type__: 'update'}"""
+# Why the plan is made again, as a text that is never the same twice. What changes together, such as the files and then the
+# settings after a reload, is asked for once: only the last of several tells why, and that the files are others is not lost.
+_BECAUSE = """async () => {
+  const why = '%s', waiting = (window.cupscaleBatch ??= { last: 0, files: false })
+  if (why === 'settings' && !document.querySelector('#batch-list li')) return {__type__: 'update'}
+  const mine = ++waiting.last
+  waiting.files ||= why === 'files'
+  await new Promise((settled) => setTimeout(settled, 200))
+  if (mine !== waiting.last) return {__type__: 'update'}
+  const told = waiting.files ? 'files' : why
+  waiting.files = false
+  return `${told} ${performance.now()}`
+}"""
 _NO_FILES = "Choose images to see what a batch takes."
 _CLICK_DOWNLOAD = (
     "() => setTimeout(() => document.querySelector('#zip-file a, a#zip-file, #zip-file')?.click(), 150)"
@@ -179,9 +188,12 @@ class BatchTab:
         """
         session = self._session
         # One step for all: of two, the older could answer last, as where a reload brings the settings after the files.
-        self.files.change(None, None, self.moved, js=_BECAUSE % "files")
-        tab.select(None, None, self.moved, js=_BECAUSE % "tab")
-        session.again.change(None, None, self.moved, js=_WHERE_FILES)
+        for event, why in (
+            (self.files.change, "files"),
+            (tab.select, "tab"),
+            (session.again.change, "settings"),
+        ):
+            event(None, None, self.moved, js=_BECAUSE % why, trigger_mode="multiple")
         known = session.inputs | {self.files, self.token, self.batch, self.moved}
         self.moved.change(self.planned, known, [self.plan_line, self.list, self.kept], **SILENT, **FOLLOWING)
         shown = [self.plan_line, self.status, self.list, self.batch, self.run, self.cancel]

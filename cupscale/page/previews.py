@@ -26,6 +26,7 @@ LINE = "Upscale images to 4K and 8K with a diffusion model: adds detail, keeps t
 _CARD = "/card.jpg"
 _FILE = re.compile(r"/kept/(?P<token>[A-Za-z0-9_-]{32})/(?P<name>before\.(?:jpg|png)|after\.png)")
 _TAGS = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
+_ADDRESSES = 8  # by which visitors come at a time
 _PRIVATE = {
     "Cache-Control": "private, max-age=300",
     "X-Robots-Tag": "noindex",
@@ -45,6 +46,7 @@ class Previews:
     def __init__(self, app: ASGIApp, demo: Any) -> None:
         self._app = app
         self._links: KeptLinks = demo.links
+        self._written: dict[str, tuple[Message, bytes]] = {}
         self._first, self._last = (part.encode() for part in light.head(demo))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,30 +110,47 @@ class Previews:
         return FileResponse(files[name], headers=_PRIVATE)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The page, whole, with our tags in place of gradio's, and what the first screen needs."""
-        start: Message = {}
-        body = bytearray()
+        """The page, whole, with our tags in place of gradio's, and what the first screen needs.
 
-        async def changed(message: Message) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start":
-                start = message
-                return
+        gradio writes it anew for each visitor, the same for all who come by one address: it is written once.
+        """
+        request = Request(scope)
+        root = get_root_url(request, "/", scope.get("root_path"))
+        guarded = any(getattr(scope.get("app"), name, None) for name in ("auth", "auth_dependency"))
+        same = scope["method"] == "GET" and not guarded and "deep_link" not in request.query_params
+        page = self._written.get(root) if same else None
+        if page is None:
+            page = await _answer(self._app, scope, receive)
+            if same and page[0]["status"] == 200:
+                while len(self._written) >= _ADDRESSES:  # whoever asks chooses the address
+                    del self._written[next(iter(self._written))]
+                self._written[root] = page
+        start, made = page
+        headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+        if made:  # none where only the head is asked for
+            if start["status"] == 200:
+                ours = b"<head>" + self.tags(request) + self._first
+                made = _TAGS.sub(b"", made).replace(b"<head>", ours, 1)
+                made = made.replace(b"</head>", self._last + b"</head>", 1)
+            headers.append((b"content-length", str(len(made)).encode()))
+        await send({**start, "headers": headers})
+        await send({"type": "http.response.body", "body": made})
+
+
+async def _answer(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
+    """An application's answer, whole: its beginning with status and headers, and its body."""
+    start: Message = {}
+    body = bytearray()
+
+    async def kept(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            start = message
+        else:
             body.extend(message.get("body", b""))
-            if message.get("more_body"):
-                return
-            made = bytes(body)
-            headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
-            if made:  # none where only the head is asked for
-                if start["status"] == 200:
-                    ours = b"<head>" + self.tags(Request(scope)) + self._first
-                    made = _TAGS.sub(b"", made).replace(b"<head>", ours, 1)
-                    made = made.replace(b"</head>", self._last + b"</head>", 1)
-                headers.append((b"content-length", str(len(made)).encode()))
-            await send({**start, "headers": headers})
-            await send({"type": "http.response.body", "body": made})
 
-        await self._app(scope, receive, changed)
+    await app(scope, receive, kept)
+    return start, bytes(body)
 
 
 @lru_cache(maxsize=32)

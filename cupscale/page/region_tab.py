@@ -56,7 +56,7 @@ class RegionsTab:
         self._session = session
         gr.Markdown(
             "The picture is denoised in overlapping regions. Each may have a caption of its own; one without takes the prompt. "
-            "Click a region, or choose its number.",
+            "Click a region, or choose its number. Without an image on the Upscale tab there are none.",
             elem_classes="cu-small",
         )
         with gr.Row(equal_height=False):

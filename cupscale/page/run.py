@@ -121,6 +121,7 @@ def plan_html(text: str, wrong: bool = False, stamp: int = 0, lead: str = "") ->
     """
     role = f'role="alert" data-wrong="true" data-stamp="{stamp}"' if wrong else 'role="status"'
     bold = f"<b>{escape(lead)}</b> " if lead else ""
+    text = text[:1].upper() + text[1:] if lead else text  # a sentence of its own
     return f'<p class="cu-plan" {role}>{bold}{escape(text)}</p>'
 
 

@@ -57,7 +57,11 @@ _FRAME = """
   .gradio-container > .main { padding: 8px !important; width: 100% !important; box-sizing: border-box; min-width: 0; }
   .gradio-container .row:has(> .column) { flex-direction: column; flex-wrap: nowrap; }
   .gradio-container .column { min-width: 0 !important; width: 100%; }
-  #shown { order: -1; }
+  #first { gap: 10px; }
+  #first > .column { display: contents; }
+  #shown > * { order: -1; }
+  #shown > #share { order: 1; }
+  .label-wrap { text-align: left; }
   footer > .divider { display: none; }
 }
 """

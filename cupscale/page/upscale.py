@@ -42,9 +42,9 @@ class UpscaleTab:
             with gr.Column(scale=5, min_width=320):
                 self._build_input()
                 self.protecting = mask.Protecting(session)
-                self.advanced = Advanced(session)
             with gr.Column(scale=7, min_width=320, elem_id="shown"):
                 self._build_result()
+        self.advanced = Advanced(session)
         kept = session.limits.kept_seconds
         self.token = gr.Textbox(visible="hidden", elem_id="run-name")  # of the run that this tab shows
         self.wrote = gr.Textbox(visible="hidden", elem_id="wrote")  # captions of a run, as they arrive
@@ -112,7 +112,7 @@ class UpscaleTab:
             self.dropped = gr.File(
                 label="Drop a result here to get its settings back",
                 file_types=["image"],
-                height=120,
+                height=160,
                 elem_id="restore",
             )
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser_hands import WAIT, expect, give, open_part, setting, upscale, visit
-from page_server import free_port
+from waiting import free_port
 
 TABS = ("Upscale", "Regions", "Batch", "Compare", "History")
 

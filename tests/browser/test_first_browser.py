@@ -66,7 +66,7 @@ def test_the_browser_has_few_steps_to_go_through(page, url):
     assert len(targets) < 140 and sum(target[0] is None for target in targets) < 30
 
 
-@pytest.mark.parametrize("size", [(1024, 768), (1280, 800)])
+@pytest.mark.parametrize("size", [(1024, 768), (1440, 900)])
 def test_all_that_a_run_needs_is_in_sight(chromium, url, size):
     page = opened(chromium, url, *size)
     for what in ("#image", "#set-prompt", "#set-scale", "#creativity", "#run", "#result .cu-stage"):
@@ -88,6 +88,7 @@ def test_a_phone_shows_the_picture_first(chromium, url):
     expect(page.locator("#result .cu-note")).to_contain_text("raccoon")
     shown, given = box(page, "#result .cu-stage"), box(page, "#image")
     assert shown["y"] + shown["height"] < min(844, given["y"])
+    assert given["y"] < box(page, "#share")["y"]  # what one came for before what one may want later
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.context.close()
 
@@ -108,6 +109,25 @@ def test_no_one_who_wants_rest_sees_it_move(chromium, url):
     page = opened(chromium, url, 1280, 800, reduced_motion="reduce")
     assert page.locator("#result .cu-stage").evaluate("e => getComputedStyle(e).animationName") == "none"
     page.context.close()
+
+
+def test_what_has_the_focus_is_seen(page, url):
+    """All that the first screen can be gone through with the Tab key, of which there is a ring around each."""
+    page.goto(url)
+    page.locator("#run").wait_for()
+    page.locator("#tabs [role=tab]").first.focus()
+    seen = []
+    while "advanced" not in seen[-1:]:
+        page.keyboard.press("Tab")
+        name, ring = page.evaluate("""() => {
+          const there = document.activeElement, style = getComputedStyle(there)
+          const ring = style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2
+          return [there.closest('[id]').id, ring || there.matches('.cu-range')]  // whose ring is its handle's
+        }""")
+        assert ring, name
+        seen.append(name)
+    order = ["image", "set-prompt", "set-scale", "creativity", "run", "result", "examples", "advanced"]
+    assert [name for name in dict.fromkeys(seen) if name in order] == order
 
 
 def test_buttons_and_numbers_choose_the_size(page, url, tmp_path):

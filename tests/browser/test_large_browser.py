@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from browser_hands import expect
-from page_server import free_port, photo
+from page_server import photo
 from PIL import Image
+from waiting import free_port
 
 from cupscale import images
 from cupscale.page import large, style

@@ -8,7 +8,8 @@ import signal
 
 import pytest
 from browser_hands import expect, give, open_part, setting, upscale, visit
-from page_server import FAST, LONG, free_port, photo, start
+from page_server import FAST, LONG, photo, start
+from waiting import free_port
 
 
 def kept(page, text):

@@ -36,11 +36,33 @@ def packed(page):
     return waiting.suggested_filename, zipfile.ZipFile(io.BytesIO(Path(waiting.path()).read_bytes()))
 
 
+def plans_asked_for(page):
+    """The requests for a batch's plan, from now on."""
+    number = page.evaluate("""() => {
+      const moved = gradio_config.components.find((one) => one.props.elem_id === 'batch-moved').id
+      return gradio_config.dependencies.find((one) => one.targets.some((target) => target[0] === moved)).id
+    }""")
+    asked = []
+
+    def look(request):
+        if "queue/join" in request.url and request.post_data_json["fn_index"] == number:
+            asked.append(request)
+
+    page.on("request", look)
+    return asked
+
+
 def test_a_batch_goes_through_and_comes_as_one_archive(page, url, several):
     visit(page, url, FAST + "&prompt=a%20hill&scale=2.5")
+    asked = plans_asked_for(page)
     batch(page, several)
     rows = page.locator("#batch-list li")
     expect(rows.nth(0)).to_contain_text("64 × 48 → 160 × 120")
+    tabs = "[...document.querySelectorAll('#tabs [role=tab]')].filter((one) => /Upscale|Batch/.test(one.innerText))"
+    for _ in range(2):  # what follows at once is one change
+        with page.expect_request_finished(lambda request: request in asked):
+            page.evaluate(f"{tabs}.concat({tabs}, {tabs}).forEach((one) => one.click())")
+    assert len(asked) <= 4  # the tab, the files, and twice this
     expect(rows.nth(2)).to_contain_text("not an image")
     expect(page.locator("#batch-plan")).to_contain_text("3 images, about")
     expect(page.locator("#batch-plan")).to_contain_text("1 cannot be enlarged")

@@ -6,11 +6,7 @@ import contextlib
 import io
 import os
 import re
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +15,7 @@ import pytest
 from chromium import WAIT, expect, launched
 from PIL import Image
 from simulated import COLOURS, make_folder, row_of
+from waiting import answering, free_port
 
 from cupscale.study.store import Store
 
@@ -28,31 +25,11 @@ ROOT = Path(__file__).parent.parent.parent
 @contextlib.contextmanager
 def serve(folder, *options):
     """The page of a folder, as its command serves it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (folder.parent / "study.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cupscale", "study", "serve", str(folder), "--port", str(port), *options],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the page did not start:\n{Path(log.name).read_text()}")
-            time.sleep(0.1)
+    port = free_port()
+    command = [sys.executable, "-m", "cupscale", "study", "serve", str(folder), "--port", str(port), *options]
+    url, log = f"http://127.0.0.1:{port}/", folder.parent / "study.log"
+    with answering(command, url, log, 120, env={**os.environ, "PYTHONPATH": str(ROOT)}):
         yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-        log.close()
 
 
 @pytest.fixture
