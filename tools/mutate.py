@@ -2,6 +2,7 @@
 
     python tools/mutate.py                      all of cupscale/method, backbones, peers and metrics
     python tools/mutate.py method/regions.py    only the files whose paths end so
+    python tools/mutate.py --sample 30 --seed 1     thirty of each file, drawn at random
 
 A mutant is one changed operator, comparison, constant, index or bound of a slice, a dropped `-` or `not`, or two swapped
 neighbours of a call's arguments or of a list. It is killed when a test fails, or when the tests take five times as long as
@@ -21,6 +22,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -390,6 +392,10 @@ def main() -> None:
     parser.add_argument("files", nargs="*")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "cupscale-mutants.json")
+    parser.add_argument("--sample", type=int, help="of each file, this many mutants drawn at random")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the draw; a larger sample holds the smaller ones"
+    )
     parser.add_argument("--list", action="store_true", help="only say how many there are")
     options = parser.parse_args()
     found = [
@@ -407,6 +413,8 @@ def main() -> None:
         )
         for file in files
     }
+    if options.sample is not None:
+        mutants = {file: _drawn(ours, options.sample, options.seed) for file, ours in mutants.items()}
     if options.list:
         for file, ours in mutants.items():
             print(f"{len(ours):5} {file}")
@@ -415,6 +423,10 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(options.workers, warm) as pool:
         _run(pool, mutants, known, options.results)
     _report(mutants, known)
+
+
+def _drawn(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
+    return random.Random(seed).sample(mutants, len(mutants))[:count]
 
 
 def _states(file: str) -> dict[str, str]:
@@ -442,7 +454,7 @@ def _run(pool: Any, mutants: dict[str, list[Mutant]], known: dict[str, list[str]
         limits[tests] = int(5 * seconds) + 20
     jobs = [(file, mutant, limits[tuple(arguments(file))]) for file, ours in todo.items() for mutant in ours]
     print(f"{len(jobs)} mutants to try of {sum(map(len, mutants.values()))}", flush=True)
-    jobs.sort(key=lambda job: job[0].split("/")[1] != "method")
+    jobs.sort(key=lambda job: len(mutants[job[0]]))
     for done, (file, mutant, outcome, _) in enumerate(pool.imap_unordered(attempt, jobs), 1):
         known[str(mutant)] = [outcome, states[file][outcome]]
         if outcome == "survived":
