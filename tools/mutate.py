@@ -35,30 +35,37 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "tools" / "mutate-equivalent.txt"
 FOLDERS = ("method", "backbones", "peers", "metrics")
-ADAPTERS = ("tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
+FAMILIES = "tests/method/test_families.py"
+ADAPTERS = (FAMILIES, "tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
 PEERS = ("tests/peers/test_peers.py",)
 METRICS = ("tests/metrics/test_metrics.py",)
 # Those of a folder that are not the ones of the whole folder, since they state what that one module does.
 OWN_TESTS = {
+    "backbones/__init__": (FAMILIES,),
     "backbones/control": ("tests/test_control.py",),
     "backbones/denoiser": ("tests/method/test_denoiser.py",),
-    "backbones/flux2": ("tests/method/test_newer_adapters.py",),
+    "backbones/flux2": (FAMILIES, "tests/method/test_newer_adapters.py"),
     "backbones/maps": PEERS,
-    "backbones/own": ("tests/test_own_settings.py",),
-    "backbones/qwen": ("tests/method/test_newer_adapters.py",),
+    "backbones/own": (FAMILIES, "tests/test_own_settings.py"),
+    "backbones/qwen": (FAMILIES, "tests/method/test_newer_adapters.py"),
     "backbones/statistics": ("tests/test_tiling.py",),
-    "backbones/tiling": ("tests/test_tiling.py",),
-    "backbones/tokens": ("tests/test_tokens.py",),
+    "backbones/texts": (FAMILIES,),
+    "backbones/tiling": ("tests/test_tiling.py", FAMILIES, "tests/method/test_newer_adapters.py"),
+    "backbones/tokens": (FAMILIES, "tests/test_tokens.py"),
+    "backbones/unet": (*ADAPTERS, "tests/test_control.py"),
+    "backbones/zimage": (*ADAPTERS, "tests/test_control.py"),
     "metrics/learned": ("tests/metrics/test_learned.py",),
 }
 # Of those tests, the ones that reach a module, as pytest's -k takes it.
 ONLY = {
-    "backbones/flux2": "klein or flux2 or geometry or position or native or BOTH",
+    "backbones/flux2": "klein or flux2 or geometry or refused",
     "backbones/maps": "maps or frecas or accdiffusion",
-    "backbones/pixart": "pixart or defaults",
-    "backbones/qwen": "qwen or geometry or position or BOTH",
-    "backbones/sd3": "sd3",
-    "backbones/zimage": "z-image or z_image or zimage",
+    "backbones/pixart": "pixart or float32",
+    "backbones/qwen": "qwen or geometry or position or refused",
+    "backbones/sd3": "sd3 or positions",
+    "backbones/tiling": "tiling or codec or qwen_image",
+    "backbones/unet": "sd15 or sdxl or refiner or zeros or float32 or unet",
+    "backbones/zimage": "z-image or z_image or zimage or positions",
 }
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {
@@ -375,9 +382,9 @@ def digest(*files: str) -> str:
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return tree
 
 
