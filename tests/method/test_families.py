@@ -20,7 +20,8 @@ from cupscale.backbones.zimage import ZImageBackbone
 from cupscale.captions import TokenBudget
 from cupscale.codec import PixelCodec
 from cupscale.errors import CupscaleError
-from cupscale.method.regions import Size
+from cupscale.method.regions import Region, Size
+from cupscale.method.sampler import draw_noise
 from cupscale.settings import Settings
 
 CELLS = Size(16, 16)
@@ -490,3 +491,30 @@ def test_a_network_without_caches_is_welcome():
     check_caches(object())
     with pytest.raises(CupscaleError, match="disable_cache"):
         check_caches(SimpleNamespace(is_cache_enabled=True))
+
+
+def test_z_images_captions_end_where_the_prompt_ends(load):
+    """Places on the first axis, below 0 too; behind the prompt, which is longer than the negative one."""
+    backbone = adapt(load("z-image"))
+    embed = backbone.network.rope_embedder
+
+    def at(place):
+        ids = torch.zeros(1, 3, dtype=torch.int32)
+        ids[0, 0] = abs(place)
+        found = embed(ids)[0]
+        return found if place >= 0 else found.conj()
+
+    for length, end, places in ((3, 5, (3, 4, 5)), (4, 2, (-1, 0, 1, 2)), (2, 2, (1, 2))):
+        expected = torch.stack([at(place) for place in places])
+        assert torch.allclose(backbone._places(length, end), expected, atol=1e-5)
+    asked, places_of = [], backbone._places
+    backbone._places = lambda length, end: asked.append((length, end)) or places_of(length, end)
+    window = Region(0, 0, 16, 16)
+    long = "a red fox in deep snow, at night, far away"
+    given = settings(prompt=long, negative_prompt="mud", guidance=3.0, detail=0.5)
+    with backbone.denoiser(given, ["a boat", None], CELLS, CELLS) as denoiser:
+        denoiser.predict(draw_noise((2, 4, *CELLS), 1), torch.tensor(500.0), [window] * 2, range(2))
+        short, prompt = (
+            -(-backbone.encode_texts([text])[0].embeds.shape[1] // 32) * 32 for text in ("a boat", long)
+        )
+    assert short < prompt and asked == [(short, prompt), (prompt, prompt)]
