@@ -132,9 +132,9 @@ def test_attention_looks_at_the_small_picture():
 
 
 def test_the_small_picture_is_picked_and_not_averaged():
-    x = torch.arange(6 * 12, dtype=torch.float32).view(1, 1, 6, 12)
+    x = torch.arange(6 * 12, dtype=torch.float32).view(1, 1, 6, 12).repeat(1, 20, 1, 1)
     assert small(x, 4)[0, 0].tolist() == [[x[0, 0, row, col] for col in (1, 4, 7, 10)] for row in (1, 4)]
-    assert small(x[..., :1, :], 4).shape == (1, 1, 1, 4)  # a line stays one
+    assert small(x[..., :1, :], 4).shape == (1, 20, 1, 4)  # a line stays one
 
 
 @pytest.mark.parametrize("way", ["decode", "encode"])

@@ -64,7 +64,7 @@ ONLY = {
     "backbones/qwen": "qwen or geometry or position or refused",
     "backbones/sd3": "sd3 or positions",
     "backbones/tiling": "tiling or codec or qwen_image",
-    "backbones/unet": "sd15 or sdxl or refiner or zeros or float32 or unet",
+    "backbones/unet": "piece or sd15 or sdxl or refiner or zeros or float32 or unet",
     "backbones/zimage": "z-image or z_image or zimage or positions",
 }
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
+import transformers
 from test_adapters import settings
 
 from cupscale.backbones import SUPPORTED, Tiles, adapt, family_defaults
@@ -237,6 +238,47 @@ def test_a_controlnet_changes_no_rule():
     union = rule_of("StableDiffusionXLControlNetUnionPipeline", ())
     assert union == rule_of("StableDiffusionXLPipeline", ()) == Rule("tokenizer_2", marks=2)
     assert rule_of("PixArtSigmaPipeline", ()) == Rule(marks=1, length=300)
+
+
+class Letters:
+    """A tokenizer of letters, whose chat template has four marks, and three more where nothing is thought."""
+
+    model_max_length = 1000
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt, enable_thinking):
+        assert not tokenize
+        return (
+            "<" + messages[0]["content"] + ">" + "!!" * add_generation_prompt + "..." * (not enable_thinking)
+        )
+
+    def __call__(self, text, truncation, verbose):
+        return SimpleNamespace(input_ids=list(text[:900] if truncation else text))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "limit"),
+    [("ZImagePipeline", 508), ("Flux2KleinPipeline", 505), ("StableDiffusionPipeline", 998)],
+)
+def test_what_a_template_adds_is_no_text(pipeline, limit):
+    budget = rule_of(pipeline, ()).budget(Letters())
+    assert budget.limit == limit
+    if pipeline != "StableDiffusionPipeline":
+        assert (budget.count(""), budget.count("fox"), budget.count("x" * 950)) == (0, 3, 950)
+    assert Rule(marks=1, length=2000).budget(Letters()).limit == 999
+
+
+def test_a_tokenizer_of_the_hub_is_fetched_alone(monkeypatch):
+    asked = []
+
+    def read(**place):
+        asked.append(place)
+        raise OSError
+
+    index = {"_class_name": "StableDiffusionXLPipeline", "tokenizer_2": ["transformers", "CLIPTokenizer"]}
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda source: index)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", read)
+    assert token_budget("somebody/model") is None
+    assert asked == [{"pretrained_model_name_or_path": "somebody/model", "subfolder": "tokenizer_2"}]
 
 
 def test_the_bundled_model_is_known_by_its_name():
