@@ -165,6 +165,9 @@ def upscale_many(
         saving: How results are written.
         **fields: Single settings.
 
+    Yields:
+        One Done for each image as it ends, with its target or its error.
+
     Raises:
         CupscaleError: Bad arguments, at the first step; what is wrong with one image is in its Done.
     """

@@ -131,6 +131,9 @@ def measure(pipeline: CUpscalePipeline, side: int, settings: Settings) -> Measur
         pipeline: The model, loaded.
         side: Of the result in pixels.
         settings: Of the run, with its scale.
+
+    Returns:
+        The seconds, samples and bytes of that run beside those that were planned.
     """
     pixels = round(side / settings.scale)
     values = np.random.default_rng(0).integers(0, 256, (pixels, pixels, 3), dtype=np.uint8)

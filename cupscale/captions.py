@@ -124,7 +124,11 @@ def listed(regions: Sequence[int], most: int = 8) -> str:
 
 
 def read_captions(path: str | Path, size: tuple[int, int]) -> tuple[Caption, ...]:
-    """Captions from a file, their boxes scaled to an output of `size` (width, height)."""
+    """The captions of a file, their boxes scaled to an output of `size` (width, height).
+
+    Raises:
+        CupscaleError: The file cannot be read, or holds no captions.
+    """
     data = read_object(path, "captions")
     regions: Any = data.get("regions")
     if not isinstance(regions, list):

@@ -97,13 +97,16 @@ class Speed:
 
 
 def guessed(tflop: float, device: str, cores: int, exact_codec: bool = False) -> Speed:
-    """Before the first run.
+    """Guess how fast a model is before its first run.
 
     Args:
         tflop: Of one network sample of a window of native size, in 1e12 floating point operations.
         device: Its name, "cpu" for one without an accelerator, "mps" for Apple's.
         cores: Of the CPU.
         exact_codec: The model has no autoencoder.
+
+    Returns:
+        Seconds of a network sample and of a megapixel in and out, as other devices had them.
     """
     rate = _rate(device, cores)
     codec = 0.0 if exact_codec else CODEC_TFLOP / rate
@@ -125,11 +128,14 @@ def _rate(device: str, cores: int) -> float:
 
 
 def fitted(runs: Sequence[Run], guess: Speed | None) -> Speed:
-    """From runs, the oldest first, at least one.
+    """Fit how fast a model is to its runs.
 
     Args:
-        runs: Of one model on one device.
+        runs: Of one model on one device, the oldest first, at least one.
         guess: Of it; None where there is none.
+
+    Returns:
+        Fixed seconds, and seconds of a sample and of a megapixel in and out; newer runs weigh more.
     """
     first = runs[-1]
     guess = guess or Speed(

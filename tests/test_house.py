@@ -81,3 +81,75 @@ def test_a_space_finds_what_it_needs():
     assert {entry.split()[0] for entry in about["preload_from_hub"]} == wanted
     requirements = (ROOT / "requirements.txt").read_text()
     assert "torch>=" in requirements and "torch==" not in requirements
+
+
+# The form of the code
+
+NAMES_A_RESULT = {"The", "A", "An", "One", "What", "Whether", "Which", "How", "Where", "All", "(width,"}
+
+
+def functions(tree, public=True):
+    """The public functions and methods of a module, by name; or all there are."""
+    if not public:
+        yield from (
+            (n.name, n) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+        )
+        return
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            inside = node.body if isinstance(node, ast.ClassDef) else [node]
+            yield from ((n.name, n) for n in inside if isinstance(n, ast.FunctionDef) and n.name[0] != "_")
+
+
+def decorated(function, name):
+    return any(name in ast.unparse(decorator) for decorator in function.decorator_list)
+
+
+def raises(node):
+    """Whether a function raises CupscaleError itself, and not a function inside of it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Raise) and "CupscaleError" in ast.unparse(child.exc or child):
+            return True
+        if not isinstance(child, ast.FunctionDef | ast.Lambda) and raises(child):
+            return True
+    return False
+
+
+def faults(function):
+    """What a docstring leaves out. Those of commands are the command line's help."""
+    text = ast.get_docstring(function) or ""
+    if not text or decorated(function, "command"):
+        return
+    given = ast.unparse(function.returns) if function.returns else "None"
+    named = text.split()[0] in NAMES_A_RESULT or text[0] in "(`"
+    sections = {line for line in text.split("\n") if line.endswith(":")}
+    wanted = "Args:" in sections and given not in ("None", "Iterator[None]") and not named
+    if wanted and not sections & {"Returns:", "Yields:"}:
+        yield "what it returns"
+    if raises(function) and "Raises" not in text:
+        yield "that it raises CupscaleError"
+
+
+PACKAGE = sorted((ROOT / "cupscale").rglob("*.py"))
+
+
+def test_no_function_is_longer_than_a_screen():
+    """60 lines from `def` on, signature and docstring among them."""
+    long = [
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in PACKAGE
+        for name, node in functions(ast.parse(file.read_text()), public=False)
+        if node.end_lineno - node.lineno + 1 > 60
+    ]
+    assert not long
+
+
+def test_docstrings_say_what_is_returned_and_raised():
+    """One that lists arguments has `Returns`, or names the result in its summary: "The plan of a run"."""
+    wrong = [
+        f"{file.relative_to(ROOT)}: {name} does not say {fault}"
+        for file in PACKAGE
+        for name, node in functions(ast.parse(file.read_text()))
+        for fault in faults(node)
+    ]
+    assert not wrong, "\n".join(wrong)

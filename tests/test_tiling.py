@@ -30,7 +30,7 @@ def noise(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("size", [(23, 41), (16, 30), (9, 12), (31, 7)])
+@pytest.mark.parametrize("size", [(23, 41), (16, 30), (9, 12), (31, 7), (16, 11)])
 @pytest.mark.parametrize("tiles", [Tiles(32, 0.25), Tiles(64, 0.25), Tiles(32, 0.5)])
 def test_bands_are_diffusers_tiles(vae, size, tiles):
     """Cells of 4 px. Tiles of 8 and 16 cells; pictures that end within a tile, within an overlap, and inside one tile."""
@@ -132,8 +132,9 @@ def test_attention_looks_at_the_small_picture():
 
 
 def test_the_small_picture_is_picked_and_not_averaged():
-    x = torch.arange(6 * 12, dtype=torch.float32).view(1, 1, 6, 12)
+    x = torch.arange(6 * 12, dtype=torch.float32).view(1, 1, 6, 12).repeat(1, 20, 1, 1)
     assert small(x, 4)[0, 0].tolist() == [[x[0, 0, row, col] for col in (1, 4, 7, 10)] for row in (1, 4)]
+    assert small(x[..., :1, :], 4).shape == (1, 20, 1, 4)  # a line stays one
 
 
 @pytest.mark.parametrize("way", ["decode", "encode"])

@@ -15,9 +15,9 @@ FAMILIES = {
     "pixart-sigma": (lambda folder: make_pixart(folder, sigma=True), 299),
     "sd3": (make_sd3, 255),
     "sd3 without t5": (lambda folder: make_sd3(folder, t5=False), 75),
-    "z-image": (make_zimage, None),
-    "flux2-klein": (make_flux2, None),
-    "qwen-image": (make_qwen_image, None),
+    "z-image": (make_zimage, 504),
+    "flux2-klein": (make_flux2, 84),
+    "qwen-image": (make_qwen_image, 333),
 }
 
 
@@ -28,10 +28,10 @@ def test_the_tokenizer_alone_counts_as_the_loaded_model_does(name, tmp_path):
     alone = token_budget(str(tmp_path / "model"))
     backbone = adapt(cupscale.load(str(tmp_path / "model"), device="cpu"))
     assert alone is not None and alone.limit == backbone.budget.limit
-    assert limit is None or alone.limit == limit
+    assert alone.limit == limit
     for text in ("", "a red fox", "boat " * 300, "a, b; c!"):
         assert alone.count(text) == backbone.budget.count(text)
-    assert alone.count("") == 0
+    assert alone.count("") == 0 and alone.count("boat " * 300) >= 1200  # a letter is a token here
 
 
 @pytest.mark.parametrize(

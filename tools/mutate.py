@@ -2,6 +2,7 @@
 
     python tools/mutate.py                      all of cupscale/method, backbones, peers and metrics
     python tools/mutate.py method/regions.py    only the files whose paths end so
+    python tools/mutate.py --sample 30 --seed 1     thirty of each file, drawn at random
 
 A mutant is one changed operator, comparison, constant, index or bound of a slice, a dropped `-` or `not`, or two swapped
 neighbours of a call's arguments or of a list. It is killed when a test fails, or when the tests take five times as long as
@@ -21,6 +22,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -33,21 +35,37 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "tools" / "mutate-equivalent.txt"
 FOLDERS = ("method", "backbones", "peers", "metrics")
-ADAPTERS = ("tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
+FAMILIES = "tests/method/test_families.py"
+ADAPTERS = (FAMILIES, "tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
 PEERS = ("tests/peers/test_peers.py",)
 METRICS = ("tests/metrics/test_metrics.py",)
 # Those of a folder that are not the ones of the whole folder, since they state what that one module does.
 OWN_TESTS = {
+    "backbones/__init__": (FAMILIES,),
     "backbones/control": ("tests/test_control.py",),
     "backbones/denoiser": ("tests/method/test_denoiser.py",),
-    "backbones/flux2": ("tests/method/test_newer_adapters.py",),
+    "backbones/flux2": (FAMILIES, "tests/method/test_newer_adapters.py"),
     "backbones/maps": PEERS,
-    "backbones/own": ("tests/test_own_settings.py",),
-    "backbones/qwen": ("tests/method/test_newer_adapters.py",),
+    "backbones/own": (FAMILIES, "tests/test_own_settings.py"),
+    "backbones/qwen": (FAMILIES, "tests/method/test_newer_adapters.py"),
     "backbones/statistics": ("tests/test_tiling.py",),
-    "backbones/tiling": ("tests/test_tiling.py",),
-    "backbones/tokens": ("tests/test_tokens.py",),
+    "backbones/texts": (FAMILIES,),
+    "backbones/tiling": ("tests/test_tiling.py", FAMILIES, "tests/method/test_newer_adapters.py"),
+    "backbones/tokens": (FAMILIES, "tests/test_tokens.py"),
+    "backbones/unet": (*ADAPTERS, "tests/test_control.py"),
+    "backbones/zimage": (*ADAPTERS, "tests/test_control.py"),
     "metrics/learned": ("tests/metrics/test_learned.py",),
+}
+# Of those tests, the ones that reach a module, as pytest's -k takes it.
+ONLY = {
+    "backbones/flux2": "klein or flux2 or geometry or refused",
+    "backbones/maps": "maps or frecas or accdiffusion",
+    "backbones/pixart": "pixart or float32",
+    "backbones/qwen": "qwen or geometry or position or refused",
+    "backbones/sd3": "sd3 or positions",
+    "backbones/tiling": "tiling or codec or qwen_image",
+    "backbones/unet": "piece or sd15 or sdxl or refiner or zeros or float32 or unet",
+    "backbones/zimage": "z-image or z_image or zimage or positions",
 }
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {
@@ -257,6 +275,12 @@ def tests_of(file: str) -> list[str]:
     return [test for test in names if (ROOT / test).exists()]
 
 
+def arguments(file: str) -> list[str]:
+    """The same as pytest takes them, those left out that do not reach the file."""
+    only = ONLY.get(f"{Path(file).parent.name}/{Path(file).stem}")
+    return tests_of(file) + (["-k", only] if only else [])
+
+
 class _Loader(importlib.machinery.SourceFileLoader):
     """Loads one module from other code than its file's."""
 
@@ -281,8 +305,11 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def warm() -> None:
-    """All that the package and its tests import is there before the mutants are, but for the package itself."""
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    """All that the package and its tests import is there before the mutants are, but for the package itself.
+
+    Libraries import much when a model of a kind is loaded for the first time, so one of each family is.
+    """
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     for name in ("checkpoints", "diffusers", "hypothesis", "pytest", "torch", "cupscale"):
@@ -290,7 +317,11 @@ def warm() -> None:
     importlib.import_module("torch").set_num_threads(1)
     for file in (ROOT / "cupscale" / "backbones").glob("*.py"):
         importlib.import_module(f"cupscale.backbones.{file.stem}".removesuffix(".__init__"))
-    importlib.import_module("cupscale.pipeline")
+    pipeline = importlib.import_module("cupscale.pipeline")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in importlib.import_module("checkpoints").FAMILIES.items():
+            made = str(make(Path(folder) / name))
+            pipeline.CUpscalePipeline(importlib.import_module("cupscale").load(made, device="cpu"))
     for name in [name for name in sys.modules if name.split(".")[0] == "cupscale"]:
         del sys.modules[name]
     gc.freeze()
@@ -334,7 +365,7 @@ def _child(file: str, code: Any, folder: str, limit: int) -> None:
     sys.meta_path.insert(0, _Finder(file, code))
     options = ["-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", f"--basetemp={folder}/t"]
     try:
-        status = int(pytest.main([*options, *tests_of(file)]))
+        status = int(pytest.main([*options, *arguments(file)]))
     except BaseException:
         status = 1
     os._exit(status)
@@ -344,8 +375,17 @@ def _child(file: str, code: Any, folder: str, limit: int) -> None:
 
 
 def digest(*files: str) -> str:
-    text = b"".join((ROOT / file).read_bytes() for file in files)
-    return hashlib.sha256(text).hexdigest()[:16]
+    """Of what files do: another comment or docstring is no change."""
+    text = "".join(ast.unparse(_without_docstrings(ast.parse((ROOT / file).read_text()))) for file in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
 
 
 def equivalent() -> set[str]:
@@ -359,6 +399,10 @@ def main() -> None:
     parser.add_argument("files", nargs="*")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "cupscale-mutants.json")
+    parser.add_argument("--sample", type=int, help="of each file, this many mutants drawn at random")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the draw; a larger sample holds the smaller ones"
+    )
     parser.add_argument("--list", action="store_true", help="only say how many there are")
     options = parser.parse_args()
     found = [
@@ -376,6 +420,8 @@ def main() -> None:
         )
         for file in files
     }
+    if options.sample is not None:
+        mutants = {file: _drawn(ours, options.sample, options.seed) for file, ours in mutants.items()}
     if options.list:
         for file, ours in mutants.items():
             print(f"{len(ours):5} {file}")
@@ -384,6 +430,10 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(options.workers, warm) as pool:
         _run(pool, mutants, known, options.results)
     _report(mutants, known)
+
+
+def _drawn(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
+    return random.Random(seed).sample(mutants, len(mutants))[:count]
 
 
 def _states(file: str) -> dict[str, str]:
@@ -401,17 +451,17 @@ def _run(pool: Any, mutants: dict[str, list[Mutant]], known: dict[str, list[str]
         ]
         for file, ours in mutants.items()
     }
-    files = {tuple(tests_of(file)): file for file, ours in todo.items() if ours}
+    files = {tuple(arguments(file)): file for file, ours in todo.items() if ours}
     limits = {}
     for file, _, outcome, seconds in pool.imap_unordered(attempt, [(f, None, 600) for f in files.values()]):
-        tests = tuple(tests_of(file))
+        tests = tuple(arguments(file))
         if outcome != "survived":
             raise SystemExit(f"without a mutant too, a test fails of {' '.join(tests)}")
         print(f"{seconds:.1f} s for {' '.join(tests)}", flush=True)
         limits[tests] = int(5 * seconds) + 20
-    jobs = [(file, mutant, limits[tuple(tests_of(file))]) for file, ours in todo.items() for mutant in ours]
+    jobs = [(file, mutant, limits[tuple(arguments(file))]) for file, ours in todo.items() for mutant in ours]
     print(f"{len(jobs)} mutants to try of {sum(map(len, mutants.values()))}", flush=True)
-    jobs.sort(key=lambda job: job[0].split("/")[1] != "method")
+    jobs.sort(key=lambda job: len(mutants[job[0]]))
     for done, (file, mutant, outcome, _) in enumerate(pool.imap_unordered(attempt, jobs), 1):
         known[str(mutant)] = [outcome, states[file][outcome]]
         if outcome == "survived":

@@ -16,7 +16,7 @@ _CELL_PX = 8
 def group(
     regions: Iterable[Image.Image], boxes: Sequence[tuple[int, int, int, int]], threshold: float
 ) -> list[int]:
-    """For every region the index of the region whose caption it takes: its own, or that of an earlier one.
+    """The index, for every region, of the one whose caption it takes: its own, or that of an earlier region.
 
     A region joins the nearest group of which it touches a member and whose first region is the same within the threshold. The
     time grows with the number of regions, not with its square.

@@ -121,6 +121,9 @@ def caption_regions(
         budget: The text encoder's; a caption over it is cut at a word. None where it is not known.
         cache: Of answers; None for none.
         room: Entered only where the captioner has something to do.
+
+    Yields:
+        CaptionProgress after each answer, Notice for what a person should know, Captioned at the end.
     """
     if captioning.captioner is None or isinstance(captioning.captioner, NoCaptioner):
         empty = tuple(Caption(box=box, caption="", source="prompt") for box in plan.boxes)

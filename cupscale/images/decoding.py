@@ -35,12 +35,15 @@ class _Meaning(NamedTuple):
 
 
 def decode(name: str, image: Image.Image, data: bytes) -> Picture:
-    """Pixels, from a checked header. Leaves the caller's image as it is.
+    """Decode an image whose header was checked. Leaves the caller's image as it is.
 
     Args:
         name: For messages.
         image: Opened.
         data: The file; empty where the caller opened it.
+
+    Returns:
+        The picture upright, in sRGB, with its alpha apart.
 
     Raises:
         CupscaleError: Truncated or damaged.

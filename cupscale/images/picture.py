@@ -68,7 +68,11 @@ def resize(picture: Image.Image, size: tuple[int, int], method: Method = "lanczo
 def resize(
     picture: Picture | Image.Image, size: tuple[int, int], method: Method = "lanczos"
 ) -> Picture | Image.Image:
-    """Resize a picture (colour and alpha) or an image to exactly `size` = (width, height) px."""
+    """Resize a picture (colour and alpha) or an image to exactly `size` = (width, height) px.
+
+    Raises:
+        CupscaleError: `method` is none of `METHODS`.
+    """
     if isinstance(picture, Picture):
         rgb = resize(picture.rgb, size, method)
         alpha = None if picture.alpha is None else _resize_alpha(picture.alpha, size)

@@ -184,6 +184,9 @@ def put_settings(exif: Image.Exif, settings_json: str, kind: str) -> None:
     """The settings as UserComment, compressed if they are long.
 
     In a TIFF, where Pillow does not write that tag, as ImageDescription. Read back by `settings_text.find`.
+
+    Raises:
+        CupscaleError: They are too long for the format, compressed too.
     """
     text = json.dumps(json.loads(settings_json), separators=(",", ":")).encode("ascii")
     exif[ExifTags.Base.Software] = KEY

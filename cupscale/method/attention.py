@@ -78,6 +78,9 @@ def screen(plain: Tensor, cropped: Tensor, attention: float) -> Tensor:
         plain: softmax(Q K_g^T / sqrt d) V_g, of any shape.
         cropped: crop(O_L, r), of the same shape.
         attention: mu, 0 to 1. 0 returns `plain` itself.
+
+    Returns:
+        (1 - mu) plain + mu cropped, of their shape.
     """
     return plain if attention == 0 else plain.lerp(cropped.to(plain.dtype), attention)
 

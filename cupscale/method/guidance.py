@@ -74,6 +74,9 @@ def flat_kept(z: Tensor, base: Tensor, rich: Tensor, flat_strength: float) -> Te
         base: (1, C, H, W), the latent of the base upscale.
         rich: (1, 1, H, W), 0 to 1, as `richness` measures it.
         flat_strength: f, 0 to 1.
+
+    Returns:
+        The canvas, (1, C, H, W); `z` itself where every place is rich.
     """
     return base + guidance_map(rich, 1.0, flat_strength) * (z - base)
 

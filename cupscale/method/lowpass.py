@@ -54,6 +54,9 @@ def haar(planes: Tensor, levels: int) -> Tensor:
     Args:
         planes: (..., H, W). Sides that are no multiple of a block are mirrored at the far end.
         levels: 0 returns `planes` as they are.
+
+    Returns:
+        (..., H, W), as large as `planes`.
     """
     side = 2**levels
     height, width = planes.shape[-2:]

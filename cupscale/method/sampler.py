@@ -156,20 +156,13 @@ def denoise(
         RegionsDone after every network call, StepDone after every step.
 
     Raises:
-        FloatingPointError: The network's first output holds NaN or infinity. Later ones are not looked at, since a look
-            makes an accelerator wait.
+        FloatingPointError: The first step's output is not finite. Later steps are not checked: a check stalls the device.
     """
-    canvas = Size(*latent.shape[-2:])
     steps = len(schedule.timesteps)
-    placement = placement or Placement()
-    grids = placement.grids(canvas, window, overlap, steps, generator(seed, JITTER))
     loop = _Loop(
-        denoiser=denoiser,
         schedule=schedule,
         network=_Network(denoiser, batch, share),
-        grids=grids,
-        weights=feathers(canvas, grids, latent.device),
-        named=even_grid(canvas, window, overlap),
+        windows=_Windows.over(latent, window, overlap, placement or Placement(), steps, seed),
         flat=flat,
         guided_steps=steps if guided_steps is None else guided_steps,
         structure=structure,
@@ -179,22 +172,33 @@ def denoise(
         seed=seed,
         sample=sample,
     )
-    if sample is None:
-        loop.diffuse(latent)
-    for i in range(steps):
-        yield from loop.step(i)
+    yield from loop.run(latent)
+
+
+class _Windows(NamedTuple):
+    """The windows of a run: their grid and their weights at each step, and the grid of the plan, which names them."""
+
+    grids: Sequence[Grid]
+    weights: Sequence[Feathers]
+    named: Grid
+
+    @classmethod
+    def over(
+        cls, latent: Tensor, window: Size, overlap: float, placement: Placement, steps: int, seed: int
+    ) -> _Windows:
+        """The windows over a canvas of the size of `latent`, placed by `placement`."""
+        canvas = Size(*latent.shape[-2:])
+        grids = placement.grids(canvas, window, overlap, steps, generator(seed, JITTER))
+        return cls(grids, feathers(canvas, grids, latent.device), even_grid(canvas, window, overlap))
 
 
 @dataclass
 class _Loop:
     """The canvas between two steps, and what every step of a run shares."""
 
-    denoiser: Denoiser
     schedule: Schedule
     network: _Network
-    grids: Sequence[Grid]
-    weights: Sequence[Feathers]
-    named: Grid
+    windows: _Windows
     flat: FlatPlaces | None
     guided_steps: int
     structure: GlobalStructure | None
@@ -203,6 +207,13 @@ class _Loop:
     seam: Seam | None
     seed: int
     sample: Tensor | None
+
+    def run(self, latent: Tensor) -> Generator[RegionsDone | StepDone | Notice, None, None]:
+        """Every step, from the state that was given or else from `latent` (1, C, H, W), noised."""
+        if self.sample is None:
+            self.diffuse(latent)
+        for i in range(len(self.schedule.timesteps)):
+            yield from self.step(i)
 
     def diffuse(self, latent: Tensor) -> None:
         """Noise `latent` (1, C, H, W) to the schedule's first step."""
@@ -213,7 +224,7 @@ class _Loop:
         """Step `i`: the overview, the regions and their fusion, guidance and structure of the whole, the sampler's step."""
         schedule, structure, steps = self.schedule, self.structure, len(self.schedule.timesteps)
         if self.overview is not None:
-            self.overview.capture(self.denoiser, schedule, i, structure)
+            self.overview.capture(self.network.denoiser, schedule, i, structure)
         w = 0.0 if structure is None else structure.weight(i, steps)
         if structure is not None and structure.space == "z_t" and w > 0:
             self.sample = structure.apply(self._state, w, self._noised_reference(structure, i))
@@ -231,10 +242,11 @@ class _Loop:
 
     def _predicted(self, i: int) -> Generator[RegionsDone | Notice, None, Tensor]:
         """The fused outputs of step `i`'s windows, (1, C, H, W), or (1, 2 C, H, W) as in `Denoiser.predict`."""
-        kept = _Kept(self.flat, self.grids[i], self.schedule, self._state, i)
+        windows = self.windows
+        kept = _Kept(self.flat, windows.grids[i], self.schedule, self._state, i)
         steps, guided = len(self.schedule.timesteps), i < self.guided_steps
-        step = _Step(i, steps, guided, kept.left_over(self.named), self.weights[i])
-        fusion = Fusion(Size(*self._state.shape[-2:]), self.weights[i])
+        step = _Step(i, steps, guided, kept.left_over(windows.named), windows.weights[i])
+        fusion = Fusion(Size(*self._state.shape[-2:]), windows.weights[i])
         model_input = self.schedule.model_input(self._state, i)
         yield from self.network.predict(model_input, self.schedule.timesteps[i], step, fusion)
         kept.add_to(fusion)

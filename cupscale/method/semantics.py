@@ -34,6 +34,9 @@ def add_semantics(attended: Tensor, regional: Tensor, detail: float) -> Tensor:
         attended: O_g, of any shape.
         regional: O_r, of the same shape.
         detail: lambda, 0 to 1. 0 returns `attended` itself.
+
+    Returns:
+        (1 - lambda) O_g + lambda O_r, of their shape.
     """
     return attended if detail == 0 else attended.lerp(regional, detail)
 
@@ -47,6 +50,9 @@ def add_high(attended: Tensor, regional: Tensor, detail: float, grid: Size, cuto
         detail: lambda, 0 to 1.
         grid: Of the tokens.
         cutoff: D as a fraction of the grid's Nyquist frequency.
+
+    Returns:
+        O_g + lambda (O_r - O_g) above the cutoff and O_g below it, (R, tokens, C).
     """
     difference = (regional - attended).float()
     planes = difference.transpose(1, 2).reshape(-1, 1, *grid)  # a plane of each region's each channel

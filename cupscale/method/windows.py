@@ -91,6 +91,9 @@ class Placement(NamedTuple):
             overlap: Of neighbours, a fraction of a window, 0 to 0.75, at the first step.
             steps: That are run.
             generator: On the CPU, of the jitter and the shifts.
+
+        Returns:
+            One grid for each of `steps`.
         """
         grids = []
         for step in range(steps):

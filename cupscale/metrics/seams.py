@@ -38,7 +38,7 @@ def border_energy(picture: np.ndarray, columns_px: Sequence[int], rows_px: Seque
 def window_borders(
     boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, int]
 ) -> tuple[list[int], list[int]]:
-    """Columns and rows at which a window begins or ends inside of a picture.
+    """The columns and rows at which a window begins or ends inside of a picture.
 
     Args:
         boxes: (left, top, right, bottom) in pixels.

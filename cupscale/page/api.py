@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -150,24 +150,26 @@ class Endpoints:
             The enlarged picture, as {"url": address} to an agent, and a JSON report: settings as used, plan, seconds; while
                 it waits or runs, the status: runs ahead, seconds to wait, or the fraction done.
         """
+        given = (prompt, negative_prompt, scale, seed, model, preset, settings)
+        sizes = {"width": width, "height": height, "megapixels": megapixels, "fit": fit, "to": to}
         try:
-            if format not in FORMATS:
-                raise CupscaleError(
-                    f"unknown format '{str(format)[:20]}': choose one of {', '.join(FORMATS)}"
-                )
-            picture = source.read(image, self._limits) if image else None
-            sizes = {"width": width, "height": height, "megapixels": megapixels, "fit": fit, "to": to}
-            given = (prompt, negative_prompt, scale, seed, model, preset, settings)
-            chosen = self._settings(*given, picture=picture, sizes=sizes)
-            name = source.name(image) if image else "words"
-            held = self._mask(mask, picture)
-            if format == "jpg" and picture and picture.alpha:
-                raise CupscaleError(
-                    "the image is transparent, which a jpg cannot be: choose format png or webp"
-                )
-            yield from self._upscaled(picture, chosen, name, held, format)
+            yield from self._checked(image, given, sizes, mask, format)
         except CupscaleError as error:
             raise refusal(error) from None
+
+    def _checked(
+        self, image: str | None, given: Sequence[Any], sizes: Mapping[str, Any], mask: str | None, format: str
+    ) -> Generator[tuple[Any, Any], None, None]:
+        """Read and check a call before it waits. given: see `_settings`."""
+        if format not in FORMATS:
+            raise CupscaleError(f"unknown format '{str(format)[:20]}': choose one of {', '.join(FORMATS)}")
+        picture = source.read(image, self._limits) if image else None
+        chosen = self._settings(*given, picture=picture, sizes=sizes)
+        name = source.name(image) if image else "words"
+        held = self._mask(mask, picture)
+        if format == "jpg" and picture and picture.alpha:
+            raise CupscaleError("the image is transparent, which a jpg cannot be: choose format png or webp")
+        yield from self._upscaled(picture, chosen, name, held, format)
 
     def _upscaled(
         self,

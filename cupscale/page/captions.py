@@ -80,6 +80,9 @@ def write(
         settings: Of the run.
         limits: Of the page. A captioner may take as long as a run.
 
+    Yields:
+        How far the captioner is, then the captions.
+
     Raises:
         CupscaleError: The captioner is not on the list, there are too many regions, or it takes too long.
     """

@@ -104,7 +104,11 @@ def in_reach() -> bool:
 
 
 def current() -> Limits:
-    """The limits of a Space, of a machine in reach of others, or of one's own; CUPSCALE_<NAME>, a whole number, goes first."""
+    """The limits of a Space, of a machine in reach of others, or of one's own; CUPSCALE_<NAME>, a whole number, goes first.
+
+    Raises:
+        CupscaleError: Such a variable is no whole number.
+    """
     base = SPACE if on_space() else OPEN if in_reach() else Limits()
     given = {f.name: os.environ.get(f"CUPSCALE_{f.name.upper()}") for f in fields(Limits)}
     try:

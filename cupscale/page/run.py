@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from PIL import Image
 from cupscale import images
 from cupscale.captioners import Captioned, CaptionProgress
 from cupscale.errors import CupscaleError
-from cupscale.events import Drawn, Finished, Planned, Preview, Progress, Result
+from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
 from cupscale.page import bounds, desk, engine, scratch, writers
@@ -186,6 +186,9 @@ def watch(
         later: Seconds that the same turn at the machine takes after this run.
         folder: For the result's files; None for one of its own.
 
+    Yields:
+        What to show now; the last one has the result's files.
+
     Raises:
         CupscaleError: The run is refused, or fails.
     """
@@ -193,45 +196,71 @@ def watch(
     desk.expect(engine.expected_seconds(plan, settings) + later)
     deadline = bounds.Deadline(limits)
     yield Sight("waiting for the model", 0.0)
-    shown = fraction = 0.0
-    line = ""
-    size = (0, 0)
-    result: Result | None = None
-    captions: dict[int, Caption] = {}
+    view = _View(plan, later, picture)
     with contextlib.closing(engine.stream(picture, settings, writer, mask)) as events:
         for event in events:
             deadline.check()
-            if isinstance(event, Planned):
-                size = event.plan.output
-            elif isinstance(event, Drawn):
-                picture = Picture(event.image)
-                yield Sight("drawn", fraction, preview=event.image, size=size)
-            elif isinstance(event, Notice):
-                yield Sight(event.message, 0.0, notice=event.message)
-            elif isinstance(event, Preview):
-                yield Sight(line, fraction, preview=event.image, size=size)
-            elif isinstance(event, Progress):
-                if event.left is not None and event.stage == "denoise":
-                    desk.expect(event.left + later)
-                now = time.monotonic()
-                line, fraction = _line(event), _whole(event, plan)
-                if now - shown >= _EVERY_SECONDS or event.stage != "denoise":
-                    shown = now
-                    yield Sight(line, fraction)
-            elif isinstance(event, CaptionProgress) and event.caption and not event.is_prompt:
-                one = {"caption": event.caption[:2000], "source": plan.captioner}
-                captions |= {k: Caption(box=plan.boxes[k], **one) for k in event.regions}
-                yield Sight(line, fraction, captions=tuple(captions.values()))
-            elif isinstance(event, Captioned):
-                written = tuple(caption for caption in event.captions if caption.caption)
-                yield Sight(line, fraction, captions=written)
-            elif isinstance(event, Finished):
-                result = event.result
-    assert result is not None and picture is not None
+            if (sight := view.of(event)) is not None:
+                yield sight
+    assert view.result is not None and view.picture is not None
     yield Sight("writing the file", 1.0)
     with scratch.with_room("the result"):
-        shot = keep(picture, result, stem, folder)
+        shot = keep(view.picture, view.result, stem, folder)
     yield Sight("done", 1.0, shot=shot)
+
+
+@dataclass
+class _View:
+    """What a run has shown so far. later: see `watch`."""
+
+    plan: Plan
+    later: float
+    picture: Picture | None
+    size: tuple[int, int] = (0, 0)
+    line: str = ""
+    fraction: float = 0.0
+    shown: float = 0.0
+    captions: dict[int, Caption] = field(default_factory=dict)
+    result: Result | None = None
+
+    def of(self, event: Event) -> Sight | None:
+        """What to show of an event; None where there is nothing new to see."""
+        if isinstance(event, Planned):
+            self.size = event.plan.output
+        elif isinstance(event, Drawn):
+            self.picture = Picture(event.image)
+            return Sight("drawn", self.fraction, preview=event.image, size=self.size)
+        elif isinstance(event, Notice):
+            return Sight(event.message, 0.0, notice=event.message)
+        elif isinstance(event, Preview):
+            return Sight(self.line, self.fraction, preview=event.image, size=self.size)
+        elif isinstance(event, Progress):
+            return self._progress(event)
+        elif isinstance(event, CaptionProgress):
+            return self._caption(event)
+        elif isinstance(event, Captioned):
+            written = tuple(caption for caption in event.captions if caption.caption)
+            return Sight(self.line, self.fraction, captions=written)
+        elif isinstance(event, Finished):
+            self.result = event.result
+        return None
+
+    def _progress(self, event: Progress) -> Sight | None:
+        if event.left is not None and event.stage == "denoise":
+            desk.expect(event.left + self.later)
+        now = time.monotonic()
+        self.line, self.fraction = _line(event), _whole(event, self.plan)
+        if now - self.shown < _EVERY_SECONDS and event.stage == "denoise":
+            return None
+        self.shown = now
+        return Sight(self.line, self.fraction)
+
+    def _caption(self, event: CaptionProgress) -> Sight | None:
+        if not event.caption or event.is_prompt:
+            return None
+        one = {"caption": event.caption[:2000], "source": self.plan.captioner}
+        self.captions |= {k: Caption(box=self.plan.boxes[k], **one) for k in event.regions}
+        return Sight(self.line, self.fraction, captions=tuple(self.captions.values()))
 
 
 def keep(picture: Picture, result: Result, stem: str, folder: Path | None = None) -> Shot:

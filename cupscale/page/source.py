@@ -43,6 +43,9 @@ def read(path: str | None, limits: Limits, mask_of: tuple[int, int] | None = Non
         limits: Of the page.
         mask_of: (width, height) of the image that this is a mask of: another size is refused before the pixels are decoded.
 
+    Returns:
+        The picture, or the mask as a picture.
+
     Raises:
         CupscaleError: It cannot be read, or is too large; no path of the server is in its message.
     """

@@ -65,6 +65,9 @@ def run_items(runner: Runner, rows: Sequence[Row], items: Sequence[Item]) -> Gen
         rows: In the order in which they are run.
         items: This process's share.
 
+    Yields:
+        A step for each result as it is made, left out or failed.
+
     Raises:
         NotKept: A file cannot be written.
     """
@@ -138,6 +141,9 @@ def write_report(
         items: Of all processes.
         set_metrics: Metrics of whole rows.
         real: Pictures for those; the originals where there are some and these are none.
+
+    Returns:
+        The table that was written.
 
     Raises:
         CupscaleError: A file cannot be written.

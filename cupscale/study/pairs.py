@@ -101,6 +101,9 @@ def open_study(folder: Path, *, only: Collection[str] = ()) -> Study:
             `cupscale reproduce`.
         only: Rows to compare; empty for all.
 
+    Returns:
+        The rows, the files and sizes of every image that two of them have, and what was left out.
+
     Raises:
         CupscaleError: No such folder, an unknown row, too many rows or images, or nothing that can be compared.
     """

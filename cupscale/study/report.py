@@ -89,6 +89,9 @@ def results(
         least: Share of attention checks a voter must have answered right to be counted.
         resamples: Draws of the bootstrap.
         seed: Of the draws.
+
+    Returns:
+        The rows' standings, the strongest first, and the duels of every two that met.
     """
     own = [vote for vote in votes if vote.origin == origin]
     left_out = statistics.inattentive(own, least)

@@ -97,11 +97,14 @@ def settle(settings: Settings, picture: Picture) -> tuple[Settings, str]:
 
 
 def examine(image: Image.Image, quality: int | None = None) -> Signs:
-    """Look at a picture.
+    """Measure what a picture shows of its past.
 
     Args:
         image: RGB.
         quality: Of the JPEG file that it came from.
+
+    Returns:
+        Traces of JPEG, noise and flatness, as `choose` reads them.
     """
     left, top = (max(0, (side - SAMPLE_PX) // 2) for side in image.size)
     middle = image.crop((left, top, min(left + SAMPLE_PX, image.width), min(top + SAMPLE_PX, image.height)))

@@ -127,9 +127,20 @@ def cropped_maps(looks, grid, region, out):
     return np.stack([slow.crop_maps(look, grid, BOXES[region], out) for look in looks])
 
 
+def weigh_norms(network):
+    """Give each normalization of queries and keys weights of its own; fresh networks have ones in all of them."""
+    for k, name in enumerate(("norm_q", "norm_k", "norm_added_q", "norm_added_k")):
+        for module in network.modules():
+            norm = getattr(module, name, None)
+            if norm is not None and getattr(norm, "weight", None) is not None:
+                weight = torch.linspace(0.6 + 0.1 * k, 1.5 - 0.2 * k, len(norm.weight))
+                norm.weight.data.copy_(weight)
+
+
 def run(pipe, chosen, ends, captions=CAPTIONS, t=500):
     """A pass over the overview and one over three regions: the layers, and what each pass put through them."""
     backbone = adapt(pipe)
+    weigh_norms(backbone.network)
     with backbone.denoiser(chosen, captions, CANVAS, OVERVIEW) as denoiser:
         layers = Layers(backbone.network, ends)
         denoiser.capture(latents(1, 6, OVERVIEW), torch.tensor(t))

@@ -219,12 +219,13 @@ def qwen_parts(module, into, row, grid, texts):
 def test_the_joint_attention_of_qwen_image(load, guidance):
     """Prompts and captions of different lengths, those that are shorter filled up and masked."""
     pipe = load("qwen-image")
+    captions = ["a boat", None, PROMPT + ", in a wood of tall firs"]  # the longest is longer than the prompt
     chosen = settings(attention=MU, detail=LAM, guidance=guidance)
-    modules, overview, regions = run(pipe, chosen, ".attn", t=500.0)
+    modules, overview, regions = run(pipe, chosen, ".attn", captions, t=500.0)
     assert len(modules) == 2
-    lengths = {text: qwen_length(text) for text in (PROMPT, NEGATIVE, *CAPTIONS) if text}
+    lengths = {text: qwen_length(text) for text in (PROMPT, NEGATIVE, *captions) if text}
     assert len(set(lengths.values())) == 4
-    words, own = lengths[PROMPT], max(lengths[caption or PROMPT] for caption in CAPTIONS)
+    words, own = lengths[PROMPT], max(lengths[caption or PROMPT] for caption in captions)
     for layer, module in modules.items():
         image, (text,) = qwen_parts(module, overview[0][layer], 0, (5, 7), [words])
         key, value = stacked(image[1:], text[1:])
@@ -242,7 +243,7 @@ def test_the_joint_attention_of_qwen_image(load, guidance):
                 key, value = stacked(image[1:], text[1:])
                 expected = maps(image[0], key, [True] * 48 + read) @ value
             else:
-                mine = [k < lengths[CAPTIONS[r] or PROMPT] for k in range(own)]
+                mine = [k < lengths[captions[r] or PROMPT] for k in range(own)]
                 both = (*text[1:], read), (*caption[1:], mine)
                 expected = joint(image, *both, whole, (6, 8), (5, 7), r, MU, LAM)
                 key, value = stacked(image[1:], caption[1:])
