@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
+import tempfile
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +202,69 @@ def test_a_page_keeps_only_as_much_as_it_has_room_for(monkeypatch):
     run.forget(gone)
     with pytest.raises(CupscaleError, match="no longer on the server"):
         kept_links.KeptLinks(Limits()).keep(gone)
+
+
+@pytest.fixture
+def killed(tmp_path, monkeypatch):
+    """What is kept in a folder as a killed process leaves it, and what finds the next page's links: (kept, find)."""
+    left = tmp_path / "cupscale-left"
+    (left / "links").mkdir(parents=True)
+    (tmp_path / "cupscale-left.alive").write_text("")
+    with monkeypatch.context() as patch:
+        patch.setattr(scratch, "new_folder", lambda kind="links": Path(tempfile.mkdtemp(dir=left / kind)))
+        kept = kept_links.KeptLinks(Limits()).keep(shot("one"))
+
+    def find(seconds):
+        """By a page of these link_seconds; whatever was left is away."""
+        assert scratch.sweep_left() == 1 and not left.exists()
+        links = kept_links.KeptLinks(Limits(link_seconds=seconds))
+        links.adopt(scratch.adopted())
+        assert scratch.adopted() == []
+        return links.find(kept.token)
+
+    return kept, find
+
+
+def test_what_a_killed_page_kept_under_a_link_is_kept_by_the_next(killed):
+    kept, find = killed
+    made = kept.after.read_bytes()
+    found = find(100)
+    assert found.folder.parent == scratch.root() / "links" and found.after.read_bytes() == made
+    assert found == replace(
+        kept,
+        folder=found.folder,
+        **{name: found.folder / getattr(kept, name).name for name in ("before", "after", "card")},
+    )
+
+
+@pytest.mark.parametrize(
+    "damage", ["over", "offered no more", "no text", "half a text", "no picture", "token"]
+)
+def test_what_is_over_or_damaged_is_not_taken_over(killed, damage):
+    kept, find = killed
+    told = kept.folder / "kept.json"
+    fields = json.loads(told.read_text())
+    if damage == "over":
+        told.write_text(json.dumps(fields | {"since": time.monotonic() - 101}))
+    elif damage == "no text":
+        told.unlink()
+    elif damage == "half a text":
+        told.write_text(told.read_text()[:-9])
+    elif damage == "no picture":
+        kept.after.unlink()
+    elif damage == "token":
+        told.write_text(json.dumps(fields | {"token": "../../x"}))
+    assert find(0 if damage == "offered no more" else 100) is None
+    assert list((scratch.root() / "links").iterdir()) == []
+
+
+def test_a_full_disk_is_no_lost_result(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(kept_links.shutil, "copyfile", full)
+    with pytest.raises(CupscaleError, match="the picture cannot be kept: this server's disk is full"):
+        kept_links.KeptLinks(Limits()).keep(shot("one"))
 
 
 def test_a_space_keeps_none():

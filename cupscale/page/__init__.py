@@ -63,6 +63,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         gr.HTML(heading.html(), elem_id="head")
         demo.desk = Desk(limits)
         demo.links = KeptLinks(limits)
+        demo.links.adopt(scratch.adopted())
         session = Session(limits)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Upscale", id="upscale"):

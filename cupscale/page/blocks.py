@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import agents, references
+from cupscale.page import agents, answers, references
 from cupscale.page.desk import Desk
 from cupscale.page.kept_links import KeptLinks
 from cupscale.page.session import refusal
@@ -23,6 +23,12 @@ class Guarded(gr.Blocks):
     desk: Desk
     links: KeptLinks
     _tools: Any = None
+
+    def queue(self, *given: Any, **named: Any) -> Guarded:
+        """As gradio's, whose answers are bounded."""
+        super().queue(*given, **named)
+        answers.bound(self._queue)
+        return self
 
     @property
     def mcp_server_obj(self) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shutil
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cupscale.bounded import read_object
 from cupscale.errors import CupscaleError
 from cupscale.page import card, run, scratch
 from cupscale.page.limits import Limits
@@ -18,6 +21,7 @@ from cupscale.planning import duration
 from cupscale.settings import Settings
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}")
+_TOLD = "kept.json"  # beside the files, what a page needs that starts after this one was killed
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,36 @@ class Kept:
     size: tuple[int, int]
     since: float
     bytes: int
+
+    @classmethod
+    def read(cls, folder: Path) -> Kept:
+        """From its folder, as `tell` left it.
+
+        Raises:
+            CupscaleError: There is none, or it is damaged.
+        """
+        told = read_object(folder / _TOLD, "a kept result")
+        try:
+            before, after, made = (next(folder.glob(f"{name}.*")) for name in ("before", "after", "card"))
+            token, note, (width, height) = str(told["token"]), str(told["note"]), told["size"]
+            size, since = (int(width), int(height)), min(float(told["since"]), time.monotonic())
+            settings = Settings.from_json(str(told["settings"]))
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # a generator's end is a RuntimeError
+            raise CupscaleError(f"a kept result: damaged ({type(error).__name__})") from None
+        if not _TOKEN.fullmatch(token):
+            raise CupscaleError("a kept result: damaged (its link)")
+        held = sum(file.stat().st_size for file in (before, after, made))
+        return cls(token, folder, before, after, made, settings, note, size, since, held)
+
+    def tell(self) -> None:
+        """Let a page find it that starts after this one was killed. The monotonic clock goes on from one to the other."""
+        told = {"token": self.token, "note": self.note, "size": self.size, "since": self.since}
+        (self.folder / _TOLD).write_text(json.dumps(told | {"settings": self.settings.to_json()}))
 
     def pair(self) -> dict[str, Any]:
         """For the slider. The files are served under the link only, so that no copy of them outlasts it."""
@@ -68,7 +102,9 @@ class KeptLinks:
             )
         folder = scratch.new_folder("links")
         try:
-            kept = self._copied(shot, folder)
+            with scratch.with_room("the picture"):
+                kept = self._copied(shot, folder)
+                kept.tell()
             with self._lock:
                 self._purge()
                 held = sum(one.bytes for one in self._kept.values())
@@ -84,6 +120,19 @@ class KeptLinks:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return kept
+
+    def adopt(self, folders: Iterable[Path]) -> None:
+        """Take over what a killed process kept. What is over by now, or damaged, is deleted."""
+        for folder in folders:
+            try:
+                kept = Kept.read(folder)
+            except CupscaleError:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            with self._lock:
+                self._kept[kept.token] = kept
+        with self._lock:
+            self._purge()
 
     def find(self, token: Any) -> Kept | None:
         """The result under a link; None for a link that is none, or that is over."""
@@ -108,7 +157,7 @@ class KeptLinks:
             for name, path in names.items():
                 shutil.copyfile(path, files[name])
             data = card.of_files(shot.before, shot.png, shot.settings.prompt, shot.line)
-        except OSError:
+        except FileNotFoundError:
             raise CupscaleError(run.GONE) from None
         files["card"].write_bytes(data)
         return Kept(

@@ -35,6 +35,7 @@ _ALIVE = ".alive"
 _LAST_SECONDS = 5.0  # from a SIGTERM to the end, whatever still runs
 _seen: dict[Path, tuple[int, float]] = {}  # folder -> its time of change, and when that was first seen
 _lasting: set[Path] = set()
+_adopted: list[Path] = []
 _held: Counter[Path] = Counter()  # folders that a run needs to its end, however long that takes
 
 
@@ -94,10 +95,27 @@ def _sweep_one(alive: Path) -> bool:
     with alive.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError where its process lives
         path = alive.with_name(alive.name.removesuffix(_ALIVE))
+        with contextlib.suppress(OSError):
+            _adopt(path)
         shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             alive.unlink()
     return True
+
+
+def _adopt(left: Path) -> None:
+    """Take over what a killed process kept under links; one that ended in order has deleted it."""
+    if left.is_symlink() or left.stat().st_uid != os.getuid():
+        return
+    for folder in (left / "links").iterdir():
+        _adopted.append(folder.rename(root() / "links" / folder.name))
+
+
+def adopted() -> list[Path]:
+    """The folders that `sweep_left` took over, once."""
+    found = _adopted.copy()
+    _adopted.clear()
+    return found
 
 
 def new_folder(kind: str = "visits") -> Path:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
-from browser_hands import expect, give, open_part, setting, upscale, visit
+from browser_hands import download, expect, give, open_part, setting, upscale, visit
 from page_server import FAST, LONG, photo, start
 from waiting import free_port
+
+# The size of the result in the slider, once it is decoded.
+SHOWN = """async () => {
+  const image = document.querySelector('#result .cu-after'); await image.decode()
+  return [image.naturalWidth, image.naturalHeight]
+}"""
 
 
 def kept(page, text):
@@ -143,15 +150,25 @@ def test_an_example_does_not_hide_a_run(page, url, small):
 
 
 @pytest.mark.slow
-def test_an_open_tab_comes_back_after_the_server_died(page, tmp_path):
-    """It says so meanwhile; then what was set is there, the image too, and what is lost is told."""
+def test_after_kill_9_nothing_is_lost_but_the_run_which_says_so(page, tmp_path):
+    """An open tab says that nobody answers; then its settings and image, the results before and every link are there."""
     port = str(free_port())
     with start(tmp_path, GRADIO_SERVER_PORT=port) as (url, process):
-        visit(page, url, LONG)
+        visit(page, url)
         give(page, photo(tmp_path / "small.png"))
+        upscale(page)
+        open_part(page, "share")
+        page.locator("#keep-link").click()
+        box = page.locator("#kept-link textarea, #kept-link input")
+        expect(box).to_have_value(re.compile(r"\?kept=[\w-]{32}$"))
+        link, shared = box.input_value(), f"{url}?{FAST.replace('seed=3', 'seed=8')}&prompt=shared"
+        made = Path(download(page, "#png").path()).read_bytes()
+        open_part(page, "advanced")
+        page.locator("#set-steps input").fill("1000")
+        page.locator("#set-strength input").first.fill("1")
         page.locator("#set-prompt textarea").fill("kept")
         page.locator("#run").click()
-        expect(page.locator("#status")).to_contain_text("denoising")
+        expect(page.locator("#status")).to_contain_text(re.compile(r"denoising, step \d+ of 1000"))
         kept(page, "kept")
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -161,10 +178,21 @@ def test_an_open_tab_comes_back_after_the_server_died(page, tmp_path):
         expect(page.locator("#set-prompt textarea")).to_have_value("kept")
         expect(page.locator("#plan b")).to_contain_text("64 × 48 → 128 × 96")
         expect(page.locator(".cu-lost")).to_have_count(0)
-        open_part(page, "advanced")
-        page.locator("#set-steps input").fill("4")
-        page.locator("#set-steps input").press("Enter")
-        upscale(page)
+        page.get_by_role("tab", name="History").click()
+        expect(page.locator("#history li")).to_have_count(1)
+        page.locator("#history li").get_by_role("button", name="Open").click()
+        expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+        expect(page.locator("#result .cu-note")).to_contain_text("64 × 48 → 128 × 96, seed 3")
+        expect(setting(page, "steps")).to_have_value("4")
+        assert page.evaluate(SHOWN) == [128, 96]
+        upscale(page)  # and it runs on
+        page.goto(shared)
+        expect(page.locator("#set-prompt textarea")).to_have_value("shared")
+        expect(setting(page, "seed")).to_have_value("8")
+        page.goto(link)
+        expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+        expect(page.locator("#result .cu-note")).to_contain_text("64 × 48 → 128 × 96, seed 3")
+        assert page.request.get(page.locator("#result .cu-after").evaluate("e => e.src")).body() == made
 
 
 @pytest.mark.slow

@@ -7,11 +7,13 @@ import base64
 import io
 import json
 import os
+import runpy
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from PIL import Image
 
 from cupscale import images
 from cupscale.errors import CupscaleError
+from cupscale.images import inspect, worker
 from cupscale.images.inspect import MAX_SCANS, count_scans
 
 MEASURED = Path(__file__).with_name("measured.py")
@@ -150,6 +153,17 @@ def test_a_scan_bomb_is_refused_before_it_is_decoded(tmp_path):
     assert f"more than {MAX_SCANS} scans" in found["end"] and found["cpu"] < 0.5
 
 
+def test_the_larger_a_jpeg_the_fewer_scans():
+    """2**31 pixels of all scans together: 32 at 64 megapixels."""
+    large = SimpleNamespace(format="JPEG", width=8192, height=8192)
+    own = count_scans(scans(0, 64), 1000)
+    inspect.check("x", scans(32 - own, 64), large)
+    with pytest.raises(
+        CupscaleError, match="x is a JPEG of more than 32 scans, the limit at 8192 x 8192; save"
+    ):
+        inspect.check("x", scans(33 - own, 64), large)
+
+
 def test_scans_are_counted_by_markers_alone():
     plain = encoded(noise(64), "JPEG", quality=95)
     assert count_scans(plain, 1000) == 1
@@ -199,10 +213,30 @@ def test_what_is_decoded_elsewhere_is_the_same(kind, monkeypatch):
     assert there.metadata == here.metadata == ({"seed": 7} if kind in ("TIFF", "AVIF") else {})
 
 
+@pytest.mark.parametrize("kind", ["JPEG2000", "TIFF", "AVIF", "PPM", "JPEG", "PNG"])
+def test_what_may_take_long_is_decoded_elsewhere(kind, monkeypatch):
+    """From 1 megapixel on; of the others the time follows from the pixels."""
+    asked = []
+    monkeypatch.setattr(worker, "decode", lambda name, data, most: asked.append(most))
+    for side in (1000, 1025):
+        images.read(encoded(Image.new("RGB", (side, side)), kind), max_pixels=2**21)
+    assert asked == ([2**21] if kind not in ("JPEG", "PNG") else [])
+
+
+def test_the_process_that_decodes_is_bounded(monkeypatch):
+    """The system ends it: at 10 s of CPU, and no more than 3 GB of addresses."""
+    resource = pytest.importorskip("resource")
+    bounds = {}
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, most: bounds.update({kind: most}))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(json.JSONDecodeError):  # nothing was asked of it
+        runpy.run_module("cupscale.images.worker", run_name="__main__")
+    assert bounds[resource.RLIMIT_CPU] == (10, 10)
+    assert bounds[resource.RLIMIT_AS] == (3 * 2**30, 3 * 2**30)
+
+
 def test_a_decoder_that_takes_too_long_is_stopped(monkeypatch):
     """By its own CPU time, so that a busy machine stops nothing too soon."""
-    from cupscale.images import worker
-
     data = encoded(noise(1400), "JPEG2000", quality_layers=[1])
     monkeypatch.setattr("cupscale.images.inspect.costly", lambda data, image: True)
     monkeypatch.setattr(worker, "WALL_SECONDS", 0.01)

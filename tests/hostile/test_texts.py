@@ -1,6 +1,7 @@
 """Text that someone else wrote: JSON of any kind is read or refused in one line, in little time and memory."""
 
 import base64
+import io
 import json
 import os
 import time
@@ -8,7 +9,7 @@ import tracemalloc
 import zlib
 
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from cupscale import images, machine
 from cupscale.bounded import MAX_BYTES, MAX_DEPTH, MAX_ITEMS, parse_object, read_object
@@ -202,6 +203,18 @@ def test_the_most_that_is_parsed_is_refused_by_the_settings_in_little_time(text)
     with pytest.raises(CupscaleError) as caught:
         Settings.from_json(text)
     assert "\n" not in str(caught.value) and time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 40 + "1" + "}" * 40, "[]", '{"scale": NaN}', "{", REFUSED["digits"]]
+)
+def test_a_picture_keeps_no_text_that_nobody_would_read(text):
+    """It may stay in a cache for long."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("cupscale", text)
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "PNG", pnginfo=info)
+    assert images.read(file.getvalue()).settings_text is None
 
 
 def test_settings_in_exif_are_unpacked_to_their_limit_only(tmp_path):

@@ -61,7 +61,6 @@ async function show() {
   note.textContent = entries.length
     ? "Kept in this browser only, the newest 40."
     : "No results yet. What you make here is kept in this browser, and nowhere else.";
-  element.querySelector('[data-do="clear"]').hidden = !entries.length;
 }
 
 element.addEventListener("click", (event) => {

@@ -77,7 +77,12 @@ window.cupscaleInputs = (() => {
     return files.length ? JSON.stringify({ files, name: sessionStorage.getItem("cupscale-batch") || "" }) : "";
   }
 
-  return { keep, brought, keepBatch, broughtBatch, clear: () => store("readwrite", (inputs) => inputs.clear()) };
+  function clear() {
+    for (const kept of [BATCH, "cupscale-visit"]) sessionStorage.removeItem(kept);
+    return store("readwrite", (inputs) => inputs.clear());
+  }
+
+  return { keep, brought, keepBatch, broughtBatch, clear };
 })();
 
 // The results of this browser. The slider adds to it, the History tab shows it.
@@ -125,7 +130,7 @@ window.cupscaleStore = (() => {
     remove: (id) => store("readwrite", (results) => results.delete(id)).then(() => changed()),
     clear: async () => {
       await Promise.all([store("readwrite", (results) => results.clear()), cupscaleInputs.clear()]);
-      changed();
+      changed("Deleted: the results, the input images and what was set, as this browser kept them.");
     },
   };
 })();
