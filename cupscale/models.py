@@ -122,7 +122,7 @@ KNOWN: dict[str, Known] = {
     "tiny": Known(
         source=str(BUNDLED),
         licence="Apache-2.0",
-        geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000),
+        geometry=Geometry(native=256, cell=2, align=16, channels=12, weights=40_000_000, width=48),
         over={
             "strength": 0.1,
             "steps": 20,

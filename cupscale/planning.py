@@ -35,7 +35,8 @@ class Geometry:
 
     native: side of the window it was trained for. cell: of one latent cell. align: windows are multiples of this.
     channels: of a latent cell. weights: bytes of all parts as loaded; 0 where not known. tile: bytes that the autoencoder takes
-    for each pixel of a tile; 0 where it is an exact codec.
+    for each pixel of a tile; 0 where it is an exact codec. width: channels of the network's first level, which the memory of a
+    window follows.
     """
 
     native: int
@@ -44,6 +45,7 @@ class Geometry:
     channels: int = 4
     weights: int = 0
     tile: int = 0
+    width: int = 320
 
 
 @dataclass(frozen=True)
@@ -447,20 +449,23 @@ def device_bytes(plan: Plan, geometry: Geometry) -> int:
         geometry: Of the model.
     """
     pixels = plan.canvas.h * plan.canvas.w * geometry.cell**2
-    return plan.bytes - geometry.weights - pixels * HOST_PX_BYTES
+    window_px = Size(*(side * geometry.cell for side in plan.window))
+    work = max(_window_bytes(geometry, window_px), _tile_bytes(geometry, pixels))
+    return 12 * _latent_bytes(geometry, pixels) + DEVICE_PX_BYTES * pixels + work
 
 
 def fitting_scale(size: tuple[int, int], settings: Settings, geometry: Geometry, room: int) -> float | None:
-    """The largest scale below the run's, in halves, whose plan fits; None where there is none.
+    """The largest scale below the run's, in halves, whose work fits on the device; None where there is none.
 
     Args:
         size: (width, height) of the input in pixels.
         settings: Of the run.
         geometry: Of the model.
-        room: Bytes.
+        room: Bytes, of which the weights take their part.
     """
     for half in range(math.ceil(settings.scale * 2) - 1, 1, -1):
-        if make_plan(size, settings.replace(scale=half / 2), geometry).bytes <= room:
+        plan = make_plan(size, settings.replace(scale=half / 2), geometry)
+        if geometry.weights + device_bytes(plan, geometry) <= room:
             return half / 2
     return None
 
@@ -534,17 +539,29 @@ def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float], native: int) -
 
 
 def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:
-    """Estimate the bytes of a run's memory.
+    """The peak of a run's memory where one memory holds everything: the weights, and the largest of what its stages need.
 
-    Weights, the canvas (latents, their spectrum, pixels in float and in 8 bits), and the activations of a window or
-    of a tile of the autoencoder, whichever takes more (`python -m benchmarks.memory`).
+    Copies of the latents (the canvas, the reference, their spectrum, sums and weights of the windows) and a window's
+    activations; a tile of the autoencoder beside pixels in float; pixels in float and in 8 bits
+    (`python -m benchmarks.run memory`).
     """
-    latents = pixels // geometry.cell**2 * geometry.channels * 4
-    activations = window_px.h * window_px.w // geometry.cell**2 * 320 * 4 * 40
-    tile = min(pixels, TILE_PX**2) * geometry.tile
-    return (
-        geometry.weights + 12 * latents + pixels * (DEVICE_PX_BYTES + HOST_PX_BYTES) + max(activations, tile)
-    )
+    latents = _latent_bytes(geometry, pixels)
+    denoising = 8 * latents + _window_bytes(geometry, window_px)
+    codec = 2 * latents + DEVICE_PX_BYTES * pixels + _tile_bytes(geometry, pixels)
+    correcting = 2 * latents + HOST_PX_BYTES * pixels
+    return geometry.weights + max(denoising, codec, correcting)
+
+
+def _latent_bytes(geometry: Geometry, pixels: int) -> int:
+    return pixels // geometry.cell**2 * geometry.channels * 4
+
+
+def _window_bytes(geometry: Geometry, window_px: Size) -> int:
+    return window_px.h * window_px.w // geometry.cell**2 * geometry.width * 4 * 40
+
+
+def _tile_bytes(geometry: Geometry, pixels: int) -> int:
+    return min(pixels, TILE_PX**2) * geometry.tile
 
 
 def aligned(side: int, align: int) -> int:

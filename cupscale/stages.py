@@ -184,7 +184,7 @@ class Stages:
         began = time.perf_counter()
         backbone, captioning = self.pipeline.backbone, self.captioning
         captioner = captioning.captioner or NoCaptioner()
-        needed = max(0, self.plan.bytes - backbone.geometry.weights)
+        needed = device_bytes(self.plan, backbone.geometry)
         events = caption_regions(
             captioning,
             self.picture.rgb,

@@ -11,7 +11,7 @@ from cupscale.backbones import Tiles, adapt
 from cupscale.cli import main
 from cupscale.errors import CupscaleError
 from cupscale.peers import base as peers_base
-from cupscale.planning import fitting_scale, make_plan
+from cupscale.planning import device_bytes, fitting_scale, make_plan
 from cupscale.settings import Settings
 
 FAST = {"scale": 3, "strength": 0.5, "steps": 2, "guidance": 1, "upscaler": "lanczos", "captioner": "none"}
@@ -119,7 +119,8 @@ def test_the_scale_that_fits_is_the_largest_below_the_runs():
     geometry, settings = models.SDXL_GEOMETRY, Settings.build(scale=4.2)
 
     def needed(scale):
-        return make_plan((1024, 768), settings.replace(scale=scale), geometry).bytes
+        plan = make_plan((1024, 768), settings.replace(scale=scale), geometry)
+        return geometry.weights + device_bytes(plan, geometry)
 
     assert fitting_scale((1024, 768), settings, geometry, needed(4)) == 4
     assert fitting_scale((1024, 768), settings, geometry, needed(3) - 1) == 2.5

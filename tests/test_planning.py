@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from cupscale import models
 from cupscale.planning import Geometry, device_bytes, duration, make_plan
 from cupscale.settings import Settings
 
 GEOMETRY = Geometry(native=64, cell=8, align=8)
+# Bytes above the loaded bundled model at 4x without overlap: `python -m benchmarks.run one SIDE 0`, and `eight`.
+MEASURED = [(1024, 0.179e9), (2048, 0.529e9), (2048, 0.626e9), (8192, 6.95e9)]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +51,34 @@ def test_what_a_device_holds_leaves_out_what_waits_in_main_memory():
     pixels = 4096 * 3072
     device = 1024**2 * 1434 + 18 * pixels + 12 * (pixels // 64) * 4 * 4
     assert device_bytes(plan, geometry) == device
-    assert plan.bytes == 10**9 + device + 26 * pixels
     # A network whose window takes more than the tile.
     small = replace(geometry, tile=100)
     assert device_bytes(make_plan((1024, 768), Settings.build(scale=4), small), small) == (
         device - 1024**2 * 1434 + 128 * 128 * 320 * 160
     )
+
+
+def test_the_memory_of_a_plan_by_hand():
+    """The largest of three stages. 1024 x 768 to 4096 x 3072: latents of 512 x 384 cells of 4 channels, a window of 128 x 128."""
+    pixels, latents = 4096 * 3072, 512 * 384 * 4 * 4
+    window, tile = 128 * 128 * 320 * 160, 1024**2 * 1434
+    geometry = Geometry(native=1024, cell=8, align=32, channels=4, weights=10**9, tile=1434)
+
+    def planned(**changed):
+        return make_plan((1024, 768), Settings.build(scale=4), replace(geometry, **changed)).bytes - 10**9
+
+    assert planned() == 2 * latents + 18 * pixels + tile
+    assert planned(tile=0) == 8 * latents + window
+    assert planned(tile=0, width=40) == 2 * latents + 26 * pixels
+    assert planned(tile=0, width=640) == 8 * latents + 2 * window
+
+
+@pytest.mark.parametrize(("side", "used"), MEASURED)
+def test_the_memory_of_a_plan_is_within_a_quarter_of_what_was_used(side, used):
+    """At 1024 px, where a quarter is 45 MB, a hair more."""
+    geometry = models.KNOWN["tiny"].geometry
+    plan = make_plan((side // 4, side // 4), Settings.build(scale=4, overlap=0.0), geometry)
+    assert 0.8 < (plan.bytes - geometry.weights) / used < 1.27
 
 
 def test_a_controlnet_runs_beside_every_sample_but_those_that_draw():
