@@ -3,7 +3,6 @@
 import pytest
 import torch
 from card import Card
-from diffusers import UNet2DConditionModel
 
 from benchmarks import gpu
 from cupscale import models
@@ -52,38 +51,6 @@ def test_a_network_that_gives_nan_and_one_that_does_not_fit_are_rows(table, monk
 
     monkeypatch.setattr(forward, full)
     assert all(row["finite"].startswith("out of memory") for row in table("--steps", "1"))
-
-
-def test_an_error_of_any_kind_is_a_row_and_the_next_one_is_measured(table, monkeypatch, capsys):
-    """A driver's in a run, and torch's own where the weights do not fit. What is next stands on stderr, with its cost."""
-    forward, calls = UNet2DConditionModel.forward, []
-
-    def once(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 1:
-            raise AssertionError("CUDA error: an illegal | memory access")
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(gpu, "warm_up", lambda run: None)
-    monkeypatch.setattr(UNet2DConditionModel, "forward", once)
-    found = table("--steps", "1")
-    assert [row["finite"] for row in found] == [
-        "AssertionError: CUDA error: an illegal / memory access",
-        "yes",
-    ]
-    said = capsys.readouterr().err
-    assert "small, its own precision, offload none" in said and "96 px: 24 x 24 -> 96 x 96" in said
-    put = gpu.offload.put
-
-    def full(pipe, way, device):
-        if way == "none":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return put(pipe, way, device)
-
-    monkeypatch.setattr(models.offloading, "put", full)
-    monkeypatch.setattr(models, "is_out_of_memory", lambda error: False)
-    found = table("--steps", "1", "--offloads", "none,model")
-    assert [row["finite"] for row in found] == ["OutOfMemoryError: CUDA out of memory", "yes", "yes"]
 
 
 def test_the_models_without_a_choice_are_those_with_a_network_of_their_own():
