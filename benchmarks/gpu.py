@@ -6,7 +6,8 @@
     python -m benchmarks.gpu --models mine=/path/to/folder --steps 4
 
 A row says: time, time a sample, peak memory beside what was planned, evaluations, whether the picture is finite, and how far
-it is from the first precision's, in grey levels. What does not fit is a row too. Progress goes to stderr, rows to stdout.
+it is from the first precision's, in grey levels. What does not fit or fails in any other way is a row too. What is next, and
+what it takes, goes to stderr; rows go to stdout as they are measured, so that `> rows.md` keeps them whatever happens later.
 """
 
 from __future__ import annotations
@@ -159,10 +160,11 @@ def measured(case: Case, run: CUpscalePipeline, device: str, steps: int | None) 
     }
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    print(f"  {case.side_px} px: {plan}", file=sys.stderr)
     try:
         result = run.upscale(image, chosen)
-    except CupscaleError as error:
-        case.shown["finite"] = "no" if "NaN" in str(error) else str(error)
+    except Exception as error:  # a driver's too: the other rows are still to come
+        case.shown["finite"] = "no" if "NaN" in str(error) else failure(error)
         return None
     speed = machine.known_speed(run.model, run.backbone.device.type) or {}
     case.shown |= {
@@ -174,6 +176,22 @@ def measured(case: Case, run: CUpscalePipeline, device: str, steps: int | None) 
         case.shown["peak GB, allocated"] = f"{torch.cuda.max_memory_allocated() / GIB:.1f}"
         case.shown["reserved"] = f"{torch.cuda.max_memory_reserved() / GIB:.1f}"
     return result.image
+
+
+def failure(error: Exception) -> str:
+    """In one cell of the table."""
+    said = (str(error).strip().splitlines() or [""])[0].replace("|", "/")
+    return said if isinstance(error, CupscaleError) else f"{type(error).__name__}: {said}"
+
+
+def announced(case: Case) -> str:
+    """What is next, and what it takes before the first step."""
+    known = models.KNOWN.get(case.name)
+    weights = f"; weights of {known.geometry.weights / 1e9:.1f} GB in half precision" if known else ""
+    fetched = (
+        f", from {case.source} where they are not here yet" if isinstance(case.source, str) else ", random"
+    )
+    return f"{case.name}, {case.dtype or 'its own precision'}, offload {case.way}{weights}{fetched}"
 
 
 def apart(ours: Image.Image | None, theirs: Image.Image | None) -> str:
@@ -199,12 +217,15 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
         first: dict[tuple[str, int], Image.Image] = {}
         for dtype, way in product(arguments.dtypes or [None], arguments.offloads):
             sample = Case(name, source, dtype, way, 0)
-            print(f"{name}, {dtype or 'its own precision'}, offload {way}", file=sys.stderr)
+            print(announced(sample), file=sys.stderr)
             try:
                 run = loaded(sample, device)
-            except CupscaleError as error:
-                sample.shown["finite"] = str(error)
+            except (
+                Exception
+            ) as error:  # torch's own where weights do not fit, a network's where they do not come
+                sample.shown["finite"] = failure(error)
                 yield line(sample, device)
+                empty_cache()
                 continue
             warm_up(run)
             for side_px in arguments.sizes:
@@ -223,8 +244,8 @@ def warm_up(run: CUpscalePipeline) -> None:
     """Kernels are chosen at their first call; what goes wrong here is a row's to say."""
     try:
         run.upscale(noise_image(64), run.settings(scale=1, strength=0.02, upscaler="lanczos"))
-    except CupscaleError as error:
-        print(f"  {error}", file=sys.stderr)
+    except Exception as error:
+        print(f"  {failure(error)}", file=sys.stderr)
 
 
 def sources(arguments: argparse.Namespace) -> dict[str, str | Callable[[torch.dtype], Any]]:

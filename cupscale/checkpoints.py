@@ -368,6 +368,8 @@ def reason(error: Exception, whole: str) -> str:
         return (
             f"the download broke off ({said}); what has come is kept, and the same command goes on from there"
         )
+    if "No GPU found" in said:
+        return f"{said} bitsandbytes quantized its weights: run it on one, or take the model as it was before"
     if "no file named" in said or "Could not find the necessary" in said:
         return f"{said}; only .safetensors weights are read here, since pickles can run any code"
     return f"{said}; {whole}"

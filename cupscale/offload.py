@@ -8,6 +8,7 @@ import torch
 
 from cupscale import machine
 from cupscale.errors import CupscaleError
+from cupscale.method.memory import stored_bytes
 
 Offload = Literal["none", "model", "group", "sequential"]
 # From the fastest to the one that needs least.
@@ -18,7 +19,7 @@ GIB = 2**30
 def part_bytes(pipe: Any) -> dict[str, int]:
     """Bytes of a pipeline's weights, part by part, wherever they are now."""
     return {
-        name: sum(p.numel() * p.element_size() for p in part.parameters())
+        name: stored_bytes(part.parameters())
         for name, part in pipe.components.items()
         if isinstance(part, torch.nn.Module)
     }
@@ -35,7 +36,7 @@ def weights_there(pipe: Any, way: Offload) -> int:
     if way == "model":
         return max(part_bytes(pipe).values(), default=0)
     layers = (
-        sum(p.numel() * p.element_size() for p in layer.parameters(recurse=False))
+        stored_bytes(layer.parameters(recurse=False))
         for part in pipe.components.values()
         if isinstance(part, torch.nn.Module)
         for layer in part.modules()

@@ -24,6 +24,7 @@ from cupscale.backbones.tokens import rule_of
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
+from cupscale.method.memory import stored_bytes
 from cupscale.method.regions import Size
 from cupscale.method.word_screen import WordScreen
 from cupscale.planning import Geometry
@@ -65,8 +66,8 @@ class DiffusersBackbone(ABC):
             cell=cell,
             align=cell * self._window_cells(),
             channels=self._channels(),
-            weights=sum(
-                p.numel() * p.element_size()
+            weights=stored_bytes(
+                p
                 for part in pipe.components.values()
                 if isinstance(part, torch.nn.Module)
                 for p in part.parameters()
@@ -373,7 +374,7 @@ def parked(pipe: Any, device: torch.device) -> Iterator[None]:
         if name.startswith("text_encoder")
         and isinstance(part, torch.nn.Module)
         and not any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in part.modules())
-        and sum(p.numel() * p.element_size() for p in part.parameters()) > PARK_BYTES
+        and stored_bytes(part.parameters()) > PARK_BYTES
         and not getattr(part, "is_quantized", False)
     ]
     if device.type == "cpu":

@@ -5,10 +5,11 @@ Ours; the paper is silent. Regions per network call are halved down to one, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Event = TypeVar("Event")
 Found = TypeVar("Found")
@@ -27,6 +28,18 @@ def empty_cache() -> None:
     """Give back the blocks that torch keeps on an accelerator without using them."""
     if kind := accelerator():
         torch.get_device_module(kind).empty_cache()
+
+
+def stored_bytes(tensors: Iterable[Tensor]) -> int:
+    """What tensors take in memory. A quantized one may say the size of what it stands for: its parts are counted."""
+    return sum(map(_stored, tensors))
+
+
+def _stored(tensor: Tensor) -> int:
+    parts = getattr(tensor, "__tensor_flatten__", None)  # of torch's subclasses that wrap other tensors
+    if parts is None:
+        return tensor.numel() * tensor.element_size()
+    return stored_bytes(getattr(tensor, name) for name in parts()[0])
 
 
 def accelerator() -> str | None:
