@@ -83,7 +83,7 @@ class CUpscalePipeline:
         return f"{dtype_name(self.backbone.network)} {offload.current(self.pipe)}"
 
     def settings(self, preset: str | None = None, **fields: Any) -> Settings:
-        """This model's defaults, under a preset, under `fields`.
+        """This model's defaults, overridden by a preset, and both by `fields`.
 
         Raises:
             CupscaleError: An unknown preset or field, or a value outside its range.

@@ -330,7 +330,7 @@ def make_plan(
     drawn: bool = False,
     rich: Tensor | None = None,
 ) -> Plan:
-    """Plan a run.
+    """The plan of a run: sizes, regions, evaluations, bytes and, where a speed is known, seconds.
 
     Args:
         image_size: (width, height) of the input in pixels.
@@ -343,9 +343,6 @@ def make_plan(
         drawn: The input is drawn from the prompt first. At scale 1 it is the result.
         rich: (1, 1, h, w) over the input, as `guidance.richness` measures it, for the windows that show nothing; None where it is
             not looked at.
-
-    Returns:
-        Sizes, regions, evaluations, bytes and, where a speed is known, seconds of the run.
 
     Raises:
         CupscaleError: The image or the output is outside the limits.

@@ -36,9 +36,6 @@ def plan_run(
         captioning: Of the run.
         how: Precision and offload of the model; empty where it is not loaded, for those that it ran with last.
 
-    Returns:
-        The plan, with seconds where the model has run on this device or its speed can be guessed.
-
     Raises:
         CupscaleError: The image or the output is outside the limits.
     """

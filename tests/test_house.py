@@ -116,9 +116,9 @@ def raises(node):
 
 
 def faults(function):
-    """What a docstring leaves out. Those of commands are the command line's help."""
+    """What a docstring leaves out. Those of commands and of the page's tools are a help for whoever calls them by name."""
     text = ast.get_docstring(function) or ""
-    if not text or decorated(function, "command"):
+    if not text or decorated(function, "command") or decorated(function, "described"):
         return
     given = ast.unparse(function.returns) if function.returns else "None"
     named = text.split()[0] in NAMES_A_RESULT or text[0] in "(`"

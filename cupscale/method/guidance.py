@@ -1,7 +1,7 @@
-"""Guidance that knows flat places. Ours; the paper guides everywhere alike, and so does this where `flat_guidance` is 1.
+"""Guidance that spares flat places. Ours; the paper guides everywhere alike, and so does this where `flat_guidance` is 1.
 
 Classifier-free guidance (Ho and Salimans 2022) strengthens what the words ask for, in every cell of the canvas. In a sky or
-on skin, where the image shows nothing, that is grain and things that nobody sees there in life. Shen et al. 2024
+on skin, where the image shows little, it adds grain and objects that do not belong there. Shen et al. 2024
 ("Rethinking the Spatial Inconsistency in Classifier-free Diffusion Guidance") let its scale vary over the picture too, by
 the attention's segments; here the input's own contrast decides.
 """
@@ -66,8 +66,7 @@ def flat_kept(z: Tensor, base: Tensor, rich: Tensor, flat_strength: float) -> Te
 
         z <- z_base + (f + (1 - f) rich) (z - z_base),    f = flat_strength
 
-    A denoiser that sees only a few grey levels of texture under more noise than that takes the texture away, and where it
-    is not guided nothing gives it back.
+    Where texture spans fewer grey levels than the noise, a denoiser removes it, and without guidance nothing brings it back.
 
     Args:
         z: (1, C, H, W), denoised.

@@ -266,7 +266,11 @@ class BatchTab:
         return {self.plan_line: line, self.list: Batch(entries).rows(), **kept}
 
     def start(self, values: Values) -> Steps:
-        """All runs in one turn of the queue; each result shows as it ends."""
+        """All runs in one turn of the queue; each result shows as it ends.
+
+        Raises:
+            CupscaleError: There are no images, or none that can be enlarged.
+        """
         session = self._session
         try:
             if not values[self.files]:

@@ -42,6 +42,9 @@ class Filling:
             fields: Settings; those that are not given are the model's own.
             size: Of the output that the captions are for; None for this image's.
 
+        Returns:
+            What changes, by component.
+
         Raises:
             CupscaleError: A setting that is none, or out of its range.
         """
@@ -62,7 +65,11 @@ class Filling:
         }
 
     def from_file(self, path: str | None) -> Any:
-        """The settings inside a result, of any size: nothing is decoded."""
+        """Take the settings inside a result, of any size: nothing is decoded.
+
+        Raises:
+            CupscaleError: The file holds none.
+        """
         if not path:
             return gr.skip()
         try:

@@ -28,7 +28,7 @@ _IS_SET = re.compile(r"\b(?P<set>\w+)&&\((?=(?P=set)\((?P<news>\w+)\),\w+\?\.typ
 
 
 def mended(code: str) -> str:
-    """gradio's script that keeps the tree of components, mended, or as it is where it is not known.
+    """The script of gradio that keeps the tree of components, mended, or as it is where it is not known.
 
     Args:
         code: JavaScript.

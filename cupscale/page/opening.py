@@ -118,7 +118,11 @@ class Opening:
         return updates
 
     def used(self, event: gr.EventData, shot: Any) -> Updates:
-        """The result in the slider becomes the input. Of the history's it is what the browser sent back."""
+        """The result in the slider becomes the input. Of the history's it is what the browser sent back.
+
+        Raises:
+            CupscaleError: The server has the result no more.
+        """
         session = self._session
         given = event._data or {}
         path = given.get("input")
@@ -144,7 +148,11 @@ class Opening:
         }
 
     def carded(self, event: gr.EventData, shot: Any) -> Any:
-        """The card of what the slider shows, of the part in sight. What is not on the server comes from the browser."""
+        """The card of what the slider shows, of the part in sight. What is not on the server comes from the browser.
+
+        Raises:
+            CupscaleError: The server has the result no more; raised as gradio's error.
+        """
         given: Mapping[str, Any] = event._data or {}
         try:
             part = _part(given.get("part"))

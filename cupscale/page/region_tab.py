@@ -238,7 +238,11 @@ class RegionsTab:
         return book
 
     def to_file(self, values: Values) -> Any:
-        """Save the captions."""
+        """Save the captions.
+
+        Raises:
+            CupscaleError: There are none.
+        """
         try:
             _, settings, plan = self._session.plan(values)
             if not settings.captions:
@@ -251,7 +255,11 @@ class RegionsTab:
             return gr.skip()
 
     def from_file(self, path: str, laid: Any) -> Any:
-        """Load captions."""
+        """Load captions.
+
+        Raises:
+            CupscaleError: There is no image yet, whose regions they are for.
+        """
         session = self._session
         try:
             if not laid:

@@ -149,6 +149,9 @@ class Session:
             inputs: Its components.
             outputs: What it may change.
             options: Of the event.
+
+        Returns:
+            gradio's dependency, which further steps may follow.
         """
         return event(self._stamping(handler), inputs, [*outputs, self.again], **options)
 

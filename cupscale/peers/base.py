@@ -61,7 +61,7 @@ class Peer(ABC):
 
     @abstractmethod
     def samples(self, size: tuple[int, int], scale: float, geometry: Geometry) -> int:
-        """Network samples of a run, guidance counted twice; 0 where no diffusion model is run.
+        """The network samples of a run, guidance counted twice; 0 where no diffusion model is run.
 
         Args:
             size: (width, height) of the input in pixels.

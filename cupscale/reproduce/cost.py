@@ -25,10 +25,13 @@ class Peak:
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Measure what goes on inside.
+    """Measure the memory that what goes on inside takes at most.
 
     Args:
         device: That the model is on.
+
+    Yields:
+        The peak, which has its bytes once the context has ended.
     """
     peak = Peak()
     if device.type == "cuda":

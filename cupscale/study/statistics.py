@@ -78,7 +78,7 @@ class Tally:
         return cls(tuple(map(str, rows)), first, second, score, voter, image)
 
     def wins(self, weights: Floats | None = None) -> Floats:
-        """wins[i, j]: how often row i won against row j, a draw counted half; (rows, rows).
+        """How often row i won against row j at [i, j], a draw counted half; (rows, rows).
 
         Args:
             weights: How often each vote counts, (votes,); once where it is None.
