@@ -38,7 +38,7 @@ class Keeping:
         with gr.Column(visible=self._offered, elem_id="keeping"):
             gr.Markdown(
                 f"**Your own picture in a link**: the result, its plain enlargement and its settings are kept on this server for "
-                f"{span}, or until it is started again or you delete them. Whoever has the link sees them.",
+                f"{span}, or until it is stopped or you delete them. Whoever has the link sees them.",
                 elem_classes="cu-small",
             )
             with gr.Row():

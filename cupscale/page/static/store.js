@@ -77,12 +77,7 @@ window.cupscaleInputs = (() => {
     return files.length ? JSON.stringify({ files, name: sessionStorage.getItem("cupscale-batch") || "" }) : "";
   }
 
-  function clear() {
-    for (const kept of [BATCH, "cupscale-visit"]) sessionStorage.removeItem(kept);
-    return store("readwrite", (inputs) => inputs.clear());
-  }
-
-  return { keep, brought, keepBatch, broughtBatch, clear };
+  return { keep, brought, keepBatch, broughtBatch, clear: () => store("readwrite", (inputs) => inputs.clear()) };
 })();
 
 // The results of this browser. The slider adds to it, the History tab shows it.
@@ -130,7 +125,7 @@ window.cupscaleStore = (() => {
     remove: (id) => store("readwrite", (results) => results.delete(id)).then(() => changed()),
     clear: async () => {
       await Promise.all([store("readwrite", (results) => results.clear()), cupscaleInputs.clear()]);
-      changed("Deleted: the results, the input images and what was set, as this browser kept them.");
+      changed("Deleted: the results and the input images that this browser kept.");
     },
   };
 })();
