@@ -116,17 +116,21 @@ def test_what_has_the_focus_is_seen(page, url):
     page.goto(url)
     page.locator("#run").wait_for()
     page.locator("#tabs [role=tab]").first.focus()
+    order = ["image", "set-prompt", "set-scale", "creativity", "run", "result", "examples", "advanced"]
     seen = []
     while "advanced" not in seen[-1:]:
         page.keyboard.press("Tab")
-        name, ring = page.evaluate("""() => {
-          const there = document.activeElement, style = getComputedStyle(there)
-          const ring = style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2
-          return [there.closest('[id]').id, ring || there.matches('.cu-range')]  // whose ring is its handle's
-        }""")
+        name, ring = page.evaluate(
+            """order => {
+              const there = document.activeElement, style = getComputedStyle(there)
+              const ring = style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2
+              const part = there.closest(order.map(id => '#' + id).join())
+              return [part ? part.id : there.outerHTML, ring || there.matches('.cu-range')]  // whose ring is its handle's
+            }""",
+            order,
+        )
         assert ring, name
         seen.append(name)
-    order = ["image", "set-prompt", "set-scale", "creativity", "run", "result", "examples", "advanced"]
     assert [name for name in dict.fromkeys(seen) if name in order] == order
 
 
