@@ -105,14 +105,34 @@ def decorated(function, name):
     return any(name in ast.unparse(decorator) for decorator in function.decorator_list)
 
 
+INSIDE = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
 def raises(node):
-    """Whether a function raises CupscaleError itself, and not a function inside of it."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Raise) and "CupscaleError" in ast.unparse(child.exc or child):
-            return True
-        if not isinstance(child, ast.FunctionDef | ast.Lambda) and raises(child):
-            return True
-    return False
+    """Whether a function lets out a CupscaleError of its own: not one that it catches, nor that of a function inside of it."""
+    if isinstance(node, ast.Try) and any(
+        "CupscaleError" in ast.unparse(h.type) for h in node.handlers if h.type
+    ):
+        return any(map(raises, (*node.handlers, *node.orelse, *node.finalbody)))
+    if isinstance(node, ast.Raise):
+        return "CupscaleError" in ast.unparse(node)
+    return any(map(raises, (n for n in ast.iter_child_nodes(node) if not isinstance(n, INSIDE))))
+
+
+@pytest.mark.parametrize(
+    ("text", "lets_out"),
+    [
+        ("raise CupscaleError('x')", True),
+        ("for x in y:\n  if x: raise CupscaleError('x') from None", True),
+        ("try: raise CupscaleError('x')\nexcept CupscaleError: pass", False),
+        ("try: raise CupscaleError('x')\nexcept OSError: pass", True),
+        ("try: pass\nexcept CupscaleError: raise CupscaleError('y')", True),
+        ("def inside(): raise CupscaleError('x')", False),
+        ("raise ValueError", False),
+    ],
+)
+def test_what_a_function_lets_out(text, lets_out):
+    assert raises(ast.parse(text)) == lets_out
 
 
 def faults(function):

@@ -266,11 +266,7 @@ class BatchTab:
         return {self.plan_line: line, self.list: Batch(entries).rows(), **kept}
 
     def start(self, values: Values) -> Steps:
-        """All runs in one turn of the queue; each result shows as it ends.
-
-        Raises:
-            CupscaleError: There are no images, or none that can be enlarged.
-        """
+        """All runs in one turn of the queue; each result shows as it ends."""
         session = self._session
         try:
             if not values[self.files]:

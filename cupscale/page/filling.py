@@ -65,11 +65,7 @@ class Filling:
         }
 
     def from_file(self, path: str | None) -> Any:
-        """Take the settings inside a result, of any size: nothing is decoded.
-
-        Raises:
-            CupscaleError: The file holds none.
-        """
+        """Take the settings inside a result, of any size: nothing is decoded."""
         if not path:
             return gr.skip()
         try:

@@ -118,11 +118,7 @@ class Opening:
         return updates
 
     def used(self, event: gr.EventData, shot: Any) -> Updates:
-        """The result in the slider becomes the input. Of the history's it is what the browser sent back.
-
-        Raises:
-            CupscaleError: The server has the result no more.
-        """
+        """The result in the slider becomes the input. Of the history's it is what the browser sent back."""
         session = self._session
         given = event._data or {}
         path = given.get("input")

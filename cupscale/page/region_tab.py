@@ -238,11 +238,7 @@ class RegionsTab:
         return book
 
     def to_file(self, values: Values) -> Any:
-        """Save the captions.
-
-        Raises:
-            CupscaleError: There are none.
-        """
+        """Save the captions."""
         try:
             _, settings, plan = self._session.plan(values)
             if not settings.captions:
@@ -255,11 +251,7 @@ class RegionsTab:
             return gr.skip()
 
     def from_file(self, path: str, laid: Any) -> Any:
-        """Load captions.
-
-        Raises:
-            CupscaleError: There is no image yet, whose regions they are for.
-        """
+        """Load captions."""
         session = self._session
         try:
             if not laid:
