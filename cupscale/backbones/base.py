@@ -66,6 +66,7 @@ class DiffusersBackbone(ABC):
             cell=cell,
             align=cell * self._window_cells(),
             channels=self._channels(),
+            width=self._width(),
             weights=stored_bytes(
                 p
                 for part in pipe.components.values()
@@ -137,6 +138,10 @@ class DiffusersBackbone(ABC):
     def _channels(self) -> int:
         """Of the latents that are denoised."""
         return int(self.network.config.in_channels)
+
+    def _width(self) -> int:
+        """Channels of the network's first level; of a transformer, as many as take the memory that its windows take."""
+        return Geometry.width
 
     def _given_channels(self, config: Any) -> int:
         """What the network would take of the latents of a VAE with this configuration."""

@@ -33,6 +33,9 @@ class SDBackbone(DiffusersBackbone):
     def _window_cells(self) -> int:
         return 2 ** (len(self.network.config.block_out_channels) - 1)
 
+    def _width(self) -> int:
+        return int(self.network.config.block_out_channels[0])
+
     def encode_texts(self, prompts: Sequence[str]) -> list[Text]:
         embeds, _ = self.pipe.encode_prompt(list(prompts), self.device, 1, False)
         return split(embeds)

@@ -609,6 +609,7 @@ def test_geometry(load, name, native, align):
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     assert geometry.weights == sum(4 * p.numel() for part in parts for p in part.parameters())
     assert adapt(pipe).shuffle == 1
+    assert geometry.width == (16 if name in ("sd15", "sdxl") else 320)
 
 
 def test_windows_of_a_deeper_unet_are_multiples_of_its_lowest_resolution(tmp_path):
