@@ -44,7 +44,7 @@ FORMATS = {"PNG": "png", "WebP": "webp", "JPEG": "jpg"}
 _LOST = "The last batch is no longer on the server: choose its images again, and Upscale all runs them."
 # Why the plan is made again, as a text that is never the same twice. What changes together, such as the files and then the
 # settings after a reload, is asked for once: only the last of several tells why, and that the files are others is not lost.
-_BECAUSE = """async () => {
+BECAUSE = """async () => {
   const why = '%s', waiting = (window.cupscaleBatch ??= { last: 0, files: false })
   if (why === 'settings' && !document.querySelector('#batch-list li')) return {__type__: 'update'}
   const mine = ++waiting.last
@@ -193,7 +193,7 @@ class BatchTab:
             (tab.select, "tab"),
             (session.again.change, "settings"),
         ):
-            event(None, None, self.moved, js=_BECAUSE % why, trigger_mode="multiple")
+            event(None, None, self.moved, js=BECAUSE % why, trigger_mode="multiple")
         known = session.inputs | {self.files, self.token, self.batch, self.moved}
         self.moved.change(self.planned, known, [self.plan_line, self.list, self.kept], **SILENT, **FOLLOWING)
         shown = [self.plan_line, self.status, self.list, self.batch, self.run, self.cancel]

@@ -13,6 +13,7 @@ from page_server import FAST, photo, serve
 from PIL import Image
 
 from cupscale import images
+from cupscale.page.batch import BECAUSE
 
 
 @pytest.fixture
@@ -36,33 +37,27 @@ def packed(page):
     return waiting.suggested_filename, zipfile.ZipFile(io.BytesIO(Path(waiting.path()).read_bytes()))
 
 
-def plans_asked_for(page):
-    """The requests for a batch's plan, from now on."""
-    number = page.evaluate("""() => {
-      const moved = gradio_config.components.find((one) => one.props.elem_id === 'batch-moved').id
-      return gradio_config.dependencies.find((one) => one.targets.some((target) => target[0] === moved)).id
-    }""")
-    asked = []
+def test_changes_that_come_together_are_asked_for_once(page):
+    """The last of several tells, and that the files are others is not lost; without files settings tell nothing."""
+    page.set_content("<ul id='batch-list'><li></li></ul>")
 
-    def look(request):
-        if "queue/join" in request.url and request.post_data_json["fn_index"] == number:
-            asked.append(request)
+    def told(*why):
+        calls = ", ".join(f"({BECAUSE % one})()" for one in why)
+        found = page.evaluate(f"Promise.all([{calls}])")
+        return [one.split()[0] if isinstance(one, str) else one for one in found]
 
-    page.on("request", look)
-    return asked
+    nothing = {"__type__": "update"}
+    assert told("files", "settings", "tab") == [nothing, nothing, "files"]
+    assert told("tab", "settings") == [nothing, "settings"]
+    page.set_content("<ul id='batch-list'></ul>")
+    assert told("settings") == [nothing] and told("tab", "settings") == ["tab", nothing]
 
 
 def test_a_batch_goes_through_and_comes_as_one_archive(page, url, several):
     visit(page, url, FAST + "&prompt=a%20hill&scale=2.5")
-    asked = plans_asked_for(page)
     batch(page, several)
     rows = page.locator("#batch-list li")
     expect(rows.nth(0)).to_contain_text("64 × 48 → 160 × 120")
-    tabs = "[...document.querySelectorAll('#tabs [role=tab]')].filter((one) => /Upscale|Batch/.test(one.innerText))"
-    for _ in range(2):  # what follows at once is one change
-        with page.expect_request_finished(lambda request: request in asked):
-            page.evaluate(f"{tabs}.concat({tabs}, {tabs}).forEach((one) => one.click())")
-    assert len(asked) <= 4  # the tab, the files, and twice this
     expect(rows.nth(2)).to_contain_text("not an image")
     expect(page.locator("#batch-plan")).to_contain_text("3 images, about")
     expect(page.locator("#batch-plan")).to_contain_text("1 cannot be enlarged")
