@@ -160,7 +160,7 @@ def measured(case: Case, run: CUpscalePipeline, device: str, steps: int | None) 
     }
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    print(f"  {case.side_px} px: {plan}", file=sys.stderr)
+    print(f"  {case.side_px} px: {plan.line()}", file=sys.stderr)
     try:
         result = run.upscale(image, chosen)
     except Exception as error:  # a driver's too: the other rows are still to come

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from card import Card
+from diffusers import UNet2DConditionModel
 
 from benchmarks import gpu
 from cupscale import models
@@ -72,3 +73,35 @@ def test_random_weights_have_the_real_size(name):
     assert (geometry.channels, geometry.tile) == (known.channels, known.tile)
     checker = 608_000_000 if name == "sd15" else 0  # bytes of SD 1.5's safety checker, which is left out here
     assert geometry.weights + checker == pytest.approx(known.weights, rel=0.03)
+
+
+def test_an_error_of_any_kind_is_a_row_and_the_next_one_is_measured(table, monkeypatch, capsys):
+    """A driver's in a run, and torch's own where the weights do not fit. What is next stands on stderr, with its cost."""
+    forward, calls = UNet2DConditionModel.forward, []
+
+    def once(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise AssertionError("CUDA error: an illegal | memory access")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(gpu, "warm_up", lambda run: None)
+    monkeypatch.setattr(UNet2DConditionModel, "forward", once)
+    found = table("--steps", "1")
+    assert [row["finite"] for row in found] == [
+        "AssertionError: CUDA error: an illegal / memory access",
+        "yes",
+    ]
+    said = capsys.readouterr().err
+    assert "small, its own precision, offload none" in said and "96 px: 24 x 24 -> 96 x 96" in said
+    put = gpu.offload.put
+
+    def full(pipe, way, device):
+        if way == "none":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return put(pipe, way, device)
+
+    monkeypatch.setattr(models.offloading, "put", full)
+    monkeypatch.setattr(models, "is_out_of_memory", lambda error: False)
+    found = table("--steps", "1", "--offloads", "none,model")
+    assert [row["finite"] for row in found] == ["OutOfMemoryError: CUDA out of memory", "yes", "yes"]
