@@ -205,7 +205,7 @@ class ComposedCross(CrossAttention):
             if screened is not None:
                 added = screened if added is None else added + screened
             key, value = read
-            composer.look(self._layer, lambda: mean_maps(query[rows], key, added))
+            composer.see(self._layer, lambda: mean_maps(query[rows], key, added))
             return attended(query[rows], key, value, added).transpose(1, 2).flatten(2)
 
         def regional() -> Tensor:

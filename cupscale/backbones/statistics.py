@@ -26,12 +26,12 @@ def small(x: Tensor, side: int) -> Tensor:
 
 
 @contextmanager
-def shared(part: torch.nn.Module, look: Callable[[], Any]) -> Iterator[None]:
-    """Let what goes through `part` use the statistics, keys and values of what `look` sends through it first.
+def shared(part: torch.nn.Module, pass_small: Callable[[], Any]) -> Iterator[None]:
+    """Let what goes through `part` use the statistics, keys and values of what `pass_small` sends through it first.
 
     Args:
         part: An encoder or a decoder. It comes back as it was.
-        look: Sends the small picture through.
+        pass_small: Sends the small picture through.
     """
     norms = [_Norm(module) for module in part.modules() if isinstance(module, torch.nn.GroupNorm)]
     reads = [_Kept(read) for module in part.modules() for read in _reads(module)]
@@ -39,7 +39,7 @@ def shared(part: torch.nn.Module, look: Callable[[], Any]) -> Iterator[None]:
     try:
         for each in hooked:
             each.module.forward = each
-        look()
+        pass_small()
         for each in hooked:
             each.measured = True
         yield

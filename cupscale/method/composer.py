@@ -97,7 +97,7 @@ class Composer:
         coarser = self.cells.h / grid.h  # whose Nyquist frequency is lower by as much
         return add_high(attended, regional, self.detail, grid, self.cutoff * coarser)
 
-    def look(self, layer: str, maps: Callable[[], Tensor]) -> None:
+    def see(self, layer: str, maps: Callable[[], Tensor]) -> None:
         """Let the screen of words have a layer's maps (B, places, tokens) of the overview, if it wants them."""
         if self.words is not None and self.mode == "capture":
             self.words.keep(layer, maps())

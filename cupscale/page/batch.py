@@ -18,7 +18,7 @@ from cupscale import images
 from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.page import bounds, engine, queue, references, run, scratch, source
-from cupscale.page.jobs import Look, Steps, Updates
+from cupscale.page.jobs import Display, Steps, Updates
 from cupscale.page.limits import Limits
 from cupscale.page.session import (
     FOLLOWING,
@@ -279,7 +279,7 @@ class BatchTab:
             yield {self.plan_line: run.plan_html(str(error), wrong=True, stamp=time.time_ns())}
             return
         batch = Batch(entries)
-        look = Look(
+        display = Display(
             token=self.token,
             waiting=lambda line: {self.status: run.status_html(line)},
             opening=lambda: {
@@ -291,7 +291,7 @@ class BatchTab:
             failed=lambda line: {**self._ended(batch, ""), self.status: run.plan_html(line, wrong=True)},
         )
         steps = self._runs(batch, session.writer(values), values[self.batch])
-        yield from session.jobs.run(steps, look, sum(entry.seconds for entry in entries))
+        yield from session.jobs.run(steps, display, sum(entry.seconds for entry in entries))
 
     def returned(self, token: str) -> Steps:
         """The batch of this tab after a reload: where it is now, or its results."""

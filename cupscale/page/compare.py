@@ -14,7 +14,7 @@ from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.page import bounds, engine, queue, run, scratch, sheet, source, viewer
 from cupscale.page.blind import Blind
-from cupscale.page.jobs import Look, Steps, Updates
+from cupscale.page.jobs import Display, Steps, Updates
 from cupscale.page.opening import Opening
 from cupscale.page.session import (
     LOST,
@@ -154,7 +154,7 @@ class CompareTab:
         except CupscaleError as error:
             yield self._failed(str(error))
             return
-        look = Look(
+        display = Display(
             token=self.token,
             waiting=lambda line: {self.status: run.status_html(line)},
             opening=lambda: {self.status: run.status_html("starting", 0.0), **self._buttons(True)},
@@ -166,7 +166,7 @@ class CompareTab:
         )
         runs = [one for one in asked.chosen.values() if one is not None]
         seconds = sum(engine.expected_seconds(engine.planned(asked.picture.size, one), one) for one in runs)
-        yield from session.jobs.run(self._guarded(asked, values), look, seconds)
+        yield from session.jobs.run(self._guarded(asked, values), display, seconds)
 
     def returned(self, token: str) -> Steps:
         """The comparison of this tab after a reload: where it is now, or its grid."""

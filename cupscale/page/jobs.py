@@ -29,7 +29,7 @@ Steps = Generator[Updates, None, None]
 
 
 @dataclass(frozen=True)
-class Look:
+class Display:
     """How a tab shows what all runs have in common.
 
     Attributes:
@@ -53,7 +53,7 @@ class Job:
 
     desk: Desk
     event: str
-    look: Look
+    display: Display
     steps: Steps
     seconds: float | None = None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -72,7 +72,7 @@ class Job:
         self.desk.last(self.event)
         if self.seconds is not None:
             self.desk.expect(self.event, self.seconds)
-        self._show({self.look.token: self.token, **self.look.opening()})
+        self._show({self.display.token: self.token, **self.display.opening()})
         here = contextvars.copy_context()  # whose run it is, for the time on a GPU that is lent
         threading.Thread(target=here.run, args=(self._work,), name="run", daemon=True).start()
 
@@ -91,9 +91,9 @@ class Job:
                 place = None if over else self.desk.place(self.event)
                 if place and (place.line != line or updates):
                     line = place.line
-                    updates |= self.look.waiting(line)
+                    updates |= self.display.waiting(line)
                 if not updates and time.monotonic() - told > _SIGN_SECONDS:
-                    updates = {self.look.token: gr.skip()}
+                    updates = {self.display.token: gr.skip()}
                 if updates:
                     told = time.monotonic()
                     yield updates
@@ -109,7 +109,7 @@ class Job:
                 return
             self._stopped = True
         self.desk.stopping(self.event)
-        self._end(self.look.stopped(self._began))
+        self._end(self.display.stopped(self._began))
 
     def _changes(self, seen: int, wait: float) -> tuple[Updates, int, bool]:
         with self._news:
@@ -127,7 +127,7 @@ class Job:
 
     def _end(self, updates: Updates) -> None:
         with self._news:
-            self._show({**updates, self.look.token: f"{self.token} over"})
+            self._show({**updates, self.display.token: f"{self.token} over"})
             self.over, self.ended = True, self.ended or time.monotonic()
             self._news.notify_all()
 
@@ -148,13 +148,13 @@ class Job:
             pass
         except Exception as error:
             logging.getLogger(__name__).exception("a run broke")
-            last = self.look.failed(
+            last = self.display.failed(
                 f"the run broke ({type(error).__name__}): try again, or with other settings"
             )
         finally:
             self.steps.close()
             self.desk.end(self.event, whole=whole)
-            self._end(last if whole or last else self.look.failed(_LEFT))
+            self._end(last if whole or last else self.display.failed(_LEFT))
 
 
 class Jobs:
@@ -169,20 +169,20 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def run(self, steps: Steps, look: Look, seconds: float | None = None) -> Steps:
+    def run(self, steps: Steps, display: Display, seconds: float | None = None) -> Steps:
         """A run from its beginning to its end, as the current event shows it.
 
         Args:
             steps: What it does, and shows meanwhile.
-            look: How its tab shows the rest.
+            display: How its tab shows the rest.
             seconds: That its plan says it takes.
         """
         found = desk_module.current()
         if found is None:  # outside of a request
-            yield look.opening()
+            yield display.opening()
             yield from steps
             return
-        job = Job(*found, look, steps, seconds)
+        job = Job(*found, display, steps, seconds)
         self._keep(job)
         job.start()
         yield from job.follow()

@@ -17,7 +17,7 @@ from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import bounds, engine, history, links, mask, queue, regions, run, source, viewer
-from cupscale.page.jobs import Look, Steps, Updates
+from cupscale.page.jobs import Display, Steps, Updates
 from cupscale.page.session import LOST, PRIVATE, RUN, SILENT, Session, Values, comes_back, complain, new_book
 from cupscale.planning import Plan, nearest_size
 from cupscale.settings import Caption, Settings
@@ -48,7 +48,7 @@ class Painting:
     def __init__(self, session: Session, tab: UpscaleTab) -> None:
         self._session = session
         self._tab = tab
-        self._look = Look(
+        self._display = Display(
             token=tab.token,
             waiting=lambda line: {tab.status: run.status_html(line)},
             opening=self._opening,
@@ -98,8 +98,8 @@ class Painting:
         plain = viewer.preview(
             None, "The plain enlargement; the result takes shape over it", plan.output, path
         )
-        look = replace(
-            self._look,
+        display = replace(
+            self._display,
             opening=lambda: {
                 **self._opening(),
                 self._tab.viewer: plain,
@@ -108,7 +108,7 @@ class Painting:
             stopped=lambda began: self._stopped(began, wrote, values[self._tab.shot]),
         )
         steps = self._guarded(self._painted(values, picture, held, settings, plan, wrote), values)
-        yield from session.jobs.run(steps, look, engine.expected_seconds(plan, settings))
+        yield from session.jobs.run(steps, display, engine.expected_seconds(plan, settings))
 
     def drawn(self, values: Values) -> Generator[Updates, None, None]:
         """A picture from the prompt, which becomes the input; another seed draws another."""
@@ -118,7 +118,7 @@ class Painting:
             yield self._refused(error)
             return
         steps = self._guarded(self._drawing(settings), values)
-        yield from self._session.jobs.run(steps, self._look, engine.expected_seconds(plan, settings))
+        yield from self._session.jobs.run(steps, self._display, engine.expected_seconds(plan, settings))
 
     def returned(self, token: str) -> Steps:
         """The run of this tab after a reload: where it is now, or its result, or that it was lost."""

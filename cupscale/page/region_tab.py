@@ -11,7 +11,7 @@ import gradio as gr
 
 from cupscale.errors import CupscaleError
 from cupscale.page import captions, queue, regions, run, writers
-from cupscale.page.jobs import Look, Steps, Updates
+from cupscale.page.jobs import Display, Steps, Updates
 from cupscale.page.session import (
     FOLLOWING,
     PRIVATE,
@@ -278,14 +278,14 @@ class RegionsTab:
         except CupscaleError as error:
             yield self._failed(str(error))
             return
-        look = Look(
+        display = Display(
             token=self.token,
             waiting=lambda line: {self.writing: run.status_html(line)},
             opening=lambda: {self.writing: run.status_html("starting", 0.0), **self._buttons(True)},
             stopped=lambda began: {self.writing: run.status_html("Cancelled."), **self._buttons(False)},
             failed=self._failed,
         )
-        yield from session.jobs.run(self._writing(steps, settings, plan, values[session.book]), look)
+        yield from session.jobs.run(self._writing(steps, settings, plan, values[session.book]), display)
 
     def _writing(
         self,

@@ -86,10 +86,10 @@ def test_a_prompt_without_words_is_left_alone():
 def test_the_composer_screens_the_conditional_rows():
     composer = Composer(0.6, 0.0, GlobalAttention(CELLS), words=WordScreen(CELLS, WORDS), mode="capture")
     whole = maps(4, 8, (8, 2, 4, 4, 8))
-    composer.look("layer", lambda: whole)
+    composer.see("layer", lambda: whole)
     assert composer.screening(2, 5, torch.float32) is None  # the overview reads every word
     composer.mode, composer.boxes, composer.cells = "compose", torch.stack([LEFT, RIGHT]), CELLS
-    composer.look("layer", lambda: 1 - whole)  # a region's own maps are not looked at
+    composer.see("layer", lambda: 1 - whole)  # a region's own maps are not looked at
     added = composer.screening(4, 5, torch.float32)
     assert added.shape == (4, 1, 1, 5)
     assert not added[:3].any() and added[3, 0, 0, 1].item() == pytest.approx(math.log(0.4))
@@ -102,16 +102,14 @@ def test_the_composer_screens_the_conditional_rows():
     composer.attention = 0.6
     composer.clear()
     composer.mode = "capture"
-    composer.look(
-        "coarse", lambda: maps(2, 4, (4, 1, 2, 2, 4))
-    )  # alone, since the layer's maps are forgotten
+    composer.see("coarse", lambda: maps(2, 4, (4, 1, 2, 2, 4)))  # alone, since the layer's maps are forgotten
     composer.mode = "compose"
     assert composer.screening(2, 5, torch.float32)[:, 0, 0, 2].tolist() == pytest.approx([0, math.log(0.4)])
 
 
 def test_a_composer_without_a_screen_of_words_clears_its_overview_and_looks_at_no_maps():
     composer = Composer(0.6, 0.0, GlobalAttention(CELLS), mode="capture")
-    composer.look("layer", lambda: pytest.fail("maps were asked for"))
+    composer.see("layer", lambda: pytest.fail("maps were asked for"))
     whole = torch.ones(1, 32, 3)
     composer.compose("layer", whole, lambda: whole)
     composer.clear()
