@@ -71,6 +71,9 @@ def test_the_memory_of_a_plan_by_hand():
     assert planned(tile=0) == 8 * latents + window
     assert planned(tile=0, width=40) == 2 * latents + 26 * pixels
     assert planned(tile=0, width=640) == 8 * latents + 2 * window
+    # A window that is not square: the whole of 1024 x 512.
+    small = make_plan((1024, 512), Settings.build(scale=1), replace(geometry, tile=0))
+    assert small.bytes - 10**9 == 8 * 128 * 64 * 4 * 4 + 128 * 64 * 320 * 160
 
 
 @pytest.mark.parametrize(("side", "used"), MEASURED)
