@@ -120,8 +120,9 @@ class Previews:
         same = scope["method"] == "GET" and not guarded and "deep_link" not in request.query_params
         page = self._written.get(root) if same else None
         if page is None:
-            page = await _answer(self._app, scope, receive)
-            if same and page[0]["status"] == 200:
+            start, made = await _answer(self._app, scope, receive)
+            page = (start, _TAGS.sub(b"", made) if start["status"] == 200 else made)
+            if same and start["status"] == 200:
                 while len(self._written) >= _ADDRESSES:  # whoever asks chooses the address
                     del self._written[next(iter(self._written))]
                 self._written[root] = page
@@ -130,7 +131,7 @@ class Previews:
         if made:  # none where only the head is asked for
             if start["status"] == 200:
                 ours = b"<head>" + self.tags(request) + self._first
-                made = _TAGS.sub(b"", made).replace(b"<head>", ours, 1)
+                made = made.replace(b"<head>", ours, 1)
                 made = made.replace(b"</head>", self._last + b"</head>", 1)
             headers.append((b"content-length", str(len(made)).encode()))
         await send({**start, "headers": headers})
