@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -158,6 +157,7 @@ class BatchTab:
             elem_id="batch-files",
         )
         self.plan_line = gr.HTML(run.plan_html(_NO_FILES), elem_id="batch-plan")
+        self.refused = gr.HTML("", elem_id="batch-refused", elem_classes="cu-refused")
         with gr.Row():
             self.run = gr.Button("Upscale all", variant="primary", scale=3, elem_id="batch-run")
             self.cancel = gr.Button(
@@ -196,7 +196,7 @@ class BatchTab:
             event(None, None, self.moved, js=BECAUSE % why, trigger_mode="multiple")
         known = session.inputs | {self.files, self.token, self.batch, self.moved}
         self.moved.change(self.planned, known, [self.plan_line, self.list, self.kept], **SILENT, **FOLLOWING)
-        shown = [self.plan_line, self.status, self.list, self.batch, self.run, self.cancel]
+        shown = [self.refused, self.status, self.list, self.batch, self.run, self.cancel]
         outputs = [*shown, self.token, self.downloads]
         queue.admitted(self.run.click, session.limits)(
             self.start,
@@ -276,13 +276,14 @@ class BatchTab:
             if all(entry.settings is None for entry in entries):
                 raise CupscaleError(f"none of these can be enlarged; {entries[0].name}: {entries[0].line}")
         except CupscaleError as error:
-            yield {self.plan_line: run.plan_html(str(error), wrong=True, stamp=time.time_ns())}
+            yield {self.refused: run.refusal_html(str(error))}
             return
         batch = Batch(entries)
         display = Display(
             token=self.token,
             waiting=lambda line: {self.status: run.status_html(line)},
             opening=lambda: {
+                self.refused: "",
                 self.status: run.status_html("starting", 0.0),
                 self.list: batch.rows(),
                 **self._buttons(True),

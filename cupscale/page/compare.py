@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,8 +202,7 @@ class CompareTab:
         return {self.compare: gr.update(interactive=not going), self.cancel: gr.update(interactive=going)}
 
     def _failed(self, line: str) -> Updates:
-        stamp = time.time_ns()
-        return {self.status: run.plan_html(line, wrong=True, stamp=stamp), **self._buttons(False)}
+        return {self.status: run.refusal_html(line), **self._buttons(False)}
 
     def _runs(self, asked: _Asked) -> Steps:
         picture, settings, chosen = asked.picture, asked.settings, asked.chosen

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,13 +58,12 @@ class Painting:
     def wire(self, demo: gr.Blocks) -> None:
         """Connect the buttons, and the opening of the page."""
         session, tab = self._session, self._tab
-        shown = [tab.viewer, tab.status, tab.plan_line, tab.run, tab.draw, tab.cancel, tab.token, tab.wrote]
+        shown = [tab.viewer, tab.status, tab.refused, tab.run, tab.draw, tab.cancel, tab.token, tab.wrote]
         outputs = [*shown, session.controls["seed"], tab.shot, tab.downloads, tab.png, tab.jpeg]
         outputs += [session.image, session.example, session.book, session.laid, session.drawn, tab.inside]
         given = session.inputs | {tab.shot, session.laid, tab.shape}
         for button, handler in ((tab.run, self.start), (tab.draw, self.drawn)):
             click = queue.admitted(button.click, session.limits)
-            # The plan follows the image and the controls; after this it would follow over a refusal.
             click(handler, given, outputs, show_progress="hidden", trigger_mode="once", **RUN, **PRIVATE)
         tab.cancel.click(session.jobs.stop, tab.token, None, **SILENT)
         known = session.inputs | {session.laid, tab.wrote}
@@ -237,6 +235,7 @@ class Painting:
             tab.cancel: gr.update(interactive=True),
             tab.run: gr.update(interactive=False),
             tab.draw: gr.update(interactive=False),
+            tab.refused: "",
             tab.status: run.status_html("starting", 0.0),
         }
 
@@ -263,10 +262,9 @@ class Painting:
         }
 
     def _refused(self, error: CupscaleError) -> Updates:
-        """Where the plan stands, just above the button."""
+        """In the plan's place, just above the button."""
         tab = self._tab
-        line = run.plan_html(str(error), wrong=True, stamp=time.time_ns())
-        return {tab.plan_line: line, tab.status: run.status_html("")}
+        return {tab.refused: run.refusal_html(str(error)), tab.status: run.status_html("")}
 
     def _failed(self, line: str) -> Updates:
         tab = self._tab

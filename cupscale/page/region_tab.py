@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Generator
 from typing import Any
 
@@ -318,5 +317,4 @@ class RegionsTab:
         return {self.write: gr.update(interactive=not going), self.stop_writing: gr.update(interactive=going)}
 
     def _failed(self, line: str) -> Updates:
-        stamp = time.time_ns()
-        return {self.writing: run.plan_html(line, wrong=True, stamp=stamp), **self._buttons(False)}
+        return {self.writing: run.refusal_html(line), **self._buttons(False)}

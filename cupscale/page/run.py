@@ -125,6 +125,15 @@ def plan_html(text: str, wrong: bool = False, stamp: int = 0, lead: str = "") ->
     return f'<p class="cu-plan" {role}>{bold}{escape(text)}</p>'
 
 
+def refusal_html(text: str) -> str:
+    """Why what a person asked for is not done: a new line each time, so that it is shown and read out again.
+
+    It stands in an element of its own (`cu-refused`), in the plan's place: the plan follows the page, and an answer under
+    way when the person clicked would take the refusal's place.
+    """
+    return plan_html(text, wrong=True, stamp=time.time_ns())
+
+
 def plan_lead(plan: Plan) -> str:
     """The sizes and the time, for a person."""
     line = _typeset(plan.lead())

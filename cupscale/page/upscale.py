@@ -67,6 +67,7 @@ class UpscaleTab:
         controls.size()
         self.creativity = Creativity(controls.first, elem_id="creativity")
         self.plan_line = gr.HTML(run.plan_html(NO_IMAGE), elem_id="plan")
+        self.refused = gr.HTML("", elem_id="refused", elem_classes="cu-refused")
         self.smaller = gr.Button("", size="sm", visible=False, elem_id="smaller")
         with gr.Row():
             self.run = gr.Button("Upscale", variant="primary", scale=3, elem_id="run")

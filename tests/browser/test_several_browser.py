@@ -153,7 +153,7 @@ def test_too_many_or_too_much_is_refused_before_it_runs(page, tmp_path, several)
         visit(page, address)
         page.get_by_role("tab", name="Batch").click()
         page.locator("#batch-run").click()
-        expect(page.locator("#batch-plan [data-wrong]")).to_contain_text("no images yet")
+        expect(page.locator("#batch-refused [data-wrong]")).to_contain_text("no images yet")
         files = page.locator("#batch-files input[type=file]")
         files.set_input_files(several)
         expect(page.locator("#batch-plan [data-wrong]")).to_contain_text(

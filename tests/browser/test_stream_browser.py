@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from browser_hands import download, expect, visit
+from browser_hands import download, expect, give, setting, visit
 from page_server import FAST
 
 # The end of a stream is read only after the next thing was asked for, as on a machine that has much else to do.
@@ -58,7 +58,7 @@ def test_what_waited_for_a_component_does_not_come_over_what_came_after(page, ur
         assert count == 1
         route.fulfill(response=answer, body=body)
 
-    page.route(re.compile("/assets/core-"), slowly)
+    page.route(re.compile(r"/assets/core-[^/]*\.js"), slowly)
     visit(page, url, FAST + "&scale=3")
     assert page.evaluate("window.waits") > 0
     strength = page.locator("#creativity output")
@@ -66,3 +66,33 @@ def test_what_waited_for_a_component_does_not_come_over_what_came_after(page, ur
     page.wait_for_timeout(6000)
     expect(strength).to_have_text("set by hand")
     expect(page.locator("#set-scale input[type=number]")).to_have_value("3")
+
+
+def test_a_refusal_stands_over_a_plan_that_answers_late(page, url, small):
+    """What the page follows by itself is no answer to a click; what the person does next is."""
+    late, hold = [], True
+
+    def held_back(route):
+        if hold:
+            late.append(route)
+        else:
+            route.continue_()
+
+    visit(page, url)
+    page.route(re.compile("/gradio_api/run/predict"), held_back)
+    setting(page, "seed").fill("9")  # asks for the plan, which does not come yet
+    page.locator("#draw").click()
+    refused = page.locator("#refused [data-wrong]")
+    expect(refused).to_contain_text("neither an image nor a prompt")
+    hold = False
+    assert late
+    for route in late:
+        route.continue_()
+    expect(page.locator("#visit textarea")).to_have_value(re.compile(r'"seed": 9\b'))  # it came
+    expect(refused).to_be_visible()
+    expect(page.locator("#plan")).to_be_hidden()
+    give(page, small)
+    expect(refused).to_be_hidden()
+    expect(page.locator("#plan b")).to_contain_text("64 × 48")
+    page.locator("#draw").click()  # the same words again
+    expect(refused).to_be_visible()
