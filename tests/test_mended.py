@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import brotli
+
 from cupscale.page import mended
 
 
 def test_the_installed_gradio_is_mended_once():
-    (path,) = mended._scripts()
-    code = (mended._ASSETS / path.rpartition("/")[2]).read_text("utf-8")
+    (file,) = mended._ASSETS.glob("core-*.js")
+    code = file.read_text("utf-8")
     assert len(mended._COMES.findall(code)) == 1 and len(mended._IS_SET.findall(code)) == 1
     assert mended.mended(mended.mended(code)) == mended.mended(code) != code
 
@@ -18,8 +20,8 @@ def test_another_build_goes_out_as_it_is():
     assert mended.mended("let a=1;") == "let a=1;"
 
 
-def test_it_serves_the_one_script_and_nothing_else():
-    """What is not that script's own path is the page's to answer, whatever it says."""
+def asked(path, kind="http", accept=b"gzip, deflate, br"):
+    """What is answered to a request: status, headers and body, or nothing where the page is left to answer."""
     passed, sent = [], []
 
     async def page(scope, receive, send):
@@ -28,18 +30,32 @@ def test_it_serves_the_one_script_and_nothing_else():
     async def send(message):
         sent.append(message)
 
-    def ask(path, kind="http"):
-        passed.clear(), sent.clear()
-        asyncio.run(mended.Mended(page)({"type": kind, "method": "GET", "path": path}, None, send))
+    scope = {"type": kind, "method": "GET", "path": path, "headers": [(b"accept-encoding", accept)]}
+    asyncio.run(mended.Assets(page)(scope, None, send))
+    assert len(passed) == (not sent)
+    return (sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]) if sent else None
 
-    (path,) = mended._scripts()
-    name = path.rpartition("/")[2]
-    ask(path)
-    better = mended.mended((mended._ASSETS / name).read_text("utf-8")).encode()
-    assert not passed and sent[0]["status"] == 200 and sent[1]["body"] == better
-    assert dict(sent[0]["headers"])[b"content-type"].startswith(b"text/javascript")
+
+def test_it_serves_scripts_and_sheets_and_nothing_else():
+    """What is no file of gradio's own is the page's to answer, whatever it says."""
+    (script,) = mended._ASSETS.glob("core-*.js")
+    other = next(mended._ASSETS.glob("Index-*.js"))
+    sheet = next(mended._ASSETS.glob("Index-*.css"))
+    better = mended.mended(script.read_text("utf-8")).encode()
+    known = {script: better, other: other.read_bytes(), sheet: sheet.read_bytes()}
+    for file, text in known.items():
+        status, headers, body = asked(f"/assets/{file.name}")
+        assert (status, headers[b"content-encoding"], brotli.decompress(body)) == (200, b"br", text)
+        assert (
+            headers[b"content-length"] == str(len(body)).encode() and headers[b"vary"] == b"Accept-Encoding"
+        )
+        kind = b"text/css" if file is sheet else b"text/javascript"
+        assert headers[b"content-type"].startswith(kind)
+        status, headers, body = asked(f"/assets/{file.name}", accept=b"gzip")
+        assert body == text and b"content-encoding" not in headers
+    path, name = f"/assets/{script.name}", script.name
     others = ["/", "/assets/", f"{path}x", f"/x{path}", f"/assets//{name}", f"/assets/../assets/{name}", name]
-    others += [f"{mended._ASSETS}/{name}", "/etc/hostname", f"/assets/{name.replace('.js', '.css')}"]
-    for scope in [*((other, "http") for other in others), (path, "websocket")]:
-        ask(*scope)
-        assert len(passed) == 1 and not sent, scope
+    others += [f"{mended._ASSETS}/{name}", "/etc/hostname", "/assets/..", "/assets/none.js"]
+    for path_of_another in others:
+        assert asked(path_of_another) is None, path_of_another
+    assert asked(path, "websocket") is None

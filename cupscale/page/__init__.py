@@ -122,7 +122,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "app_kwargs": {
             "middleware": [
                 Middleware(light.Compressed),
-                Middleware(mended.Mended),
+                Middleware(mended.Assets),
                 Middleware(queue.Watch, demo=demo),
                 Middleware(previews.Previews, demo=demo),
             ]

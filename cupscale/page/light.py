@@ -32,6 +32,11 @@ _SHOW = """() => {
   opened.add(%d)
   return Array(%d).fill(first ? {__type__: 'update', visible: true} : {__type__: 'update'})
 }"""
+_LINKS = """for (const name of %s) {
+  const link = Object.assign(document.createElement("link"), { rel: "stylesheet", disabled: true })
+  link.href = `assets/${name}`
+  document.head.append(link)
+}"""
 
 
 class Compressed:
@@ -77,7 +82,8 @@ def _within(part: BlockContext) -> Iterator[Any]:
 def head(demo: gr.Blocks) -> tuple[str, str]:
     """What the first screen needs, for the page's HTML: the names of its scripts, and its style sheets.
 
-    The browser's loader (Vite's) fetches a sheet unless a link to it is there: a disabled link is there and is not fetched.
+    The browser's loader (Vite's) fetches a sheet unless a link to it is there: a disabled link is there and is not fetched. A
+    script writes those links: what looks ahead in a browser for files to fetch takes a disabled one in the HTML for a sheet.
     Where this gradio is built in another way than the one that was looked at (6.31), both are empty, and all is fetched.
 
     Returns:
@@ -90,7 +96,7 @@ def head(demo: gr.Blocks) -> tuple[str, str]:
     text = "".join((_ASSETS / name).read_text("utf-8") for name in sheets)
     if not sheets or "url(" in text or "</" in text:
         return "", ""
-    links = "".join(f'<link rel="stylesheet" href="assets/{name}" disabled>' for name in sheets)
+    links = f"<script>{_LINKS % json.dumps(sheets)}</script>"
     early = "".join(
         f'<link rel="modulepreload" href="assets/{name}">' for name in names if name.endswith(".js")
     )

@@ -1,9 +1,11 @@
-"""A fault of gradio's browser side, mended on its way out: an older value that comes back over a newer one.
+"""gradio's scripts and style sheets on their way out: out of memory, compressed once, and one fault of theirs mended.
 
-What is set on a component that is not there yet waits until it is. gradio (6.31) then lets it wait once more, until the page has
-settled, and sets it whatever came meanwhile: on a busy machine a link's or a visit's settings are replaced by those before.
-Here what comes meanwhile takes its place among what waits. Where this gradio is built in another way than the one that was
-looked at, its scripts go out as they are.
+gradio reads and compresses each of some sixty files anew for each visitor.
+
+The fault: an older value that comes back over a newer one. What is set on a component that is not there yet waits until it is.
+gradio (6.31) then lets it wait once more, until the page has settled, and sets it whatever came meanwhile: on a busy machine a
+link's or a visit's settings are replaced by those before. Here what comes meanwhile takes its place among what waits. Where this
+gradio is built in another way than the one that was looked at, its scripts go out as they are.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+import brotli
 import gradio as gr
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+_KEPT = 256  # files; whoever asks chooses the name
 # The file's name holds the hash of gradio's own.
 _YEAR = {"Cache-Control": "public, max-age=31536000, immutable"}
 # Where a component comes to be, and where one is set. `of`: what waits, by component; `there`: how to set it.
@@ -46,24 +51,34 @@ def mended(code: str) -> str:
     return code.replace(comes[0], later).replace(is_set[0], first)
 
 
-@lru_cache(maxsize=1)
-def _scripts() -> dict[str, bytes]:
-    """Path on the page -> the mended script."""
-    found = {}
-    for file in _ASSETS.glob("core-*.js"):
-        code = file.read_text("utf-8")
-        if (better := mended(code)) != code:
-            found[f"/assets/{file.name}"] = better.encode()
-    return found
-
-
-class Mended:
-    """ASGI: gives the mended script in place of gradio's."""
+class Assets:
+    """ASGI: gradio's scripts and style sheets, read, mended and compressed once, and not at every visit."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        script = _scripts().get(scope["path"]) if scope["type"] == "http" else None
-        answer = Response(script, media_type="text/javascript", headers=_YEAR) if script else self._app
-        await answer(scope, receive, send)
+        folder, _, name = scope["path"].rpartition("/") if scope["type"] == "http" else ("", "", "")
+        text = _text(name) if folder == "/assets" and name.endswith((".js", ".css")) else b""
+        if not text:
+            await self._app(scope, receive, send)
+            return
+        headers = _YEAR | {"Vary": "Accept-Encoding"}
+        if "br" in Headers(scope=scope).get("accept-encoding", ""):
+            text, headers["Content-Encoding"] = _compressed(name), "br"
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        await Response(text, media_type=kind, headers=headers)(scope, receive, send)
+
+
+@lru_cache(maxsize=_KEPT)
+def _text(name: str) -> bytes:
+    """A file of gradio's, mended; nothing where there is none."""
+    file = _ASSETS / name
+    if not file.is_file():
+        return b""
+    return mended(file.read_text("utf-8")).encode() if name.startswith("core-") else file.read_bytes()
+
+
+@lru_cache(maxsize=_KEPT)
+def _compressed(name: str) -> bytes:
+    return brotli.compress(_text(name), mode=brotli.MODE_TEXT, quality=9)

@@ -130,7 +130,9 @@ def test_a_seed_outside_its_range_is_told_the_range(page, url, small):
     )
     page.locator("#run").click()
     expect(page.locator("#refused [data-wrong]")).to_contain_text("and -5 is outside")
-    expect(page.get_by_text("and -5 is outside").filter(visible=True)).to_have_count(1)  # once, and nowhere else
+    expect(page.get_by_text("and -5 is outside").filter(visible=True)).to_have_count(
+        1
+    )  # once, and nowhere else
     expect(page.locator("#run")).to_be_enabled()
 
 
