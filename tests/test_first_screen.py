@@ -16,6 +16,7 @@ from cupscale import models
 from cupscale.errors import CupscaleError
 from cupscale.page import (
     bounds,
+    build,
     creativity,
     engine,
     examples,
@@ -27,10 +28,11 @@ from cupscale.page import (
     size,
     visit,
 )
+from cupscale.page.controls import LABELS
 from cupscale.page.limits import Limits
 from cupscale.page.size import scale_to
 from cupscale.planning import Plan
-from cupscale.settings import Settings
+from cupscale.settings import RECORDED, Settings
 
 
 def defaults(name):
@@ -208,3 +210,45 @@ def test_thumbnails_are_the_middle_of_a_picture(tmp_path):
     with Image.open(io.BytesIO(data)) as thumb:
         red, _, blue = thumb.convert("RGB").getpixel((thumb.width // 2, thumb.height // 2))
         assert thumb.format == "WEBP" and thumb.size == (208, 140) and blue > 200 > 60 > red
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "none"),
+    [
+        ("tiny", ["Quick"], ["Turbo", "Paper"]),
+        ("sdxl", ["Quick", "Paper"], ["Turbo"]),
+        ("z-image-turbo", ["Quick", "Turbo"], ["Paper"]),
+    ],
+)
+def test_the_presets_that_a_model_has_are_offered_and_explained(page, model, words, none):
+    (event,) = [fn for fn in page.fns.values() if fn.fn and "presets" in [p.elem_id for p in fn.outputs]]
+    updates = {part.elem_id or part.value: value for part, value in event.fn(model).items()}
+    assert [name for name in ("Quick", "Turbo", "Paper") if updates[name]["visible"]] == words
+    line = updates["presets"]
+    assert all(f"<b>{word}</b>" in line for word in [*words, "Reset"]) and not any(w in line for w in none)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return build(Limits())
+
+
+def test_every_setting_has_its_place_on_the_page(page):
+    """One that had none would be lost from links, pictures and presets, without a word."""
+    there = {str(part.elem_id).removeprefix("set-") for part in page.blocks.values()}
+    fields = set(Settings.model_fields) - set(RECORDED) - {"size"}
+    assert fields <= there and fields == set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [("sdxl", "quick"), ("sdxl", "paper"), ("z-image-turbo", "turbo")]
+)
+def test_a_preset_of_the_page_is_the_preset(page, model, name):
+    (button,) = [part for part in page.blocks.values() if getattr(part, "value", "") == name.title()]
+    (event,) = [fn for fn in page.fns.values() if (button._id, "click") in fn.targets]
+    shown = {part.elem_id: value for part, value in event.fn(model, 2.0).items()}
+    wanted = Settings.build(models.defaults(model), models.preset(model, name), scale=2.0).model_dump()
+    names = set(LABELS) - {"scale", "seed", "prompt", "negative_prompt", "model", "seamless"}
+    assert {key: shown[f"set-{key}"] for key in names if key != "fidelity"} == {
+        key: wanted[key] for key in names if key != "fidelity"
+    }

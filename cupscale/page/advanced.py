@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import gradio as gr
 
 from cupscale import models
 from cupscale.page.session import Session
+from cupscale.settings import CHOICES, PRESETS, SAVINGS
 
 
 class Advanced:
@@ -13,7 +16,7 @@ class Advanced:
 
     Attributes:
         part: The accordion.
-        quick, paper, reset: The presets' buttons.
+        presets: Their buttons, by name. reset: the one for the model's own defaults. presets_line: what they do.
         kept, kept_line: What the cutoff keeps of the image.
     """
 
@@ -25,19 +28,20 @@ class Advanced:
                 for group in (self._keeping, self._words, self._sampling):
                     with gr.Column(min_width=280):
                         group()
+            with gr.Accordion("Fewer model calls", open=False, elem_id="savings"):
+                session.controls.several(SAVINGS)
             with gr.Accordion("What the paper leaves open", open=False, elem_id="choices"):
-                session.controls.choices()
+                session.controls.several(CHOICES)
 
     def _presets(self) -> None:
         offered = models.presets(self._session.controls.model)
         with gr.Row():
-            self.quick = gr.Button("Quick", size="sm", min_width=80, visible="quick" in offered)
-            self.paper = gr.Button("Paper", size="sm", min_width=80, visible="paper" in offered)
+            self.presets = {
+                name: gr.Button(name.title(), size="sm", min_width=80, visible=name in offered)
+                for name in PRESETS
+            }
             self.reset = gr.Button("Reset", size="sm", min_width=80)
-        gr.HTML(
-            '<p class="cu-small"><b>Quick</b> takes fewer model calls, <b>Paper</b> is what the paper states (for models '
-            "that can), <b>Reset</b> is what suits the model best.</p>"
-        )
+        self.presets_line = gr.HTML(presets_html(offered), elem_id="presets")
 
     def _keeping(self) -> None:
         controls = self._session.controls
@@ -79,6 +83,19 @@ class Advanced:
             controls.choice("scheduler")
         controls.slider("overlap")
         controls.choice("seamless")
+
+
+_DO = {
+    "quick": "takes fewer model calls",
+    "turbo": "takes one or two steps",
+    "paper": "is what the paper states",
+}
+
+
+def presets_html(offered: Collection[str]) -> str:
+    """What the buttons of presets do that a model offers, and Reset."""
+    said = [f"<b>{name.title()}</b> {_DO[name]}" for name in PRESETS if name in offered]
+    return f'<p class="cu-small">{", ".join([*said, "<b>Reset</b> is what suits the model best"])}.</p>'
 
 
 def _heading(text: str) -> None:

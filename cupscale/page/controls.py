@@ -13,7 +13,7 @@ from cupscale.errors import CupscaleError
 from cupscale.page import engine
 from cupscale.page.limits import Limits
 from cupscale.page.size import Size
-from cupscale.settings import CHOICES, Caption, Settings
+from cupscale.settings import CHOICES, SAVINGS, Caption, Settings
 
 LABELS = {
     "scale": "Scale",
@@ -44,6 +44,10 @@ LABELS = {
     "guidance_low": "Guidance of low frequencies",
     "sigma_shift": "Noise level shift",
     "control": "Hold to the image (ControlNet)",
+    "windows": "Windows",
+    "overlap_falls": "Overlap falls",
+    "flat_windows": "Windows that show nothing",
+    "guidance_until": "Guided share of the steps",
 }
 # What each knob does to the picture, in one line.
 EFFECTS = {
@@ -62,7 +66,7 @@ EFFECTS = {
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The diffusion model that adds the detail.",
     "control": "How firmly a second network holds every region to your image. 0 leaves it out.",
-} | {name: str(Settings.model_fields[name].description) for name in CHOICES}
+} | {name: str(Settings.model_fields[name].description) for name in (*CHOICES, *SAVINGS)}
 _STEP = {
     "cutoff": 0.01,
     "strength": 0.01,
@@ -76,6 +80,7 @@ _STEP = {
     "guidance_low": 0.1,
     "sigma_shift": 0.01,
     "control": 0.05,
+    "guidance_until": 0.05,
 }
 _LOWEST = {"cutoff": 0.01, "strength": 0.01}  # the settings want more than 0
 
@@ -173,9 +178,9 @@ class Controls:
             elem_id=f"set-{name}",
         )
 
-    def choices(self) -> None:
-        """What the paper leaves open."""
-        for name in CHOICES:
+    def several(self, names: Sequence[str]) -> None:
+        """Sliders for numbers, lists for the rest."""
+        for name in names:
             if name in _STEP:
                 self.slider(name)
             else:

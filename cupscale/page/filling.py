@@ -11,6 +11,7 @@ import gradio as gr
 from cupscale import images, models
 from cupscale.errors import CupscaleError
 from cupscale.page import engine, examples, links, references, run, viewer, visit
+from cupscale.page.advanced import Advanced, presets_html
 from cupscale.page.controls import EFFECTS, LABELS
 from cupscale.page.jobs import Updates
 from cupscale.page.session import SILENT, TOASTING, Session, complain, new_book
@@ -96,11 +97,11 @@ class Filling:
         gr.Info("The settings are back on the Upscale tab.", title="Restored", duration=4)
         return updates
 
-    def wire_presets(self, quick: gr.Button, paper: gr.Button, reset: gr.Button) -> None:
-        """The three buttons."""
+    def wire_presets(self, part: Advanced) -> None:
+        """The three buttons, and what else follows the model."""
         controls = self._controls
         shown = [controls[name] for name in LABELS if name in EFFECTS or name == "negative_prompt"]
-        for button, name in ((quick, "quick"), (paper, "paper"), (reset, None)):
+        for name, button in (*part.presets.items(), (None, part.reset)):
             inputs = [controls["model"], controls["scale"]]
             button.click(self._preset(name), inputs, [*shown, self.followed], **SILENT)
 
@@ -108,12 +109,12 @@ class Filling:
             """Only what the model can do."""
             names = models.presets(model)
             return {
-                quick: gr.update(visible="quick" in names),
-                paper: gr.update(visible="paper" in names),
+                **{button: gr.update(visible=name in names) for name, button in part.presets.items()},
+                part.presets_line: presets_html(names),
                 controls["control"]: gr.update(visible=model in engine.controlnets()),
             }
 
-        outputs = [quick, paper, controls["control"]]
+        outputs = [*part.presets.values(), part.presets_line, controls["control"]]
         controls["model"].change(offered, controls["model"], outputs, **SILENT)
 
     def _preset(self, name: str | None) -> Callable[[str, float], Updates]:

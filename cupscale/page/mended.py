@@ -2,10 +2,10 @@
 
 gradio reads and compresses each of some sixty files anew for each visitor.
 
-One fault is slowness, `_quick`. The other: an older value that comes back over a newer one. What is set on a component that is not there yet waits until it is.
-gradio (6.31) then lets it wait once more, until the page has settled, and sets it whatever came meanwhile: on a busy machine a
-link's or a visit's settings are replaced by those before. Here what comes meanwhile takes its place among what waits. Where this
-gradio is built in another way than the one that was looked at, its scripts go out as they are.
+One fault is slowness, `_quick`. The other: an older value that comes back over a newer one. What is set on a component that is
+not there yet waits until it is. gradio (6.31) then lets it wait once more, until the page has settled, and sets it whatever came
+meanwhile: on a busy machine the settings of a link or a visit are replaced by those before. Here what comes meanwhile takes its
+place among what waits. Where this gradio is built in another way than the one that was looked at, its scripts go out as they are.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class UpscaleTab:
         following = Following(session, self)
         following.wire(*steps)
         filling = Filling(session, self.followed)
-        filling.wire_presets(self.advanced.quick, self.advanced.paper, self.advanced.reset)
+        filling.wire_presets(self.advanced)
         light.later(self.advanced.part, self.advanced.part.expand)
         self.protecting.wire()
         light.later(self.sharing, self.sharing.expand)
