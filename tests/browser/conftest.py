@@ -37,9 +37,21 @@ def chromium():
 
 @pytest.fixture
 def page(chromium):
+    yield from _opened(chromium, viewport={"width": 1280, "height": 900}, accept_downloads=True)
+
+
+@pytest.fixture
+def phone(chromium):
+    """A page on a phone's screen, under fingers."""
+    yield from _opened(
+        chromium, viewport={"width": 375, "height": 740}, device_scale_factor=2, has_touch=True
+    )
+
+
+def _opened(chromium, **options):
     from chromium import WAIT, expect
 
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context = chromium.new_context(**options)
     context.set_default_timeout(WAIT)
     expect.set_options(timeout=WAIT)
     tab = context.new_page()

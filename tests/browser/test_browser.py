@@ -349,12 +349,8 @@ def test_formats_a_browser_cannot_show_are_shown(page, url, tmp_path):
     )
 
 
-def test_phone_width_has_no_sideways_scroll(chromium, url, small):
-    context = chromium.new_context(
-        viewport={"width": 375, "height": 740}, device_scale_factor=2, has_touch=True
-    )
-    context.set_default_timeout(WAIT)
-    page = context.new_page()
+def test_phone_width_has_no_sideways_scroll(phone, url, small):
+    page = phone
     visit(page, url)
     give(page, small)
     upscale(page)
@@ -367,7 +363,6 @@ def test_phone_width_has_no_sideways_scroll(chromium, url, small):
             page.locator(".overflow-dropdown button", has_text=name).click()
         page.wait_for_timeout(150)
         assert page.evaluate("document.documentElement.scrollWidth") <= 375, name
-    context.close()
 
 
 def test_dark_follows_the_system(chromium, url):

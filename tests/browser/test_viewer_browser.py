@@ -133,19 +133,15 @@ def test_a_drag_moves_the_divider_and_zoomed_in_the_picture(result):
     assert moves(result) == ""
 
 
-def test_two_fingers_zoom_and_one_moves(chromium, url, small):
-    context = chromium.new_context(
-        viewport={"width": 390, "height": 844}, device_scale_factor=2, has_touch=True
-    )
-    context.set_default_timeout(WAIT)
-    page = context.new_page()
+def test_two_fingers_zoom_and_one_moves(phone, url, small):
+    page = phone
     visit(page, url)
     give(page, small)
     upscale(page)
     page.locator("#result .cu-stage").scroll_into_view_if_needed()
     box = stage(page)
     x, y, width = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, box["width"]
-    hand = context.new_cdp_session(page)
+    hand = page.context.new_cdp_session(page)
 
     def touch(kind, *points):
         fingers = [{"x": px, "y": py, "id": k} for k, (px, py) in enumerate(points)]
@@ -163,7 +159,6 @@ def test_two_fingers_zoom_and_one_moves(chromium, url, small):
     touch("touchEnd")
     zoomed(page, 3, 0.5 + 50 / width / 3)
     assert page.evaluate("visualViewport.scale") == 1
-    context.close()
 
 
 def test_a_run_shows_the_plain_enlargement_at_once_and_then_its_steps(page, url, small):
