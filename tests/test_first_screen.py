@@ -35,6 +35,11 @@ from cupscale.planning import Plan
 from cupscale.settings import RECORDED, Settings
 
 
+@pytest.fixture(scope="module")
+def page():
+    return build(Limits())
+
+
 def defaults(name):
     return models.defaults(name)
 
@@ -228,11 +233,6 @@ def test_the_presets_that_a_model_has_are_offered_and_explained(page, model, wor
     assert all(f"<b>{word}</b>" in line for word in [*words, "Reset"]) and not any(w in line for w in none)
 
 
-@pytest.fixture(scope="module")
-def page():
-    return build(Limits())
-
-
 def test_every_setting_has_its_place_on_the_page(page):
     """One that had none would be lost from links, pictures and presets, without a word."""
     there = {str(part.elem_id).removeprefix("set-") for part in page.blocks.values()}
@@ -252,3 +252,14 @@ def test_a_preset_of_the_page_is_the_preset(page, model, name):
     assert {key: shown[f"set-{key}"] for key in names if key != "fidelity"} == {
         key: wanted[key] for key in names if key != "fidelity"
     }
+
+
+@pytest.mark.parametrize("name", ["webp", "jpeg"])
+def test_a_download_that_is_refused_is_none_of_the_picture_before(page, name):
+    """The hidden button still has the file of the last one: it is clicked after a success alone."""
+    (button,) = [part for part in page.blocks.values() if part.elem_id == name]
+    (made,) = [fn for fn in page.fns.values() if (button._id, "click") in fn.targets]
+    with pytest.raises(gr.Error, match="no longer on the server"):
+        made.fn(None)
+    (clicked,) = [fn for fn in page.fns.values() if fn.trigger_after == made._id]
+    assert clicked.trigger_only_on_success and clicked.js
