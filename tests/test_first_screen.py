@@ -263,3 +263,18 @@ def test_a_download_that_is_refused_is_none_of_the_picture_before(page, name):
         made.fn(None)
     (clicked,) = [fn for fn in page.fns.values() if fn.trigger_after == made._id]
     assert clicked.trigger_only_on_success and clicked.js
+
+
+def test_the_fields_own_words_stand_on_the_page(page):
+    """As other programs of this kind name them, so that a person finds what they know."""
+    words = {
+        str(getattr(part, "label", "") or getattr(part, "value", "")).partition(" (")[0]
+        for part in page.blocks.values()
+    }
+    known = {"Denoising strength", "Guidance scale", "Base upscaler", "Randomize seed", "Negative prompt"}
+    known |= {"Steps", "Seed", "Scheduler", "Download PNG", "Upscale"}
+    assert known <= words and any("caption" in word.lower() for word in words)
+    assert LABELS["guidance"].endswith("(CFG)")
+    assert run._STAGES["denoise"] == "denoising"
+    plan = engine.planned((64, 48), Settings.build(defaults("tiny")))
+    assert "model calls (guidance doubles" in plan.line()
