@@ -252,7 +252,7 @@ KNOWN: dict[str, Known] = {
     "sd3": Known(
         source="stabilityai/stable-diffusion-3-medium-diffusers",
         licence="Stability AI Community",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_400_000_000, tile=KL_TILE),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_500_000_000, tile=KL_TILE),
         quick=QUICKER,
         pipeline="StableDiffusion3Pipeline",
         memory=20,
@@ -262,7 +262,7 @@ KNOWN: dict[str, Known] = {
     "sd35-medium": Known(
         source="stabilityai/stable-diffusion-3.5-medium",
         licence="Stability AI Community",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_800_000_000, tile=KL_TILE),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=16_300_000_000, tile=KL_TILE),
         over={"steps": 40, "guidance": 4.5},
         pipeline="StableDiffusion3Pipeline",
         memory=21,
@@ -272,7 +272,7 @@ KNOWN: dict[str, Known] = {
     "sd35-large": Known(
         source="stabilityai/stable-diffusion-3.5-large",
         licence="Stability AI Community",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=27_400_000_000, tile=KL_TILE),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=27_600_000_000, tile=KL_TILE),
         over={"guidance": 3.5},
         quick=QUICKER,
         pipeline="StableDiffusion3Pipeline",

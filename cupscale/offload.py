@@ -8,7 +8,7 @@ import torch
 
 from cupscale import machine
 from cupscale.errors import CupscaleError
-from cupscale.method.memory import stored_bytes
+from cupscale.method.memory import module_bytes
 
 Offload = Literal["none", "model", "group", "sequential"]
 # From the fastest to the one that needs least.
@@ -19,7 +19,7 @@ GIB = 2**30
 def part_bytes(pipe: Any) -> dict[str, int]:
     """Bytes of a pipeline's weights, part by part, wherever they are now."""
     return {
-        name: stored_bytes(part.parameters())
+        name: module_bytes(part)
         for name, part in pipe.components.items()
         if isinstance(part, torch.nn.Module)
     }
@@ -36,7 +36,7 @@ def weights_there(pipe: Any, way: Offload) -> int:
     if way == "model":
         return max(part_bytes(pipe).values(), default=0)
     layers = (
-        stored_bytes(layer.parameters(recurse=False))
+        module_bytes(layer, recurse=False)
         for part in pipe.components.values()
         if isinstance(part, torch.nn.Module)
         for layer in part.modules()

@@ -16,7 +16,7 @@ import torch
 from cupscale.captioners import background
 from cupscale.captioners.base import Answer, CaptionerError, Request
 from cupscale.machine import best_device
-from cupscale.method.memory import empty_cache, is_out_of_memory
+from cupscale.method.memory import empty_cache, is_out_of_memory, module_bytes
 
 DEFAULT = "Qwen/Qwen3-VL-2B-Instruct"
 NEW_TOKENS = 96  # 40 words and some room
@@ -63,9 +63,7 @@ class VLM:
 
     @property
     def bytes(self) -> int:
-        if self._loaded is None:
-            return 0
-        return sum(p.numel() * p.element_size() for p in self._loaded.model.parameters())
+        return 0 if self._loaded is None else module_bytes(self._loaded.model)
 
     def load(self) -> None:
         """Into main memory. Raises CaptionerError where the model cannot be found or used."""
