@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cupscale import offload
 from cupscale.backbones import SUPPORTED, Tiles, family_defaults, own
 from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
@@ -67,9 +68,7 @@ class DiffusersBackbone(ABC):
             align=cell * self._window_cells(),
             channels=self._channels(),
             width=self._width(),
-            weights=sum(
-                module_bytes(part) for part in pipe.components.values() if isinstance(part, torch.nn.Module)
-            ),
+            weights=offload.weights_there(pipe, "none"),
         )
         self.geometry = replace(self.geometry, tile=_tile_bytes(pipe.vae, self._upcasts()))
         # How many places a side lie in a cell's channels: pixels of an exact codec, or cells of the VAE.
