@@ -1,6 +1,8 @@
 """Models as people have them: variants, single files, LoRAs, precision and defaults that follow the checkpoint."""
 
+import dataclasses
 import shutil
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -239,7 +241,7 @@ def header(path, *names, width=4):
                 "model.diffusion_model.x",
                 "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias",
             ],
-            "refiner",
+            "refiner, which takes over the last steps",
         ),
     ],
 )
@@ -313,10 +315,23 @@ def test_loras_change_the_picture_each_by_its_weight_and_are_recorded(folders, l
     both = picture(made(loras[0], f"{loras[1]}:-1.5"))
     assert (none == plain).all()
     assert 0 < np.abs(half - plain).mean() < np.abs(one - plain).mean()
-    assert (both != one).any() and (both != plain).any()
+    second = picture(made(f"{loras[1]}:-1.5"))
+    assert all((both != other).any() for other in (one, second, plain))
     result = cupscale.upscale(made(loras[0], f"{loras[1]}:-1.5"), photo(), **FAST)
     assert result.settings.loras == (loras[0], f"{loras[1]}:-1.5")
     assert cupscale.upscale(made(), photo(), **FAST).settings.loras == ()
+
+
+def test_a_persons_lora_stands_beside_that_of_the_few_steps(folders, loras, monkeypatch):
+    file = Path(loras[0])
+    entry = dataclasses.replace(
+        models.KNOWN["sdxl-lightning"], source=folders("sdxl"), lora=(str(file.parent), file.name)
+    )
+    monkeypatch.setitem(models.KNOWN, "sdxl-lightning", entry)
+    pipe = cupscale.load("sdxl-lightning", device="cpu", loras=[f"{loras[1]}:0.5"])
+    assert pipe.get_active_adapters() == ["few_steps", "lora1"]
+    scales = [module.scaling for module in pipe.unet.modules() if hasattr(module, "scaling")]
+    assert scales and all(scale["lora1"] == scale["few_steps"] / 2 > 0 for scale in scales)
 
 
 def test_settings_that_name_a_lora_which_is_not_loaded_say_so(folders, loras):

@@ -145,6 +145,16 @@ def test_the_command_line_says_it_in_one_line(folders, tmp_path, monkeypatch, er
     assert not list(tmp_path.glob("a-x*"))
 
 
+def test_main_memory_that_ends_as_a_model_is_loaded_is_one_line(folders, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise MemoryError
+
+    photo(200, 120).save(tmp_path / "a.png")
+    monkeypatch.setattr(models, "load", full)
+    done = CliRunner().invoke(main, ["upscale", str(tmp_path / "a.png"), "--model", folders("sdxl")])
+    assert done.exit_code == 2 and "memory" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_a_peers_vae_goes_on_in_smaller_tiles_too(pipe, monkeypatch, part):
     """And keeps to them: what it makes is what it makes with those tiles from the start."""

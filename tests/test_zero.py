@@ -1,6 +1,9 @@
 """ZeroGPU: what a page offers there, and the seconds that it declares."""
 
+from types import SimpleNamespace
+
 import gradio as gr
+import numpy as np
 import pytest
 import torch
 from peft.utils import get_peft_model_state_dict
@@ -8,7 +11,8 @@ from PIL import Image
 
 from cupscale import models
 from cupscale.errors import CupscaleError
-from cupscale.page import engine
+from cupscale.images import Picture
+from cupscale.page import captions, engine
 from cupscale.page.limits import lent_gpu
 from cupscale.settings import Settings
 
@@ -55,6 +59,17 @@ def test_the_declared_seconds_follow_the_samples(zero):
     assert engine.gpu_seconds((1024, 1024), settings) == int(1.1 * expected + 8) == 131
     assert engine.gpu_seconds((256, 256), settings.replace(scale=2.0)) == 15
     assert engine.gpu_seconds((1024, 1024), settings.replace(scale=8.0)) == 300
+
+
+def test_the_pages_own_settings_fit_a_visitors_day_with_their_captions(zero):
+    """1024 -> 2048: 3 x 3 windows are 2 x 9 x 23 + 23 = 437 samples of 45 ms, and ten calls of the captioner of 1.5 s."""
+    settings = Settings.build(engine.defaults("sdxl"))
+    values = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    picture = Picture(Image.fromarray(values).resize((1024, 1024), Image.Resampling.NEAREST))
+    plan = engine.planned(picture, settings, "qwen")
+    assert (plan.samples, plan.caption_calls) == (437, 10)
+    expected = 437 * 0.045 + 2048**2 / 1e6 * 0.6 + 10 * 1.5
+    assert engine.gpu_seconds(picture, settings, "qwen") == int(1.1 * expected + 8) == 48 < 120
 
 
 def test_what_runs_took_there_replaces_the_estimate(zero):
@@ -104,6 +119,32 @@ def test_every_end_that_zero_gpu_puts_to_a_run_is_a_line(zero, monkeypatch, erro
     assert "<" not in str(told.value) and "\n" not in str(told.value)
 
 
+def test_a_refusal_crosses_from_the_worker_as_an_event_and_is_an_error_here(zero, monkeypatch):
+    """An error of a class of one's own is not sure to come through, and the page shows a CupscaleError."""
+
+    def refused(name):
+        raise CupscaleError("the model is away")
+
+    monkeypatch.setattr(engine, "pipeline", refused)
+    settings = Settings.build(model="sdxl")
+    assert list(engine._events(None, settings, "none", None)) == [engine.Refused("the model is away")]
+    with pytest.raises(CupscaleError, match="the model is away"):
+        list(engine.stream(None, settings, "none"))
+
+
+@pytest.mark.parametrize("lent", [True, False])
+def test_a_captioner_stays_loaded_on_a_gpu_that_is_lent_and_goes_elsewhere(zero, monkeypatch, lent):
+    """Where it is lent, the captioner was put on the card when the page started, and is not loaded again in each slot."""
+    released = []
+    captioner = SimpleNamespace(release=lambda: released.append(1))
+    pipe = SimpleNamespace(caption=lambda picture, captioning, settings: (yield from ("first", "last")))
+    monkeypatch.setattr(engine, "ZERO", lent)
+    monkeypatch.setattr(captions.writers, "opened", lambda name: captioner)
+    monkeypatch.setattr(engine, "pipeline", lambda name: pipe)
+    assert list(captions._events("qwen", None, Settings.build(model="sdxl"))) == ["first", "last"]
+    assert len(released) == (not lent)
+
+
 def test_elsewhere_an_error_of_the_program_stays_one(zero, monkeypatch):
     monkeypatch.setattr(engine, "ZERO", False)
 
@@ -151,7 +192,6 @@ def test_a_visitors_result_names_the_loras_and_no_folder_of_the_operators(folder
     from peft import LoraConfig
 
     import cupscale
-    from cupscale.images import Picture
 
     pipe = cupscale.load(folders("sd15"), device="cpu")
     torch.manual_seed(0)

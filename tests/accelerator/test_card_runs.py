@@ -19,7 +19,7 @@ from small_runs import RUN, levels, photo
 import cupscale
 from cupscale import offload, stages
 from cupscale.backbones import adapt, base, tiling, unet
-from cupscale.captioners.vlm import _Loaded
+from cupscale.captioners.vlm import VLM, _Loaded
 from cupscale.errors import CupscaleError
 from cupscale.method import regions, sampler
 from cupscale.settings import Scheduler
@@ -147,6 +147,14 @@ def test_half_precision_is_near_the_full_one(of_the_cpu, on, card, name, dtype):
     assert gap.mean() < 6
 
 
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_folders_precision_on_a_card_is_its_familys(folders, card, name):
+    """These overflow in float16."""
+    network = adapt(cupscale.load(folders(name), device="cuda")).network
+    wide = name in ("z-image", "flux2-klein-base", "qwen-image")
+    assert network.dtype == (torch.bfloat16 if wide else torch.float16)
+
+
 def test_a_vae_that_overflows_is_upcast_on_the_card_and_comes_back(on, card):
     pipe = on("sdxl", dtype="float16")
     pipe.vae.register_to_config(force_upcast=True)
@@ -268,6 +276,21 @@ def test_a_captioner_writes_on_the_card_and_the_run_goes_on(on, card, tmp_path, 
     result = cupscale.upscale(pipe, photo(), captioner=str(folder), **RUN | {"captions": ()})
     assert result.image.size == (120, 72)
     assert there and all(found == ("cuda", {CUDA}) for found in there)
+
+
+def test_a_lent_gpus_captioner_goes_to_the_card_once_when_the_page_starts(card, tmp_path, monkeypatch):
+    from cupscale.captioners import Request
+    from cupscale.page import captions, engine, writers
+
+    captioner = VLM(str(captioner_checkpoints.qwen(tmp_path)), device="cuda")
+    monkeypatch.setattr(engine, "ZERO", True)
+    monkeypatch.setattr(writers, "opened", lambda name: captioner)
+    captions.preload()
+    assert bytes_on_card(captioner._loaded.model) > 0
+    card.forget()
+    answers = list(captioner.ask([Request(lambda: (photo(), photo(48, 40)), "Describe the second.")]))
+    assert any(answer and answer.text is not None for answer in answers)
+    assert 0 < card.bytes["in"] < captioner.bytes / 2 and card.bytes["out"] < 10_000  # what it reads and says
 
 
 def test_closing_a_run_under_offload_empties_the_card_and_the_next_run_is_whole(on, card):
