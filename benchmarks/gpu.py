@@ -129,8 +129,7 @@ def loaded(case: Case, device: str) -> CUpscalePipeline:
     if isinstance(case.source, str):
         pipe = models.load(case.source, device=device, dtype=case.dtype, offload=case.way)  # type: ignore[arg-type]
     else:
-        names = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-        made = case.source(names[case.dtype or usual_dtype(case.name)])
+        made = case.source(models.DTYPES[case.dtype or usual_dtype(case.name)])
         pipe = offload.put(made, case.way, device)  # type: ignore[arg-type]
     return CUpscalePipeline(pipe, preview_px=0)
 

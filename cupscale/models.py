@@ -335,6 +335,7 @@ KNOWN: dict[str, Known] = {
 }
 
 
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 # Pipelines whose activations overflow in float16: (their class, the half precision they take).
 HALF = dict.fromkeys(
     (
@@ -489,10 +490,9 @@ def _dtype(dtype: str | torch.dtype | None, device: str, family: str) -> torch.d
         dtype = "float32" if device == "cpu" else HALF.get(family, "float16")
     if isinstance(dtype, torch.dtype):
         return dtype
-    names = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-    if dtype not in names:
-        raise CupscaleError(f"unknown dtype '{dtype}': choose one of {', '.join(names)}")
-    return names[dtype]
+    if dtype not in DTYPES:
+        raise CupscaleError(f"unknown dtype '{dtype}': choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
 
 
 def _check_bundled(source: str) -> None:

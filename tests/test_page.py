@@ -55,6 +55,7 @@ def pipeline(tmp_path, monkeypatch):
     made = CUpscalePipeline(models.load(str(tmp_path / "random")), batch=4)
     monkeypatch.setenv("CUPSCALE_MODELS", f"random={tmp_path / 'random'}")
     monkeypatch.setattr(engine, "_loaded", lambda name: made)
+    monkeypatch.setattr(engine, "_kept", {})
     return made
 
 
@@ -223,7 +224,7 @@ def test_control_is_offered_where_the_model_has_a_controlnet(monkeypatch, given,
         models, "load", lambda name, **how: loaded.append(how["controlnet"]) or SimpleNamespace()
     )
     monkeypatch.setattr(engine, "CUpscalePipeline", lambda pipe, **how: pipe)
-    engine._loaded.__wrapped__("tiny")
+    engine._loaded("tiny")
     assert loaded == ["/a/net" if given else None]
     with gr.Blocks():
         controls = Controls(Limits())

@@ -10,6 +10,7 @@ from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 from cupscale import models
+from cupscale.backbones import Tiles
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.page import captions, engine
@@ -88,6 +89,65 @@ def test_the_operator_chooses_what_waits_in_main_memory(zero, monkeypatch):
     monkeypatch.setenv("CUPSCALE_OFFLOAD", "all")
     with pytest.raises(CupscaleError, match="choose auto, none, model, group, sequential"):
         engine._offload()
+
+
+def test_the_environment_says_of_the_hardware_what_flags_say_on_the_command_line(zero, monkeypatch):
+    given = []
+    monkeypatch.setattr(models, "load", lambda source, **how: given.append(how) or SimpleNamespace())
+    monkeypatch.setattr(engine, "CUpscalePipeline", lambda pipe, **how: given.append(how))
+    engine._loaded("sdxl")
+    assert given[0]["dtype"] is given[1]["batch"] is None and given[1]["tiles"] == Tiles(1024)
+    said = {"DTYPE": "bfloat16", "VAE_TILE": "512", "REGIONS_AT_ONCE": "2", "OFFLOAD": "group"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"CUPSCALE_{name}", value)
+    engine._loaded("sdxl")
+    assert (given[2]["dtype"], given[2]["offload"]) == ("bfloat16", "group")
+    assert (given[3]["batch"], given[3]["tiles"]) == (2, Tiles(512))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "line"),
+    [
+        ("DTYPE", "half", "is 'half': choose float16, bfloat16, float32"),
+        ("VAE_TILE", "128", "is '128': give a whole number from 256 to 8192"),
+        ("REGIONS_AT_ONCE", "two", "is 'two': give a whole number from 1 to 256"),
+    ],
+)
+def test_hardware_that_can_be_none_is_refused_by_its_variable(monkeypatch, name, said, line):
+    monkeypatch.setenv(f"CUPSCALE_{name}", said)
+    with pytest.raises(CupscaleError, match=f"CUPSCALE_{name} {line}"):
+        engine._loaded("tiny")
+
+
+def test_as_many_models_stay_loaded_as_the_memory_holds(monkeypatch):
+    """A card of 24 GB: SDXL takes 7.0 and its work 3.0, SD 1.5 2.7 and 3.0. The one used longest ago goes first."""
+    names = ["sdxl", "sd15", "juggernaut-xl", "realvis-xl", "qwen-image"]
+    size = {name: models.KNOWN[name].geometry.weights for name in names}
+    monkeypatch.setattr(engine, "_kept", {})
+    monkeypatch.setattr(engine.machine, "best_device", lambda: "cuda")
+    monkeypatch.setattr(engine, "_loaded", lambda name: SimpleNamespace(name=name))
+
+    def free(device):
+        return 24_000_000_000 - sum(size[name] for name in engine._kept) if device == "cuda" else 2**40
+
+    monkeypatch.setattr(engine.machine, "free_bytes", free)
+    sdxl = engine.pipeline("sdxl")
+    engine.pipeline("sd15")
+    engine.pipeline("juggernaut-xl")
+    assert list(engine._kept) == ["sdxl", "sd15", "juggernaut-xl"] and free("cuda") == 7_300_000_000
+    assert engine.pipeline("sdxl") is sdxl and list(engine._kept) == ["sd15", "juggernaut-xl", "sdxl"]
+    engine.pipeline(
+        "realvis-xl"
+    )  # 10.0 GB without sd15, which is not enough for 7.0 and its work; 17.0 without both
+    assert list(engine._kept) == ["sdxl", "realvis-xl"]
+    engine.pipeline("qwen-image")  # larger than the card: it alone, offloaded
+    assert list(engine._kept) == ["qwen-image"]
+    monkeypatch.setenv("CUPSCALE_OFFLOAD", "group")  # they lie in main memory
+    engine.pipeline("sdxl")
+    assert list(engine._kept) == ["qwen-image", "sdxl"]
+    monkeypatch.setattr(engine.machine, "free_bytes", lambda device: 2_000_000_000)
+    engine.pipeline("sd15")
+    assert list(engine._kept) == ["sd15"]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +263,7 @@ def test_a_visitors_result_names_the_loras_and_no_folder_of_the_operators(folder
     monkeypatch.setenv(
         "CUPSCALE_MODELS", f"ink={folders('sd15')} + {tmp_path}/ink.safetensors:4, plain={folders('sd15')}"
     )
-    engine._loaded.cache_clear()
+    engine._kept.clear()
     try:
         found, noise = {}, Image.effect_noise((40, 24), 90).convert("RGB")
         for name in ("ink", "plain"):
@@ -214,4 +274,4 @@ def test_a_visitors_result_names_the_loras_and_no_folder_of_the_operators(folder
         assert found["ink"].settings.loras == ("ink.safetensors:4",) and found["plain"].settings.loras == ()
         assert found["ink"].image.tobytes() != found["plain"].image.tobytes()
     finally:
-        engine._loaded.cache_clear()
+        engine._kept.clear()

@@ -311,7 +311,7 @@ def test_the_pages_engine_runs_an_operators_model(folders, card, monkeypatch, of
 
     monkeypatch.setenv("CUPSCALE_MODELS", f"small={folders('z-image')}")
     monkeypatch.setenv("CUPSCALE_MODEL", "small")
-    engine._loaded.cache_clear()
+    engine._kept.clear()
     try:
         assert engine.default_model() == "small" and "sdxl" in engine.names()
         engine.preload()
@@ -323,7 +323,7 @@ def test_the_pages_engine_runs_an_operators_model(folders, card, monkeypatch, of
         assert previews and events[-1].result.image.size == (120, 72)
         assert np.abs(levels(events[-1].result.image) - levels(of_the_cpu("z-image"))).mean() < 6
     finally:
-        engine._loaded.cache_clear()
+        engine._kept.clear()
 
 
 # Planted errors: each is a line that works on a CPU
