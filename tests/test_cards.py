@@ -41,6 +41,16 @@ def test_a_table_that_lies_on_the_device_counts():
     assert module_bytes(network.pos_embed, recurse=False) == 2 * table
 
 
+@pytest.mark.parametrize("name", list(cards.PARTS))
+def test_a_networks_size_is_its_makers_figure(name):
+    """As far as its digits go: SD3 medium's has one."""
+    billions = cards.PUBLIC[name][0]
+    _, whole = cards.sizes(name)
+    assert (
+        round(whole / 1e9) == billions if name == "sd3" else whole == pytest.approx(billions * 1e9, rel=0.03)
+    )
+
+
 def test_a_cell_is_the_fastest_way_that_fits():
     pipe, geometry = cards.pipeline("sd15"), models.KNOWN["sd15"].geometry
     work = models.work_bytes(geometry, 4096)
