@@ -100,6 +100,16 @@ def test_an_error_that_is_no_missing_variant_ends_the_search(folders, tmp_path, 
     assert asked == [None]
 
 
+def test_a_download_that_breaks_says_what_is_kept_and_that_the_same_command_goes_on(folders, monkeypatch):
+    def broken(cls, *args, **kwargs):
+        raise checkpoints.connection_errors()[0]("peer closed connection\nin the middle")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(broken))
+    said = r"the download broke off \(peer closed connection\); what has come is kept, and the same command goes on from there$"
+    with pytest.raises(CupscaleError, match=said):
+        cupscale.load(folders("sd15"), device="cpu")
+
+
 # Precision and defaults
 
 

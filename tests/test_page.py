@@ -316,6 +316,29 @@ def test_a_run_that_ends_however_gives_its_line(error, said, caplog):
     assert ("a run failed" in caplog.text) == isinstance(error, KeyError)
 
 
+def test_the_buttons_come_back_after_every_kind_of_end(pipeline, tmp_path):
+    """Once a run has begun there is nothing but Cancel to click; afterwards everything else."""
+    picture = images.read(photo(tmp_path / "small.png"))
+    settings = Settings.build(FAST_SETTINGS, model="random", scale=1.0)
+    shot = list(run.watch(picture, settings, Limits(), "small"))[-1].shot
+    painting = painting_module.Painting.__new__(painting_module.Painting)
+    names = ("run", "draw", "cancel", "refused", "status", "viewer", "shot", "png", "jpeg", "downloads")
+    painting._tab = SimpleNamespace(**{name: name for name in names})
+
+    def clickable(updates):
+        return {name: updates[name]["interactive"] for name in ("run", "draw", "cancel")}
+
+    assert clickable(painting._opening()) == {"run": False, "draw": False, "cancel": True}
+    ends = [
+        painting._failed("out of memory"),
+        painting._stopped(True),
+        painting._stopped(False, before=shot),
+        painting._finished(shot, str(tmp_path / "small.png")),
+    ]
+    for updates in ends:
+        assert clickable(updates) == {"run": True, "draw": True, "cancel": False}
+
+
 def test_a_mask_of_another_size_is_refused_before_its_pixels_are_decoded(tmp_path, monkeypatch):
     """Half of a file: its header tells the size, and decoding would say that it is truncated."""
     Image.effect_noise((60, 40), 90).save(tmp_path / "whole.png")
