@@ -1,5 +1,6 @@
 """ZeroGPU: what a page offers there, and the seconds that it declares."""
 
+import threading
 from types import SimpleNamespace
 
 import gradio as gr
@@ -9,7 +10,7 @@ import torch
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
-from cupscale import models
+from cupscale import models, page
 from cupscale.backbones import Tiles
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
@@ -48,6 +49,26 @@ def test_only_what_is_loaded_at_the_start_is_offered(zero, monkeypatch):
     assert loaded == ["mine", "sd15"]
     with pytest.raises(CupscaleError, match="not on this page's list"):
         engine.check_model("z-image")
+
+
+def test_the_page_loads_what_it_offers_as_it_is_built_and_on_the_main_thread(monkeypatch):
+    """No other thread may put a model on a card that is lent."""
+    begun = []
+
+    class Enough(Exception):
+        pass
+
+    def captioner():
+        begun.append(("captioner", threading.current_thread()))
+        raise Enough
+
+    monkeypatch.setattr(page.scratch, "take_uploads", lambda: True)
+    monkeypatch.setattr(page.scratch, "keep_clean", lambda *seconds: None)
+    monkeypatch.setattr(engine, "preload", lambda: begun.append(("models", threading.current_thread())))
+    monkeypatch.setattr(captions, "preload", captioner)
+    with pytest.raises(Enough):
+        page.build()
+    assert begun == [(what, threading.main_thread()) for what in ("models", "captioner")]
 
 
 def test_the_declared_seconds_follow_the_samples(zero):
