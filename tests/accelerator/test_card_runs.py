@@ -223,6 +223,11 @@ def test_a_controlnet_goes_where_its_network_goes(folders, tmp_path, name, offlo
     assert (made["cpu", 0.8] != made["cpu", 0.0]).any()
 
 
+@pytest.mark.parametrize("way", OFFLOADS)
+def test_the_way_a_pipeline_goes_is_known_from_its_hooks(on, card, way):
+    assert offload.current(on("sd15", way)) == way
+
+
 def test_parts_that_share_weights_are_moved_by_layers_or_not_at_all(folders, card, tmp_path, monkeypatch):
     """Z-Image and its ControlNet. What they share counts once."""
     make_zimage_controlnet(tmp_path, Path(folders("z-image")))
