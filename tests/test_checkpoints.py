@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_runs import photo
 
 import cupscale
@@ -277,6 +277,19 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, suffix):
         cupscale.load(str(tmp_path / f"old{suffix}"), device="cpu")
     with pytest.raises(CupscaleError, match="pickle"):
         cupscale.load(loras=[str(tmp_path / f"old{suffix}")], device="cpu")
+
+
+def test_a_folder_of_pickles_is_not_read(folders, tmp_path):
+    """diffusers would take them where there is nothing else."""
+    shutil.copytree(folders("sd15"), tmp_path / "old")
+    unet = tmp_path / "old" / "unet"
+    weights_of = load_file(unet / "diffusion_pytorch_model.safetensors")
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(weights_of, unet / "diffusion_pytorch_model.bin")
+    with pytest.raises(
+        CupscaleError, match=r"only \.safetensors weights are read here, since pickles can run any code"
+    ):
+        cupscale.load(str(tmp_path / "old"), device="cpu")
 
 
 def test_a_file_that_is_not_there_is_said_so():
