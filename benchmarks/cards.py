@@ -1,6 +1,7 @@
 """What a card of 8 to 24 GB holds: the way of offloading that `--offload auto` takes, worked out without a card.
 
     python -m benchmarks.cards
+    python -m benchmarks.cards --parameters    the networks' sizes beside their makers' figures
 
 Networks of real size stand on torch's meta device, in half precision. A card's free memory is its size less 1 GiB, ours, for
 CUDA itself and the screen. What a run takes beside the weights is counted as `auto` counts it.
@@ -8,6 +9,7 @@ CUDA itself and the screen. What a run takes beside the weights is counted as `a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +121,28 @@ PARTS: dict[str, tuple[Callable[[], Any], ...]] = {
 }
 
 
+# The denoising network's size as its makers give it, in billions, and where that was read.
+PUBLIC = {
+    "sd15": (0.86, "SDXL's paper, table 1 (arXiv 2307.01952)"),
+    "sdxl": (2.6, "the same"),
+    "pixart-sigma": (0.6, "PixArt-alpha's paper (arXiv 2310.00426)"),
+    "sd3": (2.0, "SD3's announcement, medium; to one digit"),
+    "sd35-medium": (2.5, "its announcement; its file has 4.76 GiB, 168 MB of them the VAE"),
+    "sd35-large": (8.1, "its announcement"),
+    "z-image": (6.0, "its repository; to one digit"),
+    "flux2-klein-base": (3.875, "its file of 7.75 GB in bfloat16; '4B' by its name"),
+    "qwen-image": (20.0, "its paper (arXiv 2508.02324); to two digits"),
+}
+
+
+def sizes(name: str) -> tuple[int, int]:
+    """Numbers in the denoising network, without and with its tables, on the meta device."""
+    with torch.device("meta"):
+        network = PARTS[name][-1]()
+    parameters = sum(p.numel() for p in network.parameters())
+    return parameters, parameters + sum(b.numel() for b in network.buffers())
+
+
 def pipeline(name: str) -> Any:
     """As much of a pipeline as `cupscale.offload` looks at."""
     with torch.device("meta"):
@@ -133,7 +157,19 @@ def cell(pipe: Any, geometry: Geometry, side_px: int, free: int) -> str:
     return next((f"{way}, {size / 1e9:.1f} GB" for way, size in needed.items() if size <= free), "-")
 
 
+def parameters() -> None:
+    print("| model | parameters | with tables | its makers | apart | read in |")
+    print("|---|---|---|---|---|---|")
+    for name, (billions, where) in PUBLIC.items():
+        own, whole = sizes(name)
+        apart = f"{whole / (billions * 1e9) - 1:+.1%}"
+        print(f"| {name} | {own:,} | {whole:,} | {billions:g} billion | {apart} | {where} |", flush=True)
+
+
 def main() -> None:
+    if "--parameters" in sys.argv[1:]:
+        parameters()
+        return
     print(f"| model | weights | result | {' | '.join(f'{card} GB' for card in CARDS_GB)} |")
     print(f"|---|---|---|{'---|' * len(CARDS_GB)}")
     for name in PARTS:

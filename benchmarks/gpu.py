@@ -81,7 +81,14 @@ def random_sd15(dtype: torch.dtype) -> Any:
         text_encoder=CLIPTextModel(CLIPTextConfig(**real_size_sdxl.TEXT, **marks)),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**memory.UNET_SD15),
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -129,8 +136,7 @@ def loaded(case: Case, device: str) -> CUpscalePipeline:
     if isinstance(case.source, str):
         pipe = models.load(case.source, device=device, dtype=case.dtype, offload=case.way)  # type: ignore[arg-type]
     else:
-        names = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-        made = case.source(names[case.dtype or usual_dtype(case.name)])
+        made = case.source(models.DTYPES[case.dtype or usual_dtype(case.name)])
         pipe = offload.put(made, case.way, device)  # type: ignore[arg-type]
     return CUpscalePipeline(pipe, preview_px=0)
 

@@ -32,6 +32,7 @@ import cupscale
 from benchmarks import real_size_sdxl, real_size_transformer
 from cupscale.backbones import Backbone, Tiles, adapt
 from cupscale.backbones.denoiser import Text
+from cupscale.method.memory import module_bytes
 from cupscale.method.regions import Region, Size
 from cupscale.planning import device_bytes, make_plan
 
@@ -161,10 +162,6 @@ def _sd3() -> Model:
     return Model("sd3", pipe, (4096, 333, 2048), 500.0)
 
 
-def weights(module: torch.nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
-
-
 def network_peak(model: Model, regions: int, canvas: Size) -> int:
     """Above the weights: one pass over the overview and one call for some regions, with all priors and guidance."""
     backbone: Any = adapt(model.pipe)
@@ -229,13 +226,15 @@ def main() -> None:
         network = adapt(model.pipe).network
         for regions in (1, 4, 8):
             what = f"network, {regions} region{'s' * (regions > 1)}, guided, all priors"
-            row(name, what, weights(network), network_peak(model, regions, Size(512, 512)))
+            row(name, what, module_bytes(network), network_peak(model, regions, Size(512, 512)))
         for side_px in (1024, 4096, 8192):
             row(name, f"the plan, {side_px} px", 0, planned(adapt(model.pipe), side_px))
     model = _sdxl()
     for way, side_px, tile_px, dtype in VAE_RUNS:
         what = f"{way} {side_px} px in tiles of {tile_px} px, {str(dtype).removeprefix('torch.')}"
-        row("VAE", what, weights(model.pipe.vae.to(dtype)), vae_peak(model, side_px, tile_px, dtype, way))
+        row(
+            "VAE", what, module_bytes(model.pipe.vae.to(dtype)), vae_peak(model, side_px, tile_px, dtype, way)
+        )
 
 
 def row(name: str, what: str, held: int, above: int) -> None:

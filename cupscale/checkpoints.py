@@ -198,6 +198,7 @@ def read_pipeline(source: str, dtype: torch.dtype, parts: Mapping[str, Any]) -> 
         return _read_single_file(source, dtype, parts)
     if Path(source).is_dir():
         _check_index(source)
+    plain: Exception | None = None
     order = (None, "fp16") if dtype == torch.float32 else ("fp16", None)
     for variant in order:
         try:
@@ -205,8 +206,13 @@ def read_pipeline(source: str, dtype: torch.dtype, parts: Mapping[str, Any]) -> 
                 source, dtype=dtype, variant=variant, use_safetensors=True, **parts
             )
         except (OSError, ValueError) as error:
-            if variant == order[-1] or not _is_missing(error, variant):
+            plain = error if variant is None else plain
+            if not _is_missing(error, variant):
                 raise
+            if (
+                variant == order[-1]
+            ):  # what the usual files lack says more than that there are no half-precision ones
+                raise (plain or error) from None
         except (AttributeError, IndexError, TypeError) as error:
             raise ValueError(f"its parts are not described as save_pretrained does it ({error})") from error
     raise AssertionError("the last of the variants is returned or raised")

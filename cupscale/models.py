@@ -252,7 +252,7 @@ KNOWN: dict[str, Known] = {
     "sd3": Known(
         source="stabilityai/stable-diffusion-3-medium-diffusers",
         licence="Stability AI Community",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_400_000_000, tile=KL_TILE),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_500_000_000, tile=KL_TILE),
         quick=QUICKER,
         pipeline="StableDiffusion3Pipeline",
         memory=20,
@@ -262,7 +262,7 @@ KNOWN: dict[str, Known] = {
     "sd35-medium": Known(
         source="stabilityai/stable-diffusion-3.5-medium",
         licence="Stability AI Community",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=15_800_000_000, tile=KL_TILE),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=16_300_000_000, tile=KL_TILE),
         over={"steps": 40, "guidance": 4.5},
         pipeline="StableDiffusion3Pipeline",
         memory=21,
@@ -272,7 +272,7 @@ KNOWN: dict[str, Known] = {
     "sd35-large": Known(
         source="stabilityai/stable-diffusion-3.5-large",
         licence="Stability AI Community",
-        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=27_400_000_000, tile=KL_TILE),
+        geometry=Geometry(native=1024, cell=8, align=16, channels=16, weights=27_600_000_000, tile=KL_TILE),
         over={"guidance": 3.5},
         quick=QUICKER,
         pipeline="StableDiffusion3Pipeline",
@@ -335,6 +335,7 @@ KNOWN: dict[str, Known] = {
 }
 
 
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 # Pipelines whose activations overflow in float16: (their class, the half precision they take).
 HALF = dict.fromkeys(
     (
@@ -489,10 +490,9 @@ def _dtype(dtype: str | torch.dtype | None, device: str, family: str) -> torch.d
         dtype = "float32" if device == "cpu" else HALF.get(family, "float16")
     if isinstance(dtype, torch.dtype):
         return dtype
-    names = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-    if dtype not in names:
-        raise CupscaleError(f"unknown dtype '{dtype}': choose one of {', '.join(names)}")
-    return names[dtype]
+    if dtype not in DTYPES:
+        raise CupscaleError(f"unknown dtype '{dtype}': choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
 
 
 def _check_bundled(source: str) -> None:

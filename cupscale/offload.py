@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal
 
 import torch
 
 from cupscale import machine
 from cupscale.errors import CupscaleError
-from cupscale.method.memory import stored_bytes
+from cupscale.method.memory import module_bytes
 
 Offload = Literal["none", "model", "group", "sequential"]
 # From the fastest to the one that needs least.
@@ -16,13 +17,20 @@ WAYS: tuple[Offload, ...] = ("none", "model", "group", "sequential")
 GIB = 2**30
 
 
+def parts(pipe: Any) -> dict[str, torch.nn.Module]:
+    """A pipeline's parts that have weights."""
+    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def possible(pipe: Any) -> tuple[Offload, ...]:
+    """The ways a pipeline can go: two move part by part, and miss weights that parts share, as Z-Image and its ControlNet do."""
+    owners = Counter(id(weight) for part in parts(pipe).values() for weight in part.parameters())
+    return ("none", "group") if any(count > 1 for count in owners.values()) else WAYS
+
+
 def part_bytes(pipe: Any) -> dict[str, int]:
     """Bytes of a pipeline's weights, part by part, wherever they are now."""
-    return {
-        name: stored_bytes(part.parameters())
-        for name, part in pipe.components.items()
-        if isinstance(part, torch.nn.Module)
-    }
+    return {name: module_bytes(part) for name, part in parts(pipe).items()}
 
 
 def weights_there(pipe: Any, way: Offload) -> int:
@@ -32,15 +40,10 @@ def weights_there(pipe: Any, way: Offload) -> int:
     before the last has gone.
     """
     if way == "none":
-        return sum(part_bytes(pipe).values())
+        return module_bytes(torch.nn.ModuleList(parts(pipe).values()))
     if way == "model":
         return max(part_bytes(pipe).values(), default=0)
-    layers = (
-        stored_bytes(layer.parameters(recurse=False))
-        for part in pipe.components.values()
-        if isinstance(part, torch.nn.Module)
-        for layer in part.modules()
-    )
+    layers = (module_bytes(layer, recurse=False) for part in parts(pipe).values() for layer in part.modules())
     return 2 * max(layers, default=0)
 
 
@@ -48,14 +51,13 @@ def current(pipe: Any) -> Offload:
     """How a pipeline is offloaded now."""
     from accelerate.hooks import CpuOffload
 
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            for module in part.modules():
-                registry: Any = getattr(module, "_diffusers_hook", None)
-                if registry is not None and "group_offloading" in registry.hooks:
-                    return "group"
-                if hook := getattr(module, "_hf_hook", None):
-                    return "model" if isinstance(hook, CpuOffload) else "sequential"
+    for part in parts(pipe).values():
+        for module in part.modules():
+            registry: Any = getattr(module, "_diffusers_hook", None)
+            if registry is not None and "group_offloading" in registry.hooks:
+                return "group"
+            if hook := getattr(module, "_hf_hook", None):
+                return "model" if isinstance(hook, CpuOffload) else "sequential"
     return "none"
 
 
@@ -70,18 +72,23 @@ def choose(pipe: Any, device: str, work: int) -> Offload:
     if device == "cpu":
         return "none"
     free = machine.free_bytes(device)
-    return next((way for way in WAYS if weights_there(pipe, way) + work <= free), WAYS[-1])
+    ways = possible(pipe)
+    return next((way for way in ways if weights_there(pipe, way) + work <= free), ways[-1])
 
 
 def put(pipe: Any, way: Offload, device: str) -> Any:
     """The pipeline on a device, under a way of offloading.
 
     Raises:
-        CupscaleError: The device is a CPU, which nothing can be offloaded from.
+        CupscaleError: The device is a CPU, which nothing can be offloaded from, or the pipeline cannot go this way.
     """
     if way != "none" and device == "cpu":
         raise CupscaleError(
             f"offload '{way}' needs an accelerator and this run is on a CPU: use offload none"
+        )
+    if way not in (ways := possible(pipe)):
+        raise CupscaleError(
+            f"offload '{way}' misses weights that two parts of this {type(pipe).__name__} share: use offload {' or '.join(ways)}"
         )
     if way == "none":
         return pipe.to(device)
@@ -113,7 +120,8 @@ def fitting_way(pipe: Any, device: str, work: int) -> str:
     if device == "cpu":
         return ""
     free = room(pipe, device)
-    for way in WAYS[WAYS.index(current(pipe)) + 1 :]:
+    ways = possible(pipe)
+    for way in (way for way in WAYS[WAYS.index(current(pipe)) + 1 :] if way in ways):
         needed = weights_there(pipe, way) + work
         if needed <= free:
             return f"load the model with offload {way}, which needs about {needed / GIB:.1f} of the {free / GIB:.1f} GB there"

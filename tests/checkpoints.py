@@ -29,6 +29,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImageControlNetModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
@@ -406,6 +407,21 @@ def make_controlnet(folder: Path, model: Path) -> Path:
     shifted(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16))).save_pretrained(
         folder
     )
+    return folder
+
+
+def make_zimage_controlnet(folder: Path, model: Path) -> Path:
+    """A ControlNet for the transformer of a checkpoint of Z-Image."""
+    config = ZImageTransformer2DModel.load_config(model / "transformer")
+    torch.manual_seed(2)
+    network = ZImageControlNetModel(
+        control_layers_places=[0, 1],
+        control_refiner_layers_places=[0],
+        control_in_dim=7,  # more than the latents' 4, as the second version has it
+        add_control_noise_refiner="control_noise_refiner",
+        **{key: config[key] for key in ("dim", "n_refiner_layers", "n_heads", "n_kv_heads")},
+    )
+    shifted(network).save_pretrained(folder)
     return folder
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -537,6 +538,13 @@ def test_a_few_step_name_loads_its_lora_and_scheduler_and_is_remembered(folders,
     assert pipe.scheduler.config.timestep_spacing == "trailing"
     chosen = cupscale.CUpscalePipeline(pipe).settings()
     assert (chosen.model, chosen.steps, chosen.guidance) == ("sdxl-lightning", 8, 1.0)
+
+
+def test_the_table_of_what_was_checked_names_the_ids_that_are_loaded():
+    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    checked = {row[0]: row[1] for row in rows if row[0] in models.KNOWN}
+    assert len(checked) == 8 and checked == {name: models.KNOWN[name].source for name in checked}
 
 
 def test_the_models_command_lists_them():

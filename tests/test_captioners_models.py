@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import threading
 import time
+from types import SimpleNamespace
 
 import captioner_checkpoints as checkpoints
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from cupscale.captioners import CaptionerError, Request, open_captioner
 from cupscale.captioners.appearance import colours, words_of
+from cupscale.captioners.tagger import Tagger
 from cupscale.captioners.vlm import VLM
 from cupscale.errors import CupscaleError
 
@@ -52,6 +54,32 @@ def test_a_model_of_each_family_loads_and_answers_the_same_every_time(folders, k
     captioner.release()
     assert captioner.bytes == 0 and texts(captioner, requests()) == first
     assert all("Describe" not in text and "<image>" not in text for text in first)
+
+
+class Packed(torch.Tensor):
+    """24 weights of 32 bits, as they say, in 8 bits with a scale a row: 24 + 4 * 4 bytes."""
+
+    def __new__(cls):
+        made = torch.Tensor._make_wrapper_subclass(cls, (4, 6), dtype=torch.float32)
+        made.values, made.scales = torch.zeros(4, 6, dtype=torch.int8), torch.zeros(4, 1)
+        return made
+
+    def __tensor_flatten__(self):
+        return ["values", "scales"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, *call):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("captioner", [VLM("owner/name", device="cpu"), Tagger()])
+def test_bytes_are_of_weights_tables_and_what_is_quantized(captioner):
+    """By hand: 3 x 5 weights and 5 biases of 2 bytes; a table of 7 of 4 bytes; 40 bytes packed."""
+    model = torch.nn.Linear(3, 5, dtype=torch.float16)
+    model.register_buffer("table", torch.zeros(7))
+    model.register_buffer("packed", Packed())
+    captioner._loaded, captioner._network = SimpleNamespace(model=model), model
+    assert captioner.bytes == 2 * (15 + 5) + 4 * 7 + 40 == 108
 
 
 def test_one_message_holds_whole_image_crop_and_instruction(folders):

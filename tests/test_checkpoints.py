@@ -1,6 +1,8 @@
 """Models as people have them: variants, single files, LoRAs, precision and defaults that follow the checkpoint."""
 
+import dataclasses
 import shutil
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -12,7 +14,7 @@ from click.testing import CliRunner
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_runs import photo
 
 import cupscale
@@ -96,6 +98,16 @@ def test_an_error_that_is_no_missing_variant_ends_the_search(folders, tmp_path, 
     with pytest.raises(CupscaleError, match="damaged"):
         cupscale.load(str(tmp_path / "broken"), device="cpu")
     assert asked == [None]
+
+
+def test_a_download_that_breaks_says_what_is_kept_and_that_the_same_command_goes_on(folders, monkeypatch):
+    def broken(cls, *args, **kwargs):
+        raise checkpoints.connection_errors()[0]("peer closed connection\nin the middle")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(broken))
+    said = r"the download broke off \(peer closed connection\); what has come is kept, and the same command goes on from there$"
+    with pytest.raises(CupscaleError, match=said):
+        cupscale.load(folders("sd15"), device="cpu")
 
 
 # Precision and defaults
@@ -239,7 +251,7 @@ def header(path, *names, width=4):
                 "model.diffusion_model.x",
                 "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias",
             ],
-            "refiner",
+            "refiner, which takes over the last steps",
         ),
     ],
 )
@@ -265,6 +277,19 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, suffix):
         cupscale.load(str(tmp_path / f"old{suffix}"), device="cpu")
     with pytest.raises(CupscaleError, match="pickle"):
         cupscale.load(loras=[str(tmp_path / f"old{suffix}")], device="cpu")
+
+
+def test_a_folder_of_pickles_is_not_read(folders, tmp_path):
+    """diffusers would take them where there is nothing else."""
+    shutil.copytree(folders("sd15"), tmp_path / "old")
+    unet = tmp_path / "old" / "unet"
+    weights_of = load_file(unet / "diffusion_pytorch_model.safetensors")
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(weights_of, unet / "diffusion_pytorch_model.bin")
+    with pytest.raises(
+        CupscaleError, match=r"only \.safetensors weights are read here, since pickles can run any code"
+    ):
+        cupscale.load(str(tmp_path / "old"), device="cpu")
 
 
 def test_a_file_that_is_not_there_is_said_so():
@@ -313,10 +338,23 @@ def test_loras_change_the_picture_each_by_its_weight_and_are_recorded(folders, l
     both = picture(made(loras[0], f"{loras[1]}:-1.5"))
     assert (none == plain).all()
     assert 0 < np.abs(half - plain).mean() < np.abs(one - plain).mean()
-    assert (both != one).any() and (both != plain).any()
+    second = picture(made(f"{loras[1]}:-1.5"))
+    assert all((both != other).any() for other in (one, second, plain))
     result = cupscale.upscale(made(loras[0], f"{loras[1]}:-1.5"), photo(), **FAST)
     assert result.settings.loras == (loras[0], f"{loras[1]}:-1.5")
     assert cupscale.upscale(made(), photo(), **FAST).settings.loras == ()
+
+
+def test_a_persons_lora_stands_beside_that_of_the_few_steps(folders, loras, monkeypatch):
+    file = Path(loras[0])
+    entry = dataclasses.replace(
+        models.KNOWN["sdxl-lightning"], source=folders("sdxl"), lora=(str(file.parent), file.name)
+    )
+    monkeypatch.setitem(models.KNOWN, "sdxl-lightning", entry)
+    pipe = cupscale.load("sdxl-lightning", device="cpu", loras=[f"{loras[1]}:0.5"])
+    assert pipe.get_active_adapters() == ["few_steps", "lora1"]
+    scales = [module.scaling for module in pipe.unet.modules() if hasattr(module, "scaling")]
+    assert scales and all(scale["lora1"] == scale["few_steps"] / 2 > 0 for scale in scales)
 
 
 def test_settings_that_name_a_lora_which_is_not_loaded_say_so(folders, loras):

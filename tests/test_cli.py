@@ -12,7 +12,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cupscale import images
+from cupscale.backbones import Tiles
 from cupscale.cli import main
+from cupscale.errors import CupscaleError
 from cupscale.settings import Settings
 
 FAST = ["--steps", "4", "--strength", "0.5", "--guidance", "1", "--upscaler", "lanczos", "--device", "cpu"]
@@ -209,6 +211,22 @@ def test_a_name_that_is_too_long_is_one_line_before_the_run(name, photo, monkeyp
         assert done.exit_code == 2 and isinstance(done.exception, SystemExit), done.exception
         assert len(done.stderr.strip().splitlines()) == 1 and name in done.stderr
         assert "the limit is 255 bytes; choose a shorter one" in done.stderr
+
+
+def test_what_flags_say_of_the_hardware_reaches_the_model(photo, monkeypatch):
+    given = {}
+
+    def made(pipe, **how):
+        given.update(how)
+        raise CupscaleError("enough")
+
+    monkeypatch.setattr("cupscale.models.load", lambda model, **how: given.update(how))
+    monkeypatch.setattr("cupscale.pipeline.CUpscalePipeline", made)
+    flags = ["--device", "cpu", "--dtype", "bfloat16", "--offload", "none", "--tile", "512", "--batch", "3"]
+    done = run("upscale", photo, *flags)
+    assert done.exit_code == 2 and "enough" in done.stderr
+    assert (given["device"], given["dtype"], given["offload"]) == ("cpu", "bfloat16", "none")
+    assert (given["tiles"], given["batch"]) == (Tiles(512), 3)
 
 
 def test_help_reads_well_and_lists_every_setting():

@@ -4,7 +4,15 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_controlnet, make_pixart, make_sd15, make_sdxl, make_zimage, shifted
+from checkpoints import (
+    make_controlnet,
+    make_pixart,
+    make_sd15,
+    make_sdxl,
+    make_zimage,
+    make_zimage_controlnet,
+    shifted,
+)
 from click.testing import CliRunner
 from PIL import Image
 
@@ -56,16 +64,7 @@ def folders(tmp_path_factory):
         )
         shifted(union).save_pretrained(root / f"sdxl-{name}")
     made_zimage = make_zimage(root / "zimage")
-    transformer = diffusers.ZImageTransformer2DModel.from_pretrained(made_zimage / "transformer")
-    torch.manual_seed(2)
-    flow = diffusers.ZImageControlNetModel(
-        control_layers_places=[0, 1],
-        control_refiner_layers_places=[0],
-        control_in_dim=7,  # more than the latents' 4, as the second version has it
-        add_control_noise_refiner="control_noise_refiner",
-        **{key: transformer.config[key] for key in ("dim", "n_refiner_layers", "n_heads", "n_kv_heads")},
-    )
-    shifted(flow).save_pretrained(root / "zimage-union")
+    make_zimage_controlnet(root / "zimage-union", made_zimage)
     return root
 
 

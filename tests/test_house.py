@@ -76,7 +76,7 @@ def test_a_space_finds_what_it_needs():
     ):
         assert key in front
     about = yaml.safe_load(front)
-    assert about["suggested_hardware"] in {hardware.value for hardware in SpaceHardware}
+    assert about["suggested_hardware"] == SpaceHardware.ZERO_A10G.value
     wanted = {models.KNOWN["sdxl"].source, models.KNOWN["sdxl"].half_vae, vlm.DEFAULT}
     assert {entry.split()[0] for entry in about["preload_from_hub"]} == wanted
     requirements = (ROOT / "requirements.txt").read_text()

@@ -111,6 +111,8 @@ def test_the_way_that_fits_is_the_fastest_after_the_present_one(pipe, monkeypatc
     assert "offload model, which needs" in offload.fitting_way(pipe, "cuda", 7)
     free[0] = largest + 6 - whole
     assert "offload group, which needs" in offload.fitting_way(pipe, "cuda", 7)
+    free[0] = 9 * whole  # the way it goes now did not fit, whatever was counted
+    assert "offload model, which needs" in offload.fitting_way(pipe, "cuda", 7)
     free[0] = -whole
     assert offload.fitting_way(pipe, "cuda", 7) == "" == offload.fitting_way(pipe, "cpu", 7)
 
@@ -143,6 +145,34 @@ def test_the_command_line_says_it_in_one_line(folders, tmp_path, monkeypatch, er
     assert done.exit_code == 2 and "Traceback" not in done.output
     assert "memory" in done.stderr.strip().splitlines()[-1]
     assert not list(tmp_path.glob("a-x*"))
+
+
+def test_weights_that_a_device_does_not_hold_are_one_line_with_the_remedy(folders, monkeypatch):
+    """SDXL's small checkpoint; another error of the device stays what it is."""
+    whole = offload.weights_there(cupscale.load(folders("sdxl"), device="cpu"), "none")
+    for error in (FULL, RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")):
+        monkeypatch.setattr(
+            models.offloading, "put", lambda *where, error=error: (_ for _ in ()).throw(error)
+        )
+        with pytest.raises(
+            CupscaleError, match=rf"weights alone take {whole / 2**30:.1f} GB on cpu; .*offload auto"
+        ):
+            cupscale.load(folders("sdxl"), device="cpu")
+    monkeypatch.setattr(
+        models.offloading, "put", lambda *where: (_ for _ in ()).throw(RuntimeError("a driver"))
+    )
+    with pytest.raises(RuntimeError, match="a driver"):
+        cupscale.load(folders("sdxl"), device="cpu")
+
+
+def test_main_memory_that_ends_as_a_model_is_loaded_is_one_line(folders, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise MemoryError
+
+    photo(200, 120).save(tmp_path / "a.png")
+    monkeypatch.setattr(models, "load", full)
+    done = CliRunner().invoke(main, ["upscale", str(tmp_path / "a.png"), "--model", folders("sdxl")])
+    assert done.exit_code == 2 and "memory" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])

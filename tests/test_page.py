@@ -55,6 +55,7 @@ def pipeline(tmp_path, monkeypatch):
     made = CUpscalePipeline(models.load(str(tmp_path / "random")), batch=4)
     monkeypatch.setenv("CUPSCALE_MODELS", f"random={tmp_path / 'random'}")
     monkeypatch.setattr(engine, "_loaded", lambda name: made)
+    monkeypatch.setattr(engine, "_kept", {})
     return made
 
 
@@ -223,7 +224,7 @@ def test_control_is_offered_where_the_model_has_a_controlnet(monkeypatch, given,
         models, "load", lambda name, **how: loaded.append(how["controlnet"]) or SimpleNamespace()
     )
     monkeypatch.setattr(engine, "CUpscalePipeline", lambda pipe, **how: pipe)
-    engine._loaded.__wrapped__("tiny")
+    engine._loaded("tiny")
     assert loaded == ["/a/net" if given else None]
     with gr.Blocks():
         controls = Controls(Limits())
@@ -313,6 +314,29 @@ def test_a_run_that_ends_however_gives_its_line(error, said, caplog):
     updates = list(painting_module.Painting._guarded(painting, steps(), {"shot": None}))
     assert updates[1] == {"status": "begun"} and said in updates[-1]["failed"]
     assert ("a run failed" in caplog.text) == isinstance(error, KeyError)
+
+
+def test_the_buttons_come_back_after_every_kind_of_end(pipeline, tmp_path):
+    """Once a run has begun there is nothing but Cancel to click; afterwards everything else."""
+    picture = images.read(photo(tmp_path / "small.png"))
+    settings = Settings.build(FAST_SETTINGS, model="random", scale=1.0)
+    shot = list(run.watch(picture, settings, Limits(), "small"))[-1].shot
+    painting = painting_module.Painting.__new__(painting_module.Painting)
+    names = ("run", "draw", "cancel", "refused", "status", "viewer", "shot", "png", "jpeg", "downloads")
+    painting._tab = SimpleNamespace(**{name: name for name in names})
+
+    def clickable(updates):
+        return {name: updates[name]["interactive"] for name in ("run", "draw", "cancel")}
+
+    assert clickable(painting._opening()) == {"run": False, "draw": False, "cancel": True}
+    ends = [
+        painting._failed("out of memory"),
+        painting._stopped(True),
+        painting._stopped(False, before=shot),
+        painting._finished(shot, str(tmp_path / "small.png")),
+    ]
+    for updates in ends:
+        assert clickable(updates) == {"run": True, "draw": True, "cancel": False}
 
 
 def test_a_mask_of_another_size_is_refused_before_its_pixels_are_decoded(tmp_path, monkeypatch):

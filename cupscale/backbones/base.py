@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cupscale import offload
 from cupscale.backbones import SUPPORTED, Tiles, family_defaults, own
 from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
@@ -24,7 +25,7 @@ from cupscale.backbones.tokens import rule_of
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import GlobalAttention
 from cupscale.method.composer import Composer
-from cupscale.method.memory import stored_bytes
+from cupscale.method.memory import module_bytes
 from cupscale.method.regions import Size
 from cupscale.method.word_screen import WordScreen
 from cupscale.planning import Geometry
@@ -67,12 +68,7 @@ class DiffusersBackbone(ABC):
             align=cell * self._window_cells(),
             channels=self._channels(),
             width=self._width(),
-            weights=stored_bytes(
-                p
-                for part in pipe.components.values()
-                if isinstance(part, torch.nn.Module)
-                for p in part.parameters()
-            ),
+            weights=offload.weights_there(pipe, "none"),
         )
         self.geometry = replace(self.geometry, tile=_tile_bytes(pipe.vae, self._upcasts()))
         # How many places a side lie in a cell's channels: pixels of an exact codec, or cells of the VAE.
@@ -379,7 +375,7 @@ def parked(pipe: Any, device: torch.device) -> Iterator[None]:
         if name.startswith("text_encoder")
         and isinstance(part, torch.nn.Module)
         and not any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in part.modules())
-        and stored_bytes(part.parameters()) > PARK_BYTES
+        and module_bytes(part) > PARK_BYTES
         and not getattr(part, "is_quantized", False)
     ]
     if device.type == "cpu":

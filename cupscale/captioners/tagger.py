@@ -20,6 +20,7 @@ from PIL import Image
 from cupscale.captioners.appearance import words_of
 from cupscale.captioners.base import Answer, CaptionerError, Request
 from cupscale.installation import ASSETS
+from cupscale.method.memory import module_bytes
 
 SIDE_PX = 224
 MEAN, DEVIATION = 127.0, 128.0  # of bytes, as the weights were trained
@@ -133,9 +134,7 @@ class Tagger:
     @property
     def bytes(self) -> int:
         """Of the loaded weights."""
-        if self._network is None:
-            return 0
-        return sum(p.numel() * p.element_size() for p in self._network.parameters())
+        return 0 if self._network is None else module_bytes(self._network)
 
     def load(self) -> None:
         """The weights from their package. Raises CaptionerError where they are damaged."""

@@ -16,7 +16,7 @@ import torch
 from cupscale.captioners import background
 from cupscale.captioners.base import Answer, CaptionerError, Request
 from cupscale.machine import best_device
-from cupscale.method.memory import empty_cache, is_out_of_memory
+from cupscale.method.memory import empty_cache, is_out_of_memory, module_bytes
 
 DEFAULT = "Qwen/Qwen3-VL-2B-Instruct"
 NEW_TOKENS = 96  # 40 words and some room
@@ -27,7 +27,7 @@ PLAIN = ("blip", "blip-2", "git", "vision-encoder-decoder")
 
 
 class VLM:
-    """A local model. Loaded at the first use, on the CPU; moved to `device` while it answers.
+    """A local model. Loaded at the first use, on the CPU; moved to `device` before it answers.
 
     model: hub id or folder. device: "cuda", "mps", "cpu"; the best there is by default. dtype: the checkpoint's own on
     an accelerator, float32 on a CPU. batch: requests at once to begin with; halved where the memory does not hold them.
@@ -63,15 +63,19 @@ class VLM:
 
     @property
     def bytes(self) -> int:
-        if self._loaded is None:
-            return 0
-        return sum(p.numel() * p.element_size() for p in self._loaded.model.parameters())
+        return 0 if self._loaded is None else module_bytes(self._loaded.model)
 
     def load(self) -> None:
         """Into main memory. Raises CaptionerError where the model cannot be found or used."""
         if self._loaded is None:
             dtype = self._dtype or ("float32" if self.device == "cpu" else "auto")
             self._loaded = _load(self.model, dtype)
+
+    def place(self) -> None:
+        """Loaded, and on its device. Raises CaptionerError as `load`."""
+        self.load()
+        assert self._loaded is not None
+        self._loaded.model.to(self.device)
 
     def release(self) -> None:
         if self._loaded is None:
@@ -81,10 +85,9 @@ class VLM:
 
     def ask(self, requests: Sequence[Request]) -> Generator[Answer | None, None, None]:
         def work(emit: Callable[[Answer], None], stop: threading.Event) -> None:
-            self.load()
+            self.place()
             loaded = self._loaded
             assert loaded is not None
-            loaded.model.to(self.device)
             at = 0
             while at < len(requests) and not stop.is_set():
                 some = requests[at : at + self.batch]

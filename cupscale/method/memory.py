@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 Event = TypeVar("Event")
 Found = TypeVar("Found")
@@ -33,6 +34,16 @@ def empty_cache() -> None:
 def stored_bytes(tensors: Iterable[Tensor]) -> int:
     """What tensors take in memory. A quantized one may say the size of what it stands for: its parts are counted."""
     return sum(map(_stored, tensors))
+
+
+def module_bytes(module: Module, recurse: bool = True) -> int:
+    """What a module takes in memory: its parameters, and its buffers, such as SD3's table of positions, which go where it goes.
+
+    Args:
+        module: Of torch.
+        recurse: With the modules inside it.
+    """
+    return stored_bytes([*module.parameters(recurse), *module.buffers(recurse)])
 
 
 def _stored(tensor: Tensor) -> int:

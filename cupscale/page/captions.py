@@ -17,6 +17,7 @@ from cupscale.captioners import (
     CaptionProgress,
     caption_calls,
 )
+from cupscale.captioners.vlm import VLM
 from cupscale.errors import CupscaleError
 from cupscale.images import Picture
 from cupscale.method.sampler import Notice
@@ -38,10 +39,11 @@ class Step:
 
 
 def preload() -> None:
-    """Load the default captioner when the page starts, where ZeroGPU wants it: its weights are moved once, not per call."""
+    """Put the default captioner on the card when the page starts, where ZeroGPU wants it: it is moved once, not per call."""
     if engine.ZERO:
         try:
-            writers.opened(writers.kinds()[0]).load()
+            captioner = writers.opened(writers.kinds()[0])
+            captioner.place() if isinstance(captioner, VLM) else captioner.load()
         except CaptionerError as error:  # the page works without one
             warnings.warn(f"the captioner was not loaded: {error}", stacklevel=2)
 

@@ -4,19 +4,23 @@ A model is loaded once and shared; a lock keeps two runs from using it at the sa
 when the page starts. On ZeroGPU all that are offered are: a model that is fetched inside a visitor's slot is fetched for each,
 and none but the main thread may put one on the card. Names of models come from an allow-list: the known ones (on ZeroGPU the
 default), and what the operator adds with CUPSCALE_MODELS ("name=hub/id, name=/folder, name=sdxl + /loras/ink.safetensors:0.8").
-A visitor's text never becomes a path or a hub id. CUPSCALE_OFFLOAD says what waits in main memory: auto (the default), none,
-model, group, sequential.
+A visitor's text never becomes a path or a hub id. As many models stay loaded as the memory holds; the one that was not used for
+longest goes first.
+
+What flags of the command line say of the hardware, the operator says in the environment: CUPSCALE_OFFLOAD, what waits in main
+memory (auto, the default, none, model, group, sequential); CUPSCALE_DTYPE, the precision; CUPSCALE_VAE_TILE, the side of a VAE
+tile in pixels; CUPSCALE_REGIONS_AT_ONCE, of one network call.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +28,16 @@ import gradio as gr
 import spaces
 
 from cupscale import checkpoints, machine, models
+from cupscale.backbones import Tiles
 from cupscale.errors import CupscaleError
 from cupscale.events import Event
 from cupscale.images import Picture
+from cupscale.method.memory import empty_cache
 from cupscale.offload import WAYS
 from cupscale.page import writers
 from cupscale.page.limits import lent_gpu
 from cupscale.pipeline import CUpscalePipeline
-from cupscale.planning import Geometry, Plan
+from cupscale.planning import LEAST_TILE_PX, TILE_PX, Geometry, Plan
 from cupscale.run_plan import plan_run
 from cupscale.settings import Settings
 from cupscale.upscalers import Cache
@@ -44,6 +50,7 @@ _FIXED_SECONDS = 8.0
 _CALL_SECONDS = 1.5  # of a captioner, where none was measured
 _MARGIN = 1.5  # over a guess
 _KEPT_SECONDS = 3600  # what base upscalers made of a visitor's picture
+_kept: dict[str, CUpscalePipeline] = {}  # models that are loaded, the one that was used last at the end
 one_run = threading.Lock()
 _loading = threading.Lock()
 
@@ -136,30 +143,75 @@ def defaults(name: str) -> dict[str, object]:
 
 
 def pipeline(name: str) -> CUpscalePipeline:
-    """The model, loaded once."""
+    """The model, loaded once, and kept while there is room for those that are asked for."""
     with _loading:
-        return _loaded(check_model(name))
+        found = _kept.pop(check_model(name), None)
+        while found is None and not ZERO and _kept and not _room_for(name):
+            _kept.pop(next(iter(_kept)))
+            gc.collect()
+            empty_cache()
+        _kept[name] = found or _loaded(name)  # the last one
+        return _kept[name]
 
 
-@lru_cache(maxsize=None if ZERO else 2)
+def _room_for(name: str) -> bool:
+    """Whether a model can be loaded beside those that are. One without a name is taken to be as large as the largest of them."""
+    known = models.known_of(offered()[name].source)
+    geometry = (
+        known.geometry if known else max((kept.backbone.geometry for kept in _kept.values()), key=_weights)
+    )
+    if machine.free_bytes("cpu") < geometry.weights:
+        return False
+    device = machine.best_device()
+    if device == "cpu" or _offload() not in ("auto", "none"):
+        return True
+    return machine.free_bytes(device) >= geometry.weights + models.work_bytes(geometry)
+
+
+def _weights(geometry: Geometry) -> int:
+    return geometry.weights
+
+
 def _loaded(name: str) -> CUpscalePipeline:
     chosen = offered()[name]
+    way, dtype = _offload(), _one_of("CUPSCALE_DTYPE", models.DTYPES)
+    batch, tile = _whole("CUPSCALE_REGIONS_AT_ONCE", 1, 256), _whole("CUPSCALE_VAE_TILE", LEAST_TILE_PX, 8192)
     pipe = models.load(
-        chosen.source, offload=_offload(), controlnet=controlnets().get(name), loras=chosen.loras
+        chosen.source,
+        dtype=dtype,
+        offload=way,
+        controlnet=controlnets().get(name),
+        loras=chosen.loras,
     )
     # They are recorded in visitors' results, whom the operator's folders do not concern.
     pipe.cupscale_loras = tuple(
         Path(lora).name if Path(lora).is_absolute() else lora for lora in chosen.loras
     )
-    return CUpscalePipeline(pipe, preview_px=448, cache=Cache(max_age=_KEPT_SECONDS))
+    tiles, cache = Tiles(tile or TILE_PX), Cache(max_age=_KEPT_SECONDS)
+    return CUpscalePipeline(pipe, batch=batch, tiles=tiles, preview_px=448, cache=cache)
 
 
 def _offload() -> Any:
     """CUPSCALE_OFFLOAD; on ZeroGPU, whose card holds what is offered, nothing waits elsewhere."""
-    way = os.environ.get("CUPSCALE_OFFLOAD") or ("none" if ZERO else "auto")
-    if way not in ("auto", *WAYS):
-        raise CupscaleError(f"CUPSCALE_OFFLOAD is '{way}': choose auto, {', '.join(WAYS)}")
-    return way
+    return _one_of("CUPSCALE_OFFLOAD", ("auto", *WAYS)) or ("none" if ZERO else "auto")
+
+
+def _one_of(variable: str, choices: Collection[str]) -> str | None:
+    """What the environment says; None where it says nothing. Raises CupscaleError for what is no choice."""
+    said = os.environ.get(variable) or None
+    if said is not None and said not in choices:
+        raise CupscaleError(f"{variable} is '{said}': choose {', '.join(choices)}")
+    return said
+
+
+def _whole(variable: str, least: int, most: int) -> int | None:
+    """The same of a whole number."""
+    said = os.environ.get(variable)
+    if not said:
+        return None
+    if not (said.isascii() and said.isdigit() and least <= int(said) <= most):
+        raise CupscaleError(f"{variable} is '{said}': give a whole number from {least} to {most}")
+    return int(said)
 
 
 def preload() -> None:

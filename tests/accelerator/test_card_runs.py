@@ -1,22 +1,28 @@
 """Every family as on an accelerator, under every offload: no tensor is left on the CPU, and the picture is the CPU's."""
 
 import contextlib
+import functools
 import importlib.util
 import sys
+from pathlib import Path
+from typing import get_args
 
 import captioner_checkpoints
 import numpy as np
 import pytest
 import torch
 from card import CUDA, Card, MixedDevices, bytes_on_card, on_card
-from checkpoints import FAMILIES
+from checkpoints import FAMILIES, make_controlnet, make_zimage_controlnet
+from PIL import Image
 from small_runs import RUN, levels, photo
 
 import cupscale
-from cupscale import stages
-from cupscale.backbones import base, tiling, unet
-from cupscale.captioners.vlm import _Loaded
+from cupscale import offload, stages
+from cupscale.backbones import adapt, base, tiling, unet
+from cupscale.captioners.vlm import VLM, _Loaded
+from cupscale.errors import CupscaleError
 from cupscale.method import regions, sampler
+from cupscale.settings import Scheduler
 
 OFFLOADS = ["none", "model", "group", "sequential"]
 
@@ -141,6 +147,14 @@ def test_half_precision_is_near_the_full_one(of_the_cpu, on, card, name, dtype):
     assert gap.mean() < 6
 
 
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_folders_precision_on_a_card_is_its_familys(folders, card, name):
+    """These overflow in float16."""
+    network = adapt(cupscale.load(folders(name), device="cuda")).network
+    wide = name in ("z-image", "flux2-klein-base", "qwen-image")
+    assert network.dtype == (torch.bfloat16 if wide else torch.float16)
+
+
 def test_a_vae_that_overflows_is_upcast_on_the_card_and_comes_back(on, card):
     pipe = on("sdxl", dtype="float16")
     pipe.vae.register_to_config(force_upcast=True)
@@ -151,6 +165,86 @@ def test_a_vae_that_overflows_is_upcast_on_the_card_and_comes_back(on, card):
     _picture(pipe)
     assert set(seen) == {(torch.float32, CUDA)}
     assert pipe.vae.dtype == torch.float16 and pipe.vae.device == CUDA
+
+
+CHOICES = {
+    "seamless": {"seamless": "xy"},
+    "low guidance": {"guidance_low": 5.0},
+    "noised reference": {"structure_space": "z_t", "structure_filter": "wavelet"},
+    "overview as reference": {"structure_reference": "overview", "windows": "alternating"},
+    "screen of words": {"attention_form": "screen"},
+    "composer by frequency": {"composer": "frequency"},
+    "flat places": {"flat_strength": 0.5, "flat_guidance": 0.2, "flat_windows": "keep"},
+    "told less noise": {"sigma_shift": 0.2, "overlap_falls": "thirds", "guidance_until": 0.5},
+} | {name: {"scheduler": name} for name in get_args(Scheduler) if name != "model"}
+
+
+@pytest.mark.parametrize("choice", list(CHOICES))
+def test_whatever_a_run_chooses_is_done_on_the_device(folders, choice):
+    """A Mac's, which refuses float64 too. Half of the picture shows nothing."""
+    image = Image.new("RGB", (60, 24), "teal")
+    image.paste(photo(), (0, 0))
+    made = []
+    for device in ("mps", "cpu"):
+        with Card("mps") if device == "mps" else contextlib.nullcontext():
+            pipe = cupscale.load(folders("sdxl"), device=device, dtype="float32")
+            run = cupscale.CUpscalePipeline(pipe, batch=4, preview_px=0)
+            made.append(levels(run.upscale(image, run.settings(**RUN | CHOICES[choice])).image))
+    assert np.abs(made[0] - made[1]).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["sdxl", "z-image"])
+def test_a_picture_from_words_is_drawn_on_the_card(folders, name):
+    made = []
+    for device in ("cuda", "cpu"):
+        with Card() if device == "cuda" else contextlib.nullcontext():
+            run = cupscale.CUpscalePipeline(cupscale.load(folders(name), device=device, dtype="float32"))
+            chosen = run.settings(**RUN | {"scale": 1, "captions": ()})
+            made.append(levels(run.upscale(None, chosen).image))
+    assert np.abs(made[0] - made[1]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "offload"),
+    [*(("sdxl", offload) for offload in OFFLOADS), ("z-image", "none"), ("z-image", "group")],
+)
+def test_a_controlnet_goes_where_its_network_goes(folders, tmp_path, name, offload):
+    make = make_controlnet if name == "sdxl" else make_zimage_controlnet
+    make(tmp_path, Path(folders(name)))
+    made = {}
+    for device, weight in (("cuda", 0.8), ("cpu", 0.8), ("cpu", 0.0)):
+        with Card() if device == "cuda" else contextlib.nullcontext():
+            way = offload if device == "cuda" else "none"
+            more = {"dtype": "float32", "controlnet": str(tmp_path), "offload": way}
+            made[device, weight] = levels(
+                _picture(cupscale.load(folders(name), device=device, **more), control=weight)
+            )
+    assert np.abs(made["cuda", 0.8] - made["cpu", 0.8]).max() <= 1
+    assert (made["cpu", 0.8] != made["cpu", 0.0]).any()
+
+
+@pytest.mark.parametrize("way", OFFLOADS)
+def test_the_way_a_pipeline_goes_is_known_from_its_hooks(on, card, way):
+    assert offload.current(on("sd15", way)) == way
+
+
+def test_parts_that_share_weights_are_moved_by_layers_or_not_at_all(folders, card, tmp_path, monkeypatch):
+    """Z-Image and its ControlNet. What they share counts once."""
+    make_zimage_controlnet(tmp_path, Path(folders("z-image")))
+    load = functools.partial(cupscale.load, folders("z-image"), device="cuda", controlnet=str(tmp_path))
+    for way in ("model", "sequential"):
+        with pytest.raises(CupscaleError, match=f"offload '{way}' misses weights.*use offload none or group"):
+            load(offload=way)
+    pipe = load()
+    both = {id(p): p for part in (pipe.transformer, pipe.controlnet) for p in part.parameters()}.values()
+    others = offload.part_bytes(pipe)["vae"] + offload.part_bytes(pipe)["text_encoder"]
+    whole = offload.weights_there(pipe, "none")
+    assert whole == others + sum(p.numel() * p.element_size() for p in both)
+    assert whole < sum(offload.part_bytes(pipe).values()) and adapt(pipe).geometry.weights == whole
+    monkeypatch.setattr(offload.machine, "free_bytes", lambda device: -1)
+    assert offload.current(load(offload="auto")) == "group"
+    monkeypatch.setattr(offload.machine, "free_bytes", lambda device: 2**30)
+    assert "offload group" in offload.fitting_way(pipe, "cuda", 0)
 
 
 @pytest.mark.parametrize("offload", OFFLOADS)
@@ -189,6 +283,21 @@ def test_a_captioner_writes_on_the_card_and_the_run_goes_on(on, card, tmp_path, 
     assert there and all(found == ("cuda", {CUDA}) for found in there)
 
 
+def test_a_lent_gpus_captioner_goes_to_the_card_once_when_the_page_starts(card, tmp_path, monkeypatch):
+    from cupscale.captioners import Request
+    from cupscale.page import captions, engine, writers
+
+    captioner = VLM(str(captioner_checkpoints.qwen(tmp_path)), device="cuda")
+    monkeypatch.setattr(engine, "ZERO", True)
+    monkeypatch.setattr(writers, "opened", lambda name: captioner)
+    captions.preload()
+    assert bytes_on_card(captioner._loaded.model) > 0
+    card.forget()
+    answers = list(captioner.ask([Request(lambda: (photo(), photo(48, 40)), "Describe the second.")]))
+    assert any(answer and answer.text is not None for answer in answers)
+    assert 0 < card.bytes["in"] < captioner.bytes / 2 and card.bytes["out"] < 10_000  # what it reads and says
+
+
 def test_closing_a_run_under_offload_empties_the_card_and_the_next_run_is_whole(on, card):
     pipe = on("sdxl", "model")
     whole = levels(_picture(pipe))
@@ -207,7 +316,7 @@ def test_the_pages_engine_runs_an_operators_model(folders, card, monkeypatch, of
 
     monkeypatch.setenv("CUPSCALE_MODELS", f"small={folders('z-image')}")
     monkeypatch.setenv("CUPSCALE_MODEL", "small")
-    engine._loaded.cache_clear()
+    engine._kept.clear()
     try:
         assert engine.default_model() == "small" and "sdxl" in engine.names()
         engine.preload()
@@ -219,7 +328,7 @@ def test_the_pages_engine_runs_an_operators_model(folders, card, monkeypatch, of
         assert previews and events[-1].result.image.size == (120, 72)
         assert np.abs(levels(events[-1].result.image) - levels(of_the_cpu("z-image"))).mean() < 6
     finally:
-        engine._loaded.cache_clear()
+        engine._kept.clear()
 
 
 # Planted errors: each is a line that works on a CPU

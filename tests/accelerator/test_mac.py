@@ -70,6 +70,9 @@ def test_devices_go_by_torchs_own_names(monkeypatch):
     assert machine.best_device() == "cpu"
     with Card("mps"):
         assert machine.best_device() == "mps" and machine.free_bytes("mps") == TOTAL_BYTES
+        with monkeypatch.context() as taken:
+            taken.setattr(torch.mps, "driver_allocated_memory", lambda: 5_000_000)
+            assert machine.free_bytes("mps") == TOTAL_BYTES - 5_000_000
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("xpu"))
     assert machine.best_device() == "xpu"
     with Card("cuda"):
