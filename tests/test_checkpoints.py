@@ -273,9 +273,10 @@ def test_an_sdxl_file_is_told_by_its_names(tmp_path):
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin"])
 def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, suffix):
     (tmp_path / f"old{suffix}").write_bytes(b"\x80\x04.")
-    with pytest.raises(CupscaleError, match=r"pickle.*safetensors"):
+    said = rf"old{suffix}' is a pickle, which can run any code as it is read: .*safetensors"
+    with pytest.raises(CupscaleError, match=said):
         cupscale.load(str(tmp_path / f"old{suffix}"), device="cpu")
-    with pytest.raises(CupscaleError, match="pickle"):
+    with pytest.raises(CupscaleError, match=said):
         cupscale.load(loras=[str(tmp_path / f"old{suffix}")], device="cpu")
 
 
@@ -411,6 +412,13 @@ def test_a_lora_of_another_family_says_which_it_was_made_for(folders, tmp_path):
     )
     with pytest.raises(CupscaleError, match="made for sd_v1-5"):
         cupscale.load(folders("sdxl"), device="cpu", loras=[named])
+    nowhere = header(
+        tmp_path / "n.safetensors", "transformer.a.to_k.lora_A.weight", "transformer.a.to_k.lora_B.weight"
+    )
+    with pytest.raises(
+        CupscaleError, match="does not fit a StableDiffusionXLPipeline"
+    ):  # which diffusers lets pass
+        cupscale.load(folders("sdxl"), device="cpu", loras=[nowhere])
     by_width = header(tmp_path / "w.safetensors", "unet.a.attn2.to_k.lora_A.weight", width=768)
     assert checkpoints.lora_family(by_width) == "Stable Diffusion 1.5"
     with pytest.raises(CupscaleError, match="is not there"):
