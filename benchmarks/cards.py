@@ -158,7 +158,7 @@ def cell(pipe: Any, geometry: Geometry, side_px: int, free: int) -> str:
 
 
 def parameters() -> None:
-    print("| model | parameters | with tables | its makers | apart | read in |")
+    print("| model | parameters | with tables | its makers | apart | whose figure |")
     print("|---|---|---|---|---|---|")
     for name, (billions, where) in PUBLIC.items():
         own, whole = sizes(name)
