@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import agents, answers, references
+from cupscale.page import agents, answers, calls, references
 from cupscale.page.desk import Desk
 from cupscale.page.kept_links import KeptLinks
 from cupscale.page.session import refusal
@@ -25,9 +25,10 @@ class Guarded(gr.Blocks):
     _tools: Any = None
 
     def queue(self, *given: Any, **named: Any) -> Guarded:
-        """As gradio's, whose answers are bounded."""
+        """As gradio's, whose answers are bounded and whose visitors take turns."""
         super().queue(*given, **named)
         answers.bound(self._queue)
+        calls.bound(self._queue)
         return self
 
     @property
