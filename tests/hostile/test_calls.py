@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -13,7 +14,9 @@ import pytest
 from page_server import photo, serve
 from test_clients import upload
 
-from cupscale.page import calls
+from cupscale import page
+from cupscale.page import calls, queue as queue_module, source
+from cupscale.page.api import Endpoints
 from cupscale.page.calls import Calls, Lines, TooMany, Turns
 from cupscale.page.limits import OPEN, SPACE, Limits
 from cupscale.page.session import RUN
@@ -158,6 +161,41 @@ def test_no_more_are_decoded_than_the_page_can_hold(visit, monkeypatch):
     assert order == ["a", "b"]
     with calls.alone(Limits()):  # a machine of one's own
         work()
+
+
+def test_pictures_plans_and_settings_are_read_alone(tmp_path, monkeypatch):
+    """Each of them, of a request."""
+    asked = []
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(calls, "alone", lambda limits: asked.append(limits) or contextlib.nullcontext())
+    limits, path = Limits(calls=3), str(photo(tmp_path / "a.png"))
+    source.read(path, limits)
+    assert asked == [limits]
+    Endpoints(limits).read_settings(path)
+    assert asked == [limits] * 2
+    Endpoints(limits).plan(path)
+    assert asked == [limits] * 4  # the plan's, and its picture's within it
+
+
+def test_the_page_s_own_queue_takes_turns_and_begins_at_once():
+    """Whose turn it is, is not decided by who came first with eight calls that are slow."""
+    demo = page.build(OPEN)
+    assert isinstance(demo._queue.event_queue_per_concurrency_id, Lines)
+    limits = {fn.concurrency_limit for fn in demo.fns.values() if fn.api_name in ("plan", "read_settings")}
+    assert limits == {"default"} and demo._queue.default_concurrency_limit is None
+
+
+def test_a_body_is_counted_as_it_comes():
+    pieces = [
+        {"type": "http.request", "body": body, "more_body": body != b"]"} for body in (b"]", b"1, 2", b"[")
+    ]
+    grew = []
+
+    async def receive():
+        return pieces.pop()
+
+    body, _ = asyncio.run(queue_module._taken({"headers": []}, receive, 100, grew.append))
+    assert body == b"[1, 2]" and grew == [1, 4, 1]
 
 
 def line_of(url, visitor):
