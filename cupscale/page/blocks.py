@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import gradio as gr
@@ -62,6 +63,14 @@ class Guarded(gr.Blocks):
         except CupscaleError as error:
             raise refusal(error) from None
 
+    async def call_function(self, *given: Any, **named: Any) -> Any:
+        """As gradio's, of which an error keeps nothing but its words."""
+        try:
+            return await super().call_function(*given, **named)
+        except Exception as error:
+            _let_go(error)
+            raise
+
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
         """As gradio's, which keeps nothing of it."""
         try:
@@ -69,6 +78,13 @@ class Guarded(gr.Blocks):
         finally:
             _forget(state)
         return made
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the calls that an error went through: a refusal that gradio keeps for a while would keep the picture as well."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _forget(state: Any) -> None:
