@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import struct
 import subprocess
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from test_bombs import encoded, noise, scans
 
 from cupscale import bounded, images, machine
 from cupscale.errors import CupscaleError
-from cupscale.images import avif, declared, inspect, metadata, reading, worker
+from cupscale.images import avif, declared, inspect, metadata, reading, worker, writing
 from cupscale.page import answers, calls, links
 from cupscale.page.limits import OPEN, SPACE, Limits
 from cupscale.speed import Run
@@ -181,3 +183,51 @@ def test_kept_runs_of_nonsense_are_none(runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), True, None, [1]])
 def test_a_run_of_numbers_that_are_none_is_none(name, value):
     assert Run.read(RUN) is not None and Run.read(RUN | {name: value}) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError,
+        SyntaxError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        struct.error,
+        IndexError,
+        KeyError,
+        OverflowError,
+    ],
+)
+def test_whatever_a_decoder_raises_is_said_in_words(error, monkeypatch):
+    """Damage that the fuzzer finds once in some thousand files."""
+    data = encoded(noise(48), "JPEG")
+
+    def failing(*given, **named):
+        raise error("x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "getexif", failing)
+        assert images.read(data).size == (48, 48)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", failing)
+        with pytest.raises(CupscaleError, match="truncated or damaged"):
+            images.read(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", failing)
+        with pytest.raises(CupscaleError, match="not an image that can be read"):
+            images.read(data)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_way_of_being_full_is_said(number, tmp_path):
+    with pytest.raises(CupscaleError, match="the disk is full"), writing._explained(tmp_path / "a.png"):
+        raise OSError(number, "x")
+
+
+def test_the_scale_that_an_output_is_told_fits():
+    """By hand: 100 x 60 at 4 are 96,000 pixels; of 24,000 at most half the scale fits."""
+    plan = SimpleNamespace(input=(100, 60), output=(400, 240))
+    Limits(output_px=96_000).check_output(plan)
+    with pytest.raises(CupscaleError, match=r"choose a scale of at most 2$"):
+        Limits(output_px=24_000).check_output(plan)
