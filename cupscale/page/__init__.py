@@ -86,7 +86,7 @@ def build(limits: Limits | None = None) -> gr.Blocks:
         for part in (regions_part, batch_part, compare_part):
             light.later(part, part.select)
         Endpoints(limits).build()
-    demo.queue(default_concurrency_limit=8, api_open=False)
+    demo.queue(default_concurrency_limit=None, api_open=False)
     scratch.keep_present()
     return demo
 

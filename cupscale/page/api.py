@@ -19,6 +19,7 @@ from cupscale.errors import CupscaleError
 from cupscale.page import (
     agents,
     bounds,
+    calls,
     captions as captions_module,
     engine,
     light,
@@ -232,10 +233,13 @@ class Endpoints:
             The plan as JSON. `seconds` is null where this model never ran here.
         """
         try:
-            picture = source.read(image, self._limits) if image else None
             sizes = {"width": width, "height": height, "megapixels": megapixels, "fit": fit, "to": to}
-            chosen = self._settings("", "", scale, 0, model, preset, settings, picture=picture, sizes=sizes)
-            plan = bounds.allowed_plan(picture, chosen, self._limits)
+            with calls.alone(self._limits):
+                picture = source.read(image, self._limits) if image else None
+                chosen = self._settings(
+                    "", "", scale, 0, model, preset, settings, picture=picture, sizes=sizes
+                )
+                plan = bounds.allowed_plan(picture, chosen, self._limits)
         except CupscaleError as error:
             raise refusal(error) from None
         return {**plan.to_dict(), "line": plan.line() + bounds.line(self._limits)}
@@ -314,7 +318,8 @@ class Endpoints:
         try:
             if not result:
                 raise CupscaleError("no file was given")
-            return images.read_settings(references.content(result))
+            with calls.alone(self._limits):
+                return images.read_settings(references.content(result))
         except CupscaleError as error:
             raise refusal(error) from None
 

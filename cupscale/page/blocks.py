@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import gradio as gr
 
 from cupscale.errors import CupscaleError
-from cupscale.page import agents, answers, references
+from cupscale.page import agents, answers, calls, references
 from cupscale.page.desk import Desk
 from cupscale.page.kept_links import KeptLinks
 from cupscale.page.session import refusal
@@ -25,9 +26,10 @@ class Guarded(gr.Blocks):
     _tools: Any = None
 
     def queue(self, *given: Any, **named: Any) -> Guarded:
-        """As gradio's, whose answers are bounded."""
+        """As gradio's, whose answers are bounded and whose visitors take turns."""
         super().queue(*given, **named)
         answers.bound(self._queue)
+        calls.bound(self._queue)
         return self
 
     @property
@@ -61,6 +63,14 @@ class Guarded(gr.Blocks):
         except CupscaleError as error:
             raise refusal(error) from None
 
+    async def call_function(self, *given: Any, **named: Any) -> Any:
+        """As gradio's, of which an error keeps nothing but its words."""
+        try:
+            return await super().call_function(*given, **named)
+        except Exception as error:
+            _let_go(error)
+            raise
+
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
         """As gradio's, which keeps nothing of it."""
         try:
@@ -68,6 +78,13 @@ class Guarded(gr.Blocks):
         finally:
             _forget(state)
         return made
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the calls that an error went through: a refusal that gradio keeps for a while would keep the picture as well."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _forget(state: Any) -> None:

@@ -16,7 +16,8 @@ class Limits:
 
     kept_seconds: how long a file stays on the server. link_chars: of a query that every proxy passes on.
     max_seconds, max_samples: of one run; 0 for no bound. share: runs that one visitor may have waiting or running; 0 for
-    as many as the queue takes. unheard_seconds: how long a run goes on that nobody listens to. batch: images of one batch.
+    as many as the queue takes. unheard_seconds: how long a run goes on that nobody listens to. calls: of one visitor that are
+    not answered yet, runs aside; 0 for no bound. batch: images of one batch.
     link_seconds: how long a visitor may keep a result under a link; 0 for not at all. links, links_bytes: of all such results.
     """
 
@@ -33,6 +34,7 @@ class Limits:
     max_samples: int = 0
     share: int = 0
     unheard_seconds: int = 60
+    calls: int = 0
     batch: int = 200
     link_seconds: int = 86_400
     links: int = 200
@@ -42,6 +44,11 @@ class Limits:
     def body_bytes(self) -> int:
         """Of a request that is no upload: an image within it, as a data URL has it, and what else belongs to a run."""
         return self.upload_bytes * 4 // 3 + 4 * 2**20
+
+    @property
+    def calls_bytes(self) -> int:
+        """Of all calls of one visitor that are not answered yet."""
+        return self.body_bytes * 2
 
     @property
     def file_bytes(self) -> int:
@@ -74,12 +81,13 @@ SPACE = Limits(
     max_seconds=900,
     max_samples=12_000,
     share=2,
+    calls=32,
     batch=20,
     link_seconds=0,
 )
 
 
-OPEN = Limits(max_seconds=3600, share=4)
+OPEN = Limits(max_seconds=3600, share=4, calls=100)
 
 
 def on_space() -> bool:

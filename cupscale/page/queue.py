@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cupscale.bounded import check_shape
 from cupscale.errors import CupscaleError
 from cupscale.page import desk as desk_module, scratch, uploads
+from cupscale.page.calls import AGAIN_SECONDS, Calls, TooMany
 from cupscale.page.desk import Desk, Dropped, Place, Refusal
 from cupscale.page.limits import on_space
 from cupscale.page.session import RUN, TOASTING, refusal
@@ -117,34 +118,50 @@ class Watch:
         self._app = app
         self._demo = demo
         self._desk: Desk = demo.desk
+        self._calls = Calls(demo.desk.limits, getattr(demo, "_queue", None))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope.get("path", ""), scope.get("method", "")
-        body = b""
-        if method == "POST":
-            try:
-                if _UPLOAD.search(path):
-                    receive = uploads.watched(scope, receive, self._desk.limits)
-                else:
-                    body, receive = await _taken(scope, receive, self._desk.limits.body_bytes)
-            except CupscaleError as error:
-                await JSONResponse({"detail": str(error)}, 413)(scope, receive, send)
-                return
-        if method == "POST" and (post := _POST.search(path)):
-            await self._join(post["name"], _json(body), scope, receive, send)
-        elif method == "POST" and _CANCEL.search(path):
-            self._desk.cancel(str(_json(body).get("event_id")))
-            await self._app(scope, receive, send)
-        elif method == "POST" and _UPLOAD.search(path):
-            try:
-                with scratch.with_room("the upload"):
-                    await self._app(scope, receive, send)
-            except CupscaleError as error:
-                await JSONResponse({"detail": str(error)}, 507)(scope, receive, send)
+        if method == "POST" and _UPLOAD.search(path):
+            await self._uploaded(scope, receive, send)
+        elif method == "POST":
+            await self._posted(path, scope, receive, send)
         elif method == "GET" and (stream := _STREAM.search(path)):
             await self._listen(stream["event"], scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _uploaded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            receive = uploads.watched(scope, receive, self._desk.limits)
+        except CupscaleError as error:
+            await JSONResponse({"detail": str(error)}, 413)(scope, receive, send)
+            return
+        try:
+            with scratch.with_room("the upload"):
+                await self._app(scope, receive, send)
+        except CupscaleError as error:
+            await JSONResponse({"detail": str(error)}, 507)(scope, receive, send)
+
+    async def _posted(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        limits = self._desk.limits
+        try:
+            with self._calls.taken(_visitor(scope), scope) as call:
+                try:
+                    grew = functools.partial(self._calls.grew, call)
+                    body, receive = await _taken(scope, receive, limits.body_bytes, grew)
+                except CupscaleError as error:
+                    await JSONResponse({"detail": str(error)}, 413)(scope, receive, send)
+                    return
+                if post := _POST.search(path):
+                    await self._join(post["name"], _json(body), scope, receive, send)
+                    return
+                if _CANCEL.search(path):
+                    self._desk.cancel(str(_json(body).get("event_id")))
+                await self._app(scope, receive, send)
+        except TooMany as error:  # before anything was answered
+            retry = {"Retry-After": str(AGAIN_SECONDS)}
+            await JSONResponse({"detail": f"{error}. {_AGAIN}"}, error.status, retry)(scope, receive, send)
 
     async def _join(
         self, name: str | None, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
@@ -153,10 +170,8 @@ class Watch:
         if kind is None:
             await self._named(scope, receive, send)
             return
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        who = visitor((scope.get("client") or ("",))[0], headers, on_space())
         session = given.get("session_hash") if not name or "/v2/" not in scope["path"] else None
-        place = self._desk.enter(who, kind, session if isinstance(session, str) else None)
+        place = self._desk.enter(_visitor(scope), kind, session if isinstance(session, str) else None)
         if isinstance(place, Refusal):
             retry = {"Retry-After": str(max(1, round(place.after)))}
             await JSONResponse({"detail": f"{place.line}. {_AGAIN}"}, place.status, retry)(
@@ -219,6 +234,11 @@ class Watch:
             self._desk.leave(session)
 
 
+def _visitor(scope: Scope) -> str:
+    headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+    return visitor((scope.get("client") or ("",))[0], headers, on_space())
+
+
 async def _with_status(app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, hold: bool) -> None:
     """An event stream that ends in order where there is no such event.
 
@@ -253,12 +273,17 @@ async def _with_status(app: ASGIApp, scope: Scope, receive: Receive, send: Send,
             await JSONResponse({"detail": cause.detail}, cause.status_code)(scope, receive, send)
 
 
-async def _taken(scope: Scope, receive: Receive, limit: int) -> tuple[bytes, Receive]:
+async def _taken(
+    scope: Scope, receive: Receive, limit: int, grew: Callable[[int], None]
+) -> tuple[bytes, Receive]:
     """A request's body, of which nothing was built yet, and a `receive` that gives it once more.
+
+    `grew` is told of the bytes that come.
 
     Raises:
         CupscaleError: It is longer than `limit` bytes, by its header or by what has come so far, or as JSON it would be
             too many or too deep.
+        TooMany: By `grew`.
     """
     long = CupscaleError(
         f"the request is longer than {limit} bytes, the limit of this page; send less, or upload the file"
@@ -271,7 +296,9 @@ async def _taken(scope: Scope, receive: Receive, limit: int) -> tuple[bytes, Rec
         message = await receive()
         if message["type"] != "http.request":
             break
-        body += message.get("body", b"")
+        piece = message.get("body", b"")
+        body += piece
+        grew(len(piece))
         if len(body) > limit:
             raise long
         if not message.get("more_body"):

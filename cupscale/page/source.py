@@ -11,7 +11,7 @@ from gradio.data_classes import ImageData
 from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.images import READABLE_SUFFIXES, Picture
-from cupscale.page import references
+from cupscale.page import calls, references
 from cupscale.page.limits import Limits
 from cupscale.protect import check_size
 
@@ -51,6 +51,11 @@ def read(path: str | None, limits: Limits, mask_of: tuple[int, int] | None = Non
     """
     if not path:
         raise CupscaleError("no image yet: upload, paste or drop one, or click an example")
+    with calls.alone(limits):
+        return _decoded(path, limits, mask_of)
+
+
+def _decoded(path: str, limits: Limits, mask_of: tuple[int, int] | None) -> Picture:
     try:
         with references.opened(path) as file:
             data = file.read(limits.upload_bytes + 1)

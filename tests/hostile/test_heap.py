@@ -7,6 +7,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import gradio as gr
@@ -14,6 +15,7 @@ import pytest
 from gradio.state_holder import SessionState
 from PIL import Image
 
+from cupscale.errors import CupscaleError
 from cupscale.page.blocks import Guarded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,3 +79,30 @@ def test_a_session_keeps_nothing_of_what_it_sent_and_saw():
     with pytest.raises(gr.Error):
         asyncio.run(demo.preprocess_data(fn, [{"path": "/etc/hostname"}], state))
     assert not state.config_values
+
+
+class Picture:
+    """Of so many bytes that one more or less counts."""
+
+
+def test_a_refusal_keeps_nothing_of_what_was_refused():
+    """gradio holds the error in a ring with itself, and Python looks for rings when there are very many of them."""
+    seen = []
+
+    def inner(picture):
+        raise CupscaleError("too large")
+
+    def handler():
+        picture = Picture()
+        seen.append(weakref.ref(picture))
+        try:
+            inner(picture)
+        except CupscaleError as error:
+            raise gr.Error(str(error)) from None
+
+    with Guarded() as demo:
+        gr.Button().click(handler)
+    (fn,) = demo.fns.values()
+    with pytest.raises(gr.Error) as kept:
+        asyncio.run(demo.call_function(fn, []))
+    assert kept.value.message == "too large" and seen[0]() is None

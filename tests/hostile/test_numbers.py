@@ -6,6 +6,7 @@ from checkpoints import make_sdxl
 from PIL import Image
 
 from cupscale.errors import CupscaleError
+from cupscale.images.tensors import to_image
 from cupscale.pipeline import CUpscalePipeline
 from cupscale.settings import Settings
 
@@ -77,3 +78,12 @@ def test_a_cutoff_whose_square_is_none_is_refused_with_its_range(cutoff):
     with pytest.raises(CupscaleError, match="cutoff"):
         Settings.build(MANY | {"cutoff": cutoff})
     assert Settings.build(MANY | {"cutoff": 0.01}).cutoff == 0.01
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_value_that_is_no_number_is_enough(value):
+    """Of a decoded image, in its last row: it would be a pixel of any colour."""
+    decoded = torch.zeros(3, 24, 32)
+    decoded[1, 23, 7] = value
+    with pytest.raises(CupscaleError, match="the decoded image holds NaN or infinity: the VAE"):
+        to_image(decoded)

@@ -4,6 +4,7 @@ Memory is the peak of the process since the request came (VmHWM, which `clear_re
 time; CPU is both's.
 """
 
+import io
 import json
 import sys
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from page_server import FAST_SETTINGS, photo, start
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from test_bombs import BOMBS, MEGA
 from test_texts import REFUSED
 
@@ -186,3 +189,46 @@ def test_no_file_at_any_endpoint_takes_much(page, bomb):
         bounded(
             page.taken(lambda values=values, name=name: page.call(name, values)), f"{name} {field} {bomb}"
         )
+
+
+def grown(page, call, times):
+    """By how many bytes the page is larger after `times` calls than after the first ones, which set up what stays."""
+    for k in range(times // 10):
+        call(k)
+    page.call("plan", page.values("plan"))  # the ones before it are over
+    before = page.memory(peak=False)
+    for k in range(times):
+        call(k)
+    page.call("plan", page.values("plan"))
+    return page.memory(peak=False) - before
+
+
+@pytest.mark.slow
+def test_settings_that_nobody_listens_to_do_not_stay(page):
+    """200 answers of 0.5 MB, which are 100: 64 MB of them wait for a listener."""
+    picture = Image.linear_gradient("L").resize((64, 48))
+    texts = PngInfo()
+    texts.add_itxt("cupscale", json.dumps({"prompt": "a" * 500_000}), zip=True)
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=texts)
+    values = page.values("read_settings", result=page.upload(file.getvalue()))
+    assert b"a" * 500_000 in page.call("read_settings", values)
+    body = json.dumps({"data": values}).encode()
+    more = grown(page, lambda k: page.ask("call/read_settings", body), 200)
+    print(f"200 unheard answers: {more / MEGA:.0f} MB more")
+    assert more < 120 * MEGA
+
+
+@pytest.mark.slow
+def test_large_pictures_in_a_row_leave_nothing_behind(page):
+    """25 pictures of 3000 x 2000 px, each another one, each in a session of its own."""
+
+    def plan(k):
+        file = io.BytesIO()
+        Image.linear_gradient("L").rotate(k).resize((3000, 2000)).convert("RGB").save(file, "PNG")
+        answer = page.call("plan", page.values("plan", image=page.upload(file.getvalue()), scale=1))
+        assert b"this page allows" in answer  # so much is known of a picture that was decoded
+
+    more = grown(page, plan, 25)
+    print(f"25 large pictures: {more / MEGA:.0f} MB more")
+    assert more < 100 * MEGA
