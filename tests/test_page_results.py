@@ -87,6 +87,17 @@ def test_an_archive_has_all_results_and_says_what_failed():
     assert path.name == "cupscale-2-images-png.zip"
 
 
+@pytest.mark.parametrize("suffix", ["webp", "jpg"])
+def test_a_result_above_pillows_own_limit_is_written_in_other_formats(suffix, monkeypatch):
+    """Half of the limit is where Pillow warns, and above it there are "decompression bombs": 14,000 pixels a side are one."""
+    made = shot("large", "teal", (96, 64))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 96 * 64 // 3)
+    path = run.encode(made, suffix)
+    monkeypatch.undo()
+    with Image.open(path) as image:
+        assert image.size == (96, 64)
+
+
 def test_a_transparent_one_lies_on_white_in_an_archive_of_jpegs():
     made = entries(shot("clear", "black", alpha=0), shot("full", "black"))
     with zipfile.ZipFile(batch.archive(made, "jpg")) as packed:
