@@ -114,6 +114,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "max_file_size": limits.file_bytes,
         "mcp_server": with_mcp,
         "share": False,
+        "enable_monitoring": False,  # of gradio's own: who asked for what and when
         "show_error": True,
         "ssr_mode": False,
         "max_threads": 40 + limits.queue,  # whoever waits holds one

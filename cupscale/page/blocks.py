@@ -54,6 +54,17 @@ class Guarded(gr.Blocks):
             _forget(state)
         return made
 
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        """As gradio's, whose words tell of objects of the server and not of what is wanted."""
+        wanted = [str(getattr(block, "label", None) or block.get_block_name()) for block in block_fn.inputs]
+        if len(inputs) < len(wanted):
+            raise refusal(
+                CupscaleError(
+                    f"{block_fn.api_name or 'this'} takes {len(wanted)} values and {len(inputs)} came: "
+                    f"{', '.join(wanted)}, in this order"
+                )
+            )
+
     @staticmethod
     def _check(block_fn: Any, inputs: list[Any]) -> None:
         try:

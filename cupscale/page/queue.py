@@ -154,6 +154,10 @@ class Watch:
                     await JSONResponse({"detail": str(error)}, 413)(scope, receive, send)
                     return
                 if post := _POST.search(path):
+                    if post["name"] and post["name"] not in (known := self._endpoints()):
+                        line = f"no endpoint of this name; there are {', '.join(known)}"
+                        await JSONResponse({"detail": line}, 404)(scope, receive, send)
+                        return
                     await self._join(post["name"], _json(body), scope, receive, send)
                     return
                 if _CANCEL.search(path):
@@ -201,6 +205,11 @@ class Watch:
             if "/v2/" not in scope["path"]:
                 raise
             await JSONResponse({"detail": str(error)}, 422)(scope, receive, send)
+
+    def _endpoints(self) -> list[str]:
+        """Those that a program may call by name."""
+        public = (fn for fn in self._demo.fns.values() if fn.api_visibility != "private")
+        return sorted({str(fn.api_name) for fn in public if fn.api_name})
 
     def _kind(self, name: str | None, given: dict[str, Any]) -> str | None:
         """The function that a request asks for, where it is a run."""

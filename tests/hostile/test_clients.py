@@ -597,6 +597,17 @@ def test_a_call_that_does_not_fit_has_a_status(tmp_path, file_of):
         for name in ("plan", "upscale"):
             status, _, _ = refused(lambda name=name: request(f"{url}gradio_api/call/{name}/none"))
             assert status == 404
+        status, line, _ = refused(lambda: request(f"{url}gradio_api/call/nope", {"data": []}))
+        assert status == 404 and "caption, models, plan, read_settings, upscale" in line
+        with request(f"{url}gradio_api/call/plan", {"data": [None, 2]}) as answer:
+            event = json.load(answer)["event_id"]
+        with request(f"{url}gradio_api/call/plan/{event}") as answer:
+            told = answer.read().decode()
+        assert (
+            "Plan takes 10 values and 2 came: image, scale, model, preset" in told and "object at" not in told
+        )
+        status, _, _ = refused(lambda: request(f"{url}monitoring"))
+        assert status in (403, 404)
         with request(f"{url}gradio_api/queue/data?session_hash=none") as answer:
             assert b"unexpected_error" in answer.read()  # to its end: the connection is not broken off
         with request(f"{url}gradio_api/call/v2/plan", {"image": file_of(url)}) as answer:
