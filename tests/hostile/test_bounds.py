@@ -17,8 +17,9 @@ from test_bombs import encoded, noise, scans
 from cupscale import bounded, images, machine
 from cupscale.errors import CupscaleError
 from cupscale.images import avif, declared, inspect, metadata, reading, worker, writing
-from cupscale.page import answers, calls, links
+from cupscale.page import answers, bounds as page_bounds, calls, links
 from cupscale.page.limits import OPEN, SPACE, Limits
+from cupscale.settings import Settings
 from cupscale.speed import Run
 
 SECURITY = (Path(__file__).resolve().parents[2] / "SECURITY.md").read_text()
@@ -231,3 +232,30 @@ def test_the_scale_that_an_output_is_told_fits():
     Limits(output_px=96_000).check_output(plan)
     with pytest.raises(CupscaleError, match=r"choose a scale of at most 2$"):
         Limits(output_px=24_000).check_output(plan)
+
+
+def test_the_steps_that_a_scale_of_1_is_told_fit(monkeypatch):
+    """Where no larger scale fits, with whatever steps."""
+
+    def beyond(size, settings, limits):
+        return "" if settings[0].scale == 1 and settings[0].steps <= 3 else "too much"
+
+    monkeypatch.setattr(page_bounds, "_beyond", beyond)
+    settings = [Settings.build(scale=4, steps=50)]
+    with pytest.raises(CupscaleError, match="too much; choose a scale of 1 with at most 3 steps"):
+        page_bounds.check_run((64, 48), settings, OWN)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(30_000, True), (29_999, False)])
+def test_half_a_byte_a_pixel_has_to_be_free(free, fits, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    if fits:
+        writing.check_place(tmp_path / "big.png", (300, 200))
+    else:
+        with pytest.raises(CupscaleError, match="the disk is full"):
+            writing.check_place(tmp_path / "big.png", (300, 200))
+
+
+def test_a_jpeg_that_ends_in_its_frame_has_no_depth_to_tell():
+    whole = b"\xff\xd8\xff\xc0\x00\x0b\x0c"
+    assert inspect._jpeg_bits(whole) == 12 and inspect._jpeg_bits(whole[:-1]) == 0

@@ -9,8 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from PIL import Image
+
+from cupscale.cli import OneLine
+from cupscale.errors import NO_MEMORY
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
@@ -219,3 +224,38 @@ def test_six_runs_at_once_share_a_cache(photo, tmp_path):
     from cupscale.bounded import read_object
 
     assert read_object(tmp_path / "cache" / "cupscale" / "speed.json", "speed")
+
+
+def test_no_memory_is_one_line_wherever_it_ends():
+    @click.command()
+    def broken():
+        raise MemoryError
+
+    told = CliRunner().invoke(OneLine(commands={"broken": broken}), ["broken"])
+    assert told.exit_code == 2 and NO_MEMORY in told.output and "Traceback" not in told.output
+
+
+PRINTS = """
+import click
+from cupscale.cli import OneLine
+
+@click.command()
+def told():
+    print("what the buffer holds to the end")
+
+OneLine(commands={"told": told})(["told"])
+"""
+
+
+def test_what_a_full_stdout_holds_back_is_said_too():
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", PRINTS],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    assert ended.returncode == 2 and "no space" in ended.stderr.lower() and "Traceback" not in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) <= 4
