@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
 import re
+import secrets
 import tempfile
 import time
 import zipfile
@@ -179,6 +181,14 @@ def test_a_kept_link_is_found_until_its_time_is_over(monkeypatch):
     assert links.find(other.token) is other
     links.withdraw(other.token)
     assert links.find(other.token) is None and not other.folder.exists()
+
+
+def test_a_kept_link_is_192_bits_of_the_systems_randomness(monkeypatch):
+    """A clock or a counter would be guessed."""
+    asked = []
+    monkeypatch.setattr(secrets, "token_bytes", lambda count: asked.append(count) or bytes(range(count)))
+    token = kept_links.KeptLinks(Limits()).keep(shot("one")).token
+    assert 24 in asked and token == base64.urlsafe_b64encode(bytes(range(24))).decode()
 
 
 @pytest.mark.parametrize("token", [None, "", "x" * 32, "../" * 10 + "ab", 7, ["a"], "é" * 32])
