@@ -46,7 +46,7 @@ def decode(name: str, data: bytes, max_pixels: int) -> Picture:
         raise slow from None
     except OSError as error:
         raise CupscaleError(f"{name} cannot be decoded: no process for it ({error.strerror})") from None
-    head, _, samples = done.stdout.partition(b"\n")
+    head = done.stdout[: done.stdout.find(b"\n") + 1]
     if done.returncode != 0 or not head:
         raise slow
     answer = json.loads(head)
@@ -54,6 +54,7 @@ def decode(name: str, data: bytes, max_pixels: int) -> Picture:
         raise CupscaleError(answer["error"])
     size = (answer["size"][0], answer["size"][1])
     pixels = size[0] * size[1]
+    samples = memoryview(done.stdout)[len(head) :]  # no copy: they may be 200 MB
     rgb = Image.frombytes("RGB", size, samples[: 3 * pixels])
     alpha = Image.frombytes("L", size, samples[3 * pixels :]) if answer["alpha"] else None
     return Picture(

@@ -55,7 +55,11 @@ class Guarded(gr.Blocks):
         return made
 
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
-        """As gradio's, whose words tell of objects of the server and not of what is wanted."""
+        """As gradio's, whose words tell of objects of the server and not of what is wanted.
+
+        Raises:
+            CupscaleError: There are too few; raised as gradio's error.
+        """
         wanted = [str(getattr(block, "label", None) or block.get_block_name()) for block in block_fn.inputs]
         if len(inputs) < len(wanted):
             raise refusal(

@@ -412,7 +412,8 @@ def test_a_name_that_a_visitor_gives_himself_counts_behind_a_space_s_proxy_alone
     """Elsewhere nobody stands between, and X-Forwarded-For is the visitor's own text: it takes no second share."""
     monkeypatch.setenv("SPACE_ID", "me/it" if space else "")
     page = type("Page", (), {"desk": Desk(Limits(share=1)), "fns": {}})()
-    page.fns[0] = type("Fn", (), {"api_name": "upscale", "concurrency_id": queue.RUN["concurrency_id"]})()
+    run = {"api_name": "upscale", "api_visibility": "public", "concurrency_id": queue.RUN["concurrency_id"]}
+    page.fns[0] = type("Fn", (), run)()
 
     async def accept(scope, receive, send):
         await JSONResponse({"event_id": scope["path"]})(scope, receive, send)

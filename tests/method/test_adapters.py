@@ -607,7 +607,8 @@ def test_geometry(load, name, native, align):
     geometry = adapt(pipe).geometry
     assert (geometry.native, geometry.cell, geometry.align, geometry.channels) == (native, 4, align, 4)
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    assert geometry.weights == sum(4 * p.numel() for part in parts for p in part.parameters())
+    held = [one for part in parts for one in (*part.parameters(), *part.buffers())]
+    assert geometry.weights == sum(one.numel() * one.element_size() for one in held)
     assert adapt(pipe).shuffle == 1
     assert geometry.width == (16 if name in ("sd15", "sdxl") else 320)
 
