@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import struct
 import subprocess
@@ -10,13 +11,14 @@ import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile
 from test_bombs import encoded, noise, scans
 
 from cupscale import bounded, images, machine
 from cupscale.errors import CupscaleError
-from cupscale.images import avif, declared, inspect, metadata, reading, worker, writing
+from cupscale.images import avif, declared, inspect, metadata, reading, samples, worker, writing
 from cupscale.page import answers, bounds as page_bounds, calls, links
 from cupscale.page.limits import OPEN, SPACE, Limits
 from cupscale.settings import Settings
@@ -259,3 +261,39 @@ def test_half_a_byte_a_pixel_has_to_be_free(free, fits, tmp_path, monkeypatch):
 def test_a_jpeg_that_ends_in_its_frame_has_no_depth_to_tell():
     whole = b"\xff\xd8\xff\xc0\x00\x0b\x0c"
     assert inspect._jpeg_bits(whole) == 12 and inspect._jpeg_bits(whole[:-1]) == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, struct.error, OverflowError])
+def test_whatever_the_reader_of_odd_tiffs_raises_is_said_in_words(error, monkeypatch):
+    import tifffile
+
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((24, 32, 3), np.float32), photometric="rgb")
+
+    def failing(*given, **named):
+        raise error("x")
+
+    for kind, name in ((tifffile.TiffPage, "asarray"), (tifffile, "TiffFile")):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, name, failing)
+            with pytest.raises(CupscaleError, match="truncated or damaged"):
+                samples.open_tiff("a.tif", file.getvalue())
+
+
+def test_a_tiff_whose_pictures_go_round_has_those_there_are():
+    """Two directories without entries, of which the second names the first as the next."""
+    looped = b"II*\0" + struct.pack("<I", 8) + struct.pack("<HI", 0, 14) + struct.pack("<HI", 0, 8)
+    assert inspect._count_tiff(looped) == 2
+
+
+def test_a_gif_that_ends_within_a_picture_says_nothing_of_how_many_there_are():
+    data = encoded(noise(48).convert("P"), "GIF")
+    start = data.index(b",", 13 + 3 * 256)
+    with Image.open(io.BytesIO(data)) as image:
+        assert inspect.pages_notice(image, data) == ""
+        assert inspect.pages_notice(image, data[: start + 5]) == ""  # its size is cut off
+        twice = data[:-1] + data[start:-1]
+        assert inspect._count_gif(twice) == 2
+        assert (
+            inspect._count_gif(twice + bytes([0x2C, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 5])) == 3
+        )  # no block ends it
