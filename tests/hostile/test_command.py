@@ -254,7 +254,7 @@ def test_what_a_full_stdout_holds_back_is_said_too():
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
             check=False,
         )
     assert ended.returncode == 2 and "no space" in ended.stderr.lower() and "Traceback" not in ended.stderr
