@@ -20,6 +20,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
+def own_environment():
+    """What a test, or a page that it builds, sets in the environment goes with the test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     """What runs remember (their speed, answers of captioners) stays in the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -15,6 +15,7 @@ from PIL import Image
 from waiting import answering, free_port
 
 ROOT = Path(__file__).parent.parent
+SET_BY_A_PAGE = {"GRADIO_TEMP_DIR"}  # a page that was built in the tests' own process left it there
 START_SECONDS = 5 * int(os.environ.get("CUPSCALE_BROWSER_WAIT", "60"))  # a busy machine takes minutes
 FAST = (
     "seed=3&steps=4&strength=0.5&guidance=1&attention=0&overlap=0.25&upscaler=lanczos"  # 2 steps: for links
@@ -61,7 +62,7 @@ def start(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Po
     port = int(environment.get("GRADIO_SERVER_PORT") or free_port())
     url = f"http://127.0.0.1:{port}/"
     around = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in SET_BY_A_PAGE},
         "PYTHONPATH": str(ROOT),
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_SERVER_NAME": "127.0.0.1",

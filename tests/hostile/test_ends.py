@@ -92,7 +92,10 @@ def test_a_stranger_s_link_is_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_page_removes_its_folders_when_it_is_told_to_end(tmp_path, number):
+def test_the_page_removes_its_folders_when_it_is_told_to_end(tmp_path, number, monkeypatch):
+    monkeypatch.setenv(
+        "GRADIO_TEMP_DIR", str(tmp_path / "of a page in this process")
+    )  # `start` passes none on
     with start(tmp_path) as (url, process):
         upload(url, photo(tmp_path / "a.png").read_bytes())
         assert list((tmp_path / "tmp").rglob("a.png"))
