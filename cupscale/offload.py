@@ -86,10 +86,7 @@ def put(pipe: Any, way: Offload, device: str) -> Any:
         raise CupscaleError(
             f"offload '{way}' needs an accelerator and this run is on a CPU: use offload none"
         )
-    if way not in (ways := possible(pipe)):
-        raise CupscaleError(
-            f"offload '{way}' misses weights that two parts of this {type(pipe).__name__} share: use offload {' or '.join(ways)}"
-        )
+    _check(pipe, way)
     if way == "none":
         return pipe.to(device)
     if way == "model":
@@ -101,6 +98,22 @@ def put(pipe: Any, way: Offload, device: str) -> Any:
             onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="leaf_level"
         )
     return pipe
+
+
+def check(pipe: Any) -> None:
+    """See that a pipeline that is offloaded already goes a way that it can.
+
+    Raises:
+        CupscaleError: It misses weights that its parts share.
+    """
+    _check(pipe, current(pipe))
+
+
+def _check(pipe: Any, way: Offload) -> None:
+    if way not in (ways := possible(pipe)):
+        raise CupscaleError(
+            f"offload '{way}' misses weights that two parts of this {type(pipe).__name__} share: use offload {' or '.join(ways)}"
+        )
 
 
 def room(pipe: Any, device: str) -> int:

@@ -59,6 +59,7 @@ class CUpscalePipeline:
         if bits not in (8, 16):
             raise CupscaleError(f"bits is {bits}: choose 8 or 16")
         self.bits = bits
+        offload.check(pipe)
         self.backbone: Backbone = adapt(pipe)
         self.pipe = pipe
         self.model = models.name_of(pipe)
