@@ -4,6 +4,7 @@
     python -m benchmarks.run memory       peak memory above the loaded model, per output size
     python -m benchmarks.run pixels       time per output pixel, per output size
     python -m benchmarks.run eight        8192 x 8192 of the bundled model: time, and the peak of the process (at most 8 GB)
+    python -m benchmarks.run processes    one image by one process and by two, one thread each: the ratio of times
     python -m benchmarks.run parts        where the time of a 256 -> 1024 run goes, at the bundled model's defaults
     python -m benchmarks.run all          all of them
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import hashlib
 import json
 import platform
 import resource
@@ -327,6 +329,36 @@ def parts(save: bool, rounds: int, photograph: str) -> None:
     section("Parts of a run, 256 -> 1024", lines, "python -m benchmarks.run parts", save)
 
 
+@main.command()
+@click.option("--save", is_flag=True)
+@click.option("--rounds", default=3)
+def processes(save: bool, rounds: int) -> None:
+    """256 -> 1024 by one process and by two of `accelerate launch`, in turns, one thread each. The fastest of each counts."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from launching import launched
+
+    fields = {"model": "tiny", "scale": "4", "seed": "1", "upscaler": "lanczos"}
+    words = [word for name, value in fields.items() for word in (f"--{name}", value)]
+    best: dict[int, float] = {}
+    made: set[str] = set()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        noise_image(256).save(folder / "in.png")
+        for _ in range(rounds):
+            for count in (1, 2):
+                out = ["upscale", "in.png", *words, "--overwrite", "--json", "-o", f"{count}.png"]
+                told = launched(count if count > 1 else 0, *out, cwd=folder).stdout
+                seconds = float(json.loads(told.splitlines()[-1])["seconds"])
+                best[count] = min(best.get(count, seconds), seconds)
+                made.add(hashlib.sha256((folder / f"{count}.png").read_bytes()).hexdigest())
+    lines = ["| processes | seconds | ratio |", "|---|---|---|"]
+    lines += [f"| {count} | {seconds:.1f} | {seconds / best[1]:.2f} |" for count, seconds in best.items()]
+    same = "the same bytes each time" if len(made) == 1 else f"{len(made)} different pictures"
+    section(
+        "One image, several processes", [*lines, "", f"{same}."], "python -m benchmarks.run processes", save
+    )
+
+
 EIGHT_GB = 8
 
 
@@ -365,7 +397,7 @@ def eight(save: bool, flat: float) -> None:
 @click.pass_context
 def everything(ctx: click.Context, save: bool) -> None:
     """All of them, one after the other."""
-    for command in (overhead, memory, pixels, parts):
+    for command in (overhead, memory, pixels, processes, parts):
         ctx.invoke(command, save=save)
 
 
