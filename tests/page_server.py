@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import prepared
 from checkpoints import make_sdxl
 from PIL import Image
-from waiting import answering, free_port
+from waiting import Process, answering, free_port, once_it_answers
 
 ROOT = Path(__file__).parent.parent
 SET_BY_A_PAGE = {"GRADIO_TEMP_DIR"}  # a page that was built in the tests' own process left it there
@@ -52,8 +52,11 @@ def serve(folder: Path, **environment: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def start(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """As `serve`, with the process beside the address."""
+def start(folder: Path, *, anew: bool = False, **environment: str) -> Iterator[tuple[str, Process]]:
+    """As `serve`, with the process beside the address.
+
+    anew: By an interpreter of its own, as a person starts it; else forked from one that has imported what a page needs.
+    """
     model = folder / "random"
     if not model.exists():
         make_sdxl(model)
@@ -74,7 +77,13 @@ def start(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Po
         "HF_HUB_OFFLINE": "1",
         **environment,
     }
-    command = [sys.executable, str(ROOT / "app.py")]
     log = folder / f"server-{port}.log"
-    with answering(command, url, log, START_SECONDS, cwd=folder, env=around) as process:
-        yield url, process
+    if anew:
+        command = [sys.executable, str(prepared.APP)]
+        with answering(command, url, log, START_SECONDS, cwd=folder, env=around) as process:
+            yield url, process
+        return
+    log.touch()
+    page = prepared.forked(folder, around, log)
+    with once_it_answers(page, url, log, START_SECONDS):
+        yield url, page

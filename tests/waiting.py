@@ -10,9 +10,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Found = TypeVar("Found")
+
+
+class Process(Protocol):
+    """Of `subprocess.Popen`, what a test needs."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int | None: ...
 
 
 def until(find: Callable[[], Found], seconds: float, missing: Callable[[], str]) -> Found:
@@ -47,21 +59,29 @@ def answering(
     """
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options)
-
-        def answers() -> bool:
-            if process.poll() is not None:
-                raise RuntimeError(f"{url} did not start:\n{log.read_text()[-3000:]}")
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-            except urllib.error.HTTPError:
-                return True
-            except OSError:
-                return False
-            return True
-
-        try:
-            until(answers, seconds, lambda: log.read_text()[-3000:])
+        with once_it_answers(process, url, log, seconds):
             yield process
-        finally:
+
+
+@contextlib.contextmanager
+def once_it_answers(process: Process, url: str, log: Path, seconds: float) -> Iterator[None]:
+    """The same of a process that was started already."""
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"{url} did not start:\n{log.read_text()[-3000:]}")
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    try:
+        until(answers, seconds, lambda: log.read_text()[-3000:])
+        yield
+    finally:
+        if process.poll() is None:
             process.terminate()
-            process.wait(seconds)
+        process.wait(seconds)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from page_server import FAST_SETTINGS, photo, serve, start
+from page_server import FAST_SETTINGS, photo, start
 from PIL import Image
 from test_clients import join, last, upload as upload_file
 
@@ -96,7 +96,7 @@ def test_the_page_removes_its_folders_when_it_is_told_to_end(tmp_path, number, m
     monkeypatch.setenv(
         "GRADIO_TEMP_DIR", str(tmp_path / "of a page in this process")
     )  # `start` passes none on
-    with start(tmp_path) as (url, process):
+    with start(tmp_path, anew=True) as (url, process):
         upload(url, photo(tmp_path / "a.png").read_bytes())
         assert list((tmp_path / "tmp").rglob("a.png"))
         process.send_signal(number)
@@ -105,12 +105,12 @@ def test_the_page_removes_its_folders_when_it_is_told_to_end(tmp_path, number, m
 
 
 def test_after_kill_9_the_next_page_sweeps_and_serves(tmp_path):
-    with start(tmp_path) as (url, process):
+    with start(tmp_path, anew=True) as (url, process):
         upload(url, photo(tmp_path / "a.png").read_bytes())
         process.kill()
         process.wait(60)
         assert list((tmp_path / "tmp").rglob("a.png"))
-    with serve(tmp_path) as url:
+    with start(tmp_path, anew=True) as (url, _):
         assert list((tmp_path / "tmp").rglob("a.png")) == []
         upload(url, b"again")
 
@@ -169,7 +169,7 @@ def test_on_a_full_disk_the_page_goes_on(tmp_path):
     """It says so with a status, keeps nothing half, and works again once there is room."""
     large = photo(tmp_path / "large.png", (400, 400))
     small = photo(tmp_path / "small.png")
-    with start(tmp_path) as (url, process):
+    with start(tmp_path, anew=True) as (url, process):
         file = upload_file(url, small)
         with disk_of(20_000, process.pid):
             with pytest.raises(urllib.error.HTTPError) as refused:
