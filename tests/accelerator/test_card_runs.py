@@ -237,7 +237,7 @@ def test_parts_that_share_weights_are_moved_by_layers_or_not_at_all(folders, car
             load(offload=way)
     own = load(offload="none")
     own.enable_model_cpu_offload(device="cuda")  # by layers diffusers itself says no
-    with pytest.raises(CupscaleError, match="offload 'model' misses weights.*use offload none or group"):
+    with pytest.raises(CupscaleError, match=r"offload 'model' misses weights.*use offload none or group"):
         _picture(own)
     pipe = load()
     both = {id(p): p for part in (pipe.transformer, pipe.controlnet) for p in part.parameters()}.values()
