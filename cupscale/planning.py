@@ -53,7 +53,8 @@ class Plan:
     """input, output: (width, height) in pixels. canvas, window, overview, regions: in latent cells.
 
     evaluations: of the network: the windows of all steps plus one a step for the attention prior.
-    windows: those of all steps, without the `kept` ones, in which the input shows nothing.
+    windows: those of all steps, without the `kept` ones, in which the input shows nothing. area: of one in the mean, over that
+    of `window`. unit: their sides are multiples of this many cells.
     doubled: those of the windows that are guided, and take two samples.
     drawing: the evaluations that draw the input from words, which guidance doubles too; 0 where an image is given.
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
@@ -89,6 +90,8 @@ class Plan:
     controlled: bool = False
     guessed: bool = False
     lap: Size = Size(0, 0)
+    area: float = 1.0
+    unit: int = 1
 
     @property
     def seam(self) -> Seam | None:
@@ -122,10 +125,11 @@ class Plan:
 
     @property
     def work(self) -> float:
-        """Samples, those of the drawing counted by their size in windows, and those of a ControlNet as a share."""
-        drawing = (1 + self.guided) * self.drawing
+        """Samples counted by their size in windows, and those of a ControlNet as a share."""
+        drawing, windows = (1 + self.guided) * self.drawing, self.windows + self.doubled
         size = self.input[0] * self.input[1] / self.cell_px**2 / (self.window.h * self.window.w)
-        return self.samples - drawing + drawing * size + CONTROL_SHARE * self.control_samples
+        samples = self.samples - drawing - windows + drawing * size + windows * self.area
+        return samples + CONTROL_SHARE * self.control_samples
 
     def lead(self) -> str:
         """The sizes, and the time where it is known."""
@@ -368,7 +372,7 @@ def make_plan(
         steps=0 if drawn and settings.scale == 1 else settings.run_steps,
         evaluations=0,
         guided=settings.guidance > 1,
-        bytes=_bytes(geometry, pixels, window_px),
+        bytes=0,
         seconds=None,
         caption_calls=caption_calls,
         schedule_steps=settings.steps,
@@ -376,8 +380,10 @@ def make_plan(
         upscaler=settings.upscaler,
         controlled=settings.control > 0,
         lap=lap,
+        unit=align // geometry.cell,
     )
     plan = counted(plan, settings, rich)
+    plan = replace(plan, bytes=_bytes(plan, geometry))
     native = (geometry.native // geometry.cell) ** 2
     return replace(plan, seconds=_seconds(plan, pixels, speed, native)) if speed else plan
 
@@ -392,20 +398,26 @@ def _overview_px(canvas_px: Size, geometry: Geometry) -> Size:
 
 def counted(plan: Plan, settings: Settings, rich: Tensor | None) -> Plan:
     """The plan with the network's evaluations, step by step, as the run will make them. rich: See `make_plan`."""
-    placement = Placement(settings.windows, settings.overlap_falls)
     jitter = generator(settings.seed, JITTER)
-    grids = placement.grids(plan.canvas, plan.window, settings.overlap, plan.steps, jitter)
+    grids = placement(plan, settings).grids(plan.canvas, plan.window, settings.overlap, plan.steps, jitter)
     counts = [grid.total for grid in grids]
     if rich is not None and settings.flat_windows == "keep":
         flat = FlatPlaces(per_cell(rich, plan))
         counts = [grid.total - sum(flat.empty(grid)) for grid in grids]
+    cells = sum(count * grid.window.h * grid.window.w for count, grid in zip(counts, grids, strict=True))
     return replace(
         plan,
         evaluations=plan.drawing + sum(counts) + plan.steps * settings.passes_overview,
+        area=cells / (sum(counts) * plan.window.h * plan.window.w) if cells else 1.0,
         windows=sum(counts),
         kept=sum(grid.total for grid in grids) - sum(counts),
         doubled=sum(counts[: settings.guided_steps]),
     )
+
+
+def placement(plan: Plan, settings: Settings) -> Placement:
+    """How the windows of the run move."""
+    return Placement(settings.windows, settings.overlap_falls, plan.unit)
 
 
 def per_cell(of_input: Tensor, plan: Plan) -> Tensor:
@@ -446,8 +458,7 @@ def device_bytes(plan: Plan, geometry: Geometry) -> int:
         geometry: Of the model.
     """
     pixels = plan.canvas.h * plan.canvas.w * geometry.cell**2
-    window_px = Size(*(side * geometry.cell for side in plan.window))
-    work = max(_window_bytes(geometry, window_px), _tile_bytes(geometry, pixels))
+    work = max(_window_bytes(plan, geometry), _tile_bytes(geometry, pixels))
     return 12 * _latent_bytes(geometry, pixels) + DEVICE_PX_BYTES * pixels + work
 
 
@@ -535,15 +546,16 @@ def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float], native: int) -
     return max(0.1, round(seconds + plan.caption_calls * speed.get("call", 0.0), 1))
 
 
-def _bytes(geometry: Geometry, pixels: int, window_px: Size) -> int:
+def _bytes(plan: Plan, geometry: Geometry) -> int:
     """The peak of a run's memory where one memory holds everything: the weights, and the largest of what its stages need.
 
     Copies of the latents (the canvas, the reference, their spectrum, sums and weights of the windows) and a window's
     activations; a tile of the autoencoder beside pixels in float; pixels in float and in 8 bits
     (`python -m benchmarks.run memory`).
     """
+    pixels = plan.canvas.h * plan.canvas.w * geometry.cell**2
     latents = _latent_bytes(geometry, pixels)
-    denoising = 8 * latents + _window_bytes(geometry, window_px)
+    denoising = 8 * latents + _window_bytes(plan, geometry)
     codec = 2 * latents + DEVICE_PX_BYTES * pixels + _tile_bytes(geometry, pixels)
     correcting = 2 * latents + HOST_PX_BYTES * pixels
     return geometry.weights + max(denoising, codec, correcting)
@@ -553,8 +565,8 @@ def _latent_bytes(geometry: Geometry, pixels: int) -> int:
     return pixels // geometry.cell**2 * geometry.channels * 4
 
 
-def _window_bytes(geometry: Geometry, window_px: Size) -> int:
-    return window_px.h * window_px.w // geometry.cell**2 * geometry.width * 4 * 40
+def _window_bytes(plan: Plan, geometry: Geometry) -> int:
+    return round(plan.window.h * plan.window.w * plan.area) * geometry.width * 4 * 40
 
 
 def _tile_bytes(geometry: Geometry, pixels: int) -> int:

@@ -38,7 +38,7 @@ from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
 from cupscale.method.regions import Size
 from cupscale.method.sampler import Notice, RegionsDone, StepDone, denoise, generator
 from cupscale.method.structure import GlobalStructure
-from cupscale.method.windows import FlatPlaces, Placement
+from cupscale.method.windows import FlatPlaces
 from cupscale.planning import (
     LEAST_TILE_PX,
     Plan,
@@ -46,6 +46,7 @@ from cupscale.planning import (
     device_bytes,
     fitting_scale,
     per_cell,
+    placement,
 )
 from cupscale.preview import Pace, PreviewMap
 from cupscale.processes import Together
@@ -378,7 +379,7 @@ class Stages:
                 window=plan.window,
                 overlap=settings.overlap,
                 seed=settings.seed,
-                placement=Placement(settings.windows, settings.overlap_falls),
+                placement=placement(plan, settings),
                 flat=latents.flat,
                 guided_steps=settings.guided_steps,
                 structure=latents.structure,

@@ -76,6 +76,28 @@ def test_the_memory_of_a_plan_by_hand():
     assert small.bytes - 10**9 == 8 * 128 * 64 * 4 * 4 + 128 * 64 * 320 * 160
 
 
+def test_longer_windows_count_by_their_size():
+    """SDXL to 4096 px by turns: 20 windows of 128 x 140 cells a step, 4 steps of which 2 are guided, and 4 overviews."""
+    geometry = Geometry(native=1024, cell=8, align=32, channels=4, weights=10**9)
+    fields = {"scale": 4, "steps": 4, "strength": 1.0, "overlap": 0.0, "guidance": 5, "guidance_until": 0.5}
+    still = make_plan((1024, 1024), Settings.build(fields), geometry)
+    moving = make_plan((1024, 1024), Settings.build(fields, windows="alternating"), geometry)
+    assert (still.windows, still.area, still.work) == (64, 1.0, 64 + 32 + 4)
+    assert (moving.windows, moving.samples, moving.area) == (80, 80 + 40 + 4, 140 / 128)
+    assert moving.work == (80 + 40) * 140 / 128 + 4
+    longer = 128 * 12 * 320 * 160
+    assert (
+        moving.bytes - still.bytes == device_bytes(moving, geometry) - device_bytes(still, geometry) == longer
+    )
+    speed = {"sample": 0.1, "megapixel": 0.0}
+    timed = make_plan((1024, 1024), Settings.build(fields, windows="alternating"), geometry, speed)
+    assert timed.seconds == pytest.approx(0.1 * moving.work, abs=0.06)
+    wide = make_plan((1024, 512), Settings.build(fields, windows="alternating"), replace(geometry, align=64))
+    # Odd steps move the columns, 2 x 5 of 128; of 136 and 144 by turns the even ones have 3 rows and 4 columns.
+    assert wide.windows == 2 * (3 * 4) + 2 * (2 * 5)
+    assert wide.area == pytest.approx((24 * 144 / 128 + 20 * 136 / 128) / 44)
+
+
 @pytest.mark.parametrize(("side", "used"), MEASURED)
 def test_the_memory_of_a_plan_is_within_a_quarter_of_what_was_used(side, used):
     """At 1024 px, where a quarter is 45 MB, a hair more."""

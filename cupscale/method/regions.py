@@ -49,13 +49,17 @@ def window_count(length: int, window: int, overlap: float) -> int:
 def even_starts(
     length: int, window: int, overlap: float, generator: torch.Generator | None = None
 ) -> tuple[int, ...]:
-    """The fewest windows that cover `length`: the outer ones touch its ends, the ones between are evenly spread.
+    """Starts of the fewest windows that cover `length`, as `spread` has them."""
+    window = min(window, length)
+    return spread(length, window, window_count(length, window, overlap), generator)
+
+
+def spread(length: int, window: int, count: int, generator: torch.Generator | None = None) -> tuple[int, ...]:
+    """Starts of `count` windows, enough to cover `length`: the outer ones touch its ends, the ones between are evenly spread.
 
     With a `generator` (on the CPU) the inner ones are shifted together by up to half of the overlap, so that no seam stays in one
     place. The number of windows never depends on the shift.
     """
-    window = min(window, length)
-    count = window_count(length, window, overlap)
     if count == 1:
         return (0,)
     stride = (length - window) / (count - 1)

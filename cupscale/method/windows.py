@@ -2,7 +2,9 @@
 
     jittered      spread evenly, the inner ones shifted together within their overlap (`regions.plan_regions`)
     shifted       side by side on a grid that is moved at random at every step, along both axes (SpotDiffusion, arXiv 2407.15507)
-    alternating   the same along one axis, rows and columns by turns (ours): fewer windows at the borders
+    alternating   the same along one axis, rows and columns by turns (ours): fewer windows at the borders. Along the other axis
+                  as many windows as lie side by side are longer, and overlap by `LAP`: their borders stand where they stood
+                  two steps before, and would be seen
 
 SpotDiffusion's panorama is closed, and a window that reaches over an edge sees the opposite one. A picture is not: here such a
 window is moved back onto the canvas and overlaps its neighbour inside (ours). So a grid of n windows takes n + 1 along an axis
@@ -13,6 +15,7 @@ The overlap may fall over the run, as the noise does (ours): whole, half and non
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Literal, NamedTuple
@@ -20,10 +23,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cupscale.method.regions import Feathers, Region, Size, even_starts, feather
+from cupscale.method.regions import Feathers, Region, Size, even_starts, feather, spread, window_count
 
 Placing = Literal["jittered", "shifted", "alternating"]
 Falling = Literal["none", "thirds"]
+LAP = 1 / 8  # of a window: the overlap along the axis that is not moved
 
 
 class Grid(NamedTuple):
@@ -74,11 +78,12 @@ def inside(window: Size, canvas: Size) -> Size:
 class Placement(NamedTuple):
     """How the windows of a run move; see the module.
 
-    placing: From step to step. falls: How their overlap falls.
+    placing: From step to step. falls: How their overlap falls. unit: Sides of windows are multiples of this many cells.
     """
 
     placing: Placing = "jittered"
     falls: Falling = "none"
+    unit: int = 1
 
     def grids(
         self, canvas: Size, window: Size, overlap: float, steps: int, generator: torch.Generator
@@ -100,29 +105,53 @@ class Placement(NamedTuple):
             share = overlap_at(overlap, step, steps, self.falls)
             if self.placing == "jittered":
                 grids.append(even_grid(canvas, window, share, generator))
+            elif self.placing == "shifted":
+                grids.append(_shifted_grid(canvas, window, share, generator))
             else:
-                both = self.placing == "shifted"
-                grids.append(_shifted_grid(canvas, window, share, generator, None if both else step % 2))
+                grids.append(_by_turns(canvas, window, share, generator, step % 2, self.unit))
         return grids
 
 
-def _shifted_grid(
-    canvas: Size, window: Size, overlap: float, generator: torch.Generator, turn: int | None
-) -> Grid:
-    """turn: the axis that is moved, 0 or 1; None for both. Where an axis has but one window, it is the other's turn."""
+def _shifted_grid(canvas: Size, window: Size, overlap: float, generator: torch.Generator) -> Grid:
     window = inside(window, canvas)
-    if turn is not None and canvas[turn] <= window[turn]:
+    rows, cols = (
+        _shifted(length, side, _stride(side, overlap), generator)
+        for length, side in zip(canvas, window, strict=True)
+    )
+    return Grid(rows, cols, window)
+
+
+def _by_turns(
+    canvas: Size, window: Size, overlap: float, generator: torch.Generator, turn: int, unit: int
+) -> Grid:
+    """turn: the axis that is moved, 0 or 1. Where an axis has but one window, it is the other's turn."""
+    window = inside(window, canvas)
+    if canvas[turn] <= window[turn]:
         turn = 1 - turn
-    axes = []
+    starts, sides = [], list(window)
     for axis, (length, side) in enumerate(zip(canvas, window, strict=True)):
-        stride = max(1, int(side * (1 - overlap)))
-        shift = int(torch.rand((), generator=generator).item() * stride)
-        axes.append(_shifted(length, side, stride, shift if turn in (None, axis) else 0))
-    return Grid(axes[0], axes[1], window)
+        if axis == turn:
+            starts.append(_shifted(length, side, _stride(side, overlap), generator))
+        else:
+            count = window_count(length, side, overlap)
+            sides[axis] = _longer(length, side, count, unit)
+            starts.append(spread(length, sides[axis], count, generator))
+    return Grid(starts[0], starts[1], Size(*sides))
 
 
-def _shifted(length: int, side: int, stride: int, shift: int) -> tuple[int, ...]:
-    """Starts every `stride` cells from -shift on until the end is covered; those over an edge are moved back inside."""
+def _longer(length: int, side: int, count: int, unit: int) -> int:
+    """The least side of at least `side` cells with which `count` windows cover `length` and overlap by `LAP` of `side`."""
+    needed = (length + (count - 1) * LAP * side) / count
+    return min(length, max(side, math.ceil(needed / unit) * unit))
+
+
+def _stride(side: int, overlap: float) -> int:
+    return max(1, int(side * (1 - overlap)))
+
+
+def _shifted(length: int, side: int, stride: int, generator: torch.Generator) -> tuple[int, ...]:
+    """Starts every `stride` cells from a place drawn before the canvas on; those over an edge are moved back inside."""
+    shift = int(torch.rand((), generator=generator).item() * stride)
     last = length - side
     if last <= 0:
         return (0,)

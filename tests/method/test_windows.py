@@ -44,22 +44,55 @@ def test_a_shifted_grid_moves_along_both_axes(overlap):
     assert len({grid.rows for grid in grids}) > 2 and len({grid.cols for grid in grids}) > 2
 
 
-def test_alternating_grids_move_rows_and_columns_by_turns():
-    grids = Placement("alternating").grids(CANVAS, WINDOW, 0.0, 4, generator(2))
-    drawn = draws(2, 8)
-    for step, grid in enumerate(grids):
-        y, x = (int(share * side) for share, side in zip(drawn[2 * step :], WINDOW, strict=False))
-        assert grid.rows == slow_starts(37, 16, 16, y if step % 2 == 0 else 0)
-        assert grid.cols == slow_starts(65, 20, 20, x if step % 2 == 1 else 0)
+def slow_side(length, side, count, unit):
+    """The first side from `side` on, in steps of `unit`, whose `count` windows overlap by an eighth of `side` in the mean."""
+    longer = -(-side // unit) * unit
+    while count * longer - length < (count - 1) * side / 8:
+        longer += unit
+    return longer
+
+
+@pytest.mark.parametrize(("unit", "sides"), [(1, (18, 22)), (4, (20, 24))])
+def test_alternating_grids_move_one_axis_and_overlap_along_the_other(unit, sides):
+    """48 x 80 cells are 3 x 4 windows of 16 x 20: at rest they are longer, and no more of them."""
+    canvas = Size(48, 80)
+    assert (slow_side(48, 16, 3, unit), slow_side(80, 20, 4, unit)) == sides
+    one = generator(2)
+    for step, grid in enumerate(
+        Placement("alternating", unit=unit).grids(canvas, WINDOW, 0.0, 6, generator(2))
+    ):
+        if step % 2 == 0:
+            y, x = torch.rand(2, generator=one).tolist()
+            rows = slow_starts(48, 16, 16, int(y * 16))
+            room = sides[1] - (80 - sides[1]) / 3
+            cols = [k * (80 - sides[1]) / 3 + (2 * x - 1) * room / 2 for k in (1, 2)]
+            assert grid == Grid(rows, (0, round(cols[0]), round(cols[1]), 80 - sides[1]), Size(16, sides[1]))
+        else:
+            y, x = torch.rand(2, generator=one).tolist()
+            room = sides[0] - (48 - sides[0]) / 2
+            middle = round((48 - sides[0]) / 2 + (2 * y - 1) * room / 2)
+            assert grid == Grid(
+                (0, middle, 48 - sides[0]), slow_starts(80, 20, 20, int(x * 20)), Size(sides[0], 20)
+            )
+
+
+def test_windows_at_rest_that_overlap_already_keep_their_size():
+    """37 x 65 cells in windows of 16 x 20 overlap by 5.5 and 5; with a stride of 12 and 15, 16 x 20 of 40 x 65 do."""
+    for canvas, overlap, counts in ((CANVAS, 0.0, (3, 4)), (Size(40, 65), 0.25, (3, 4))):
+        grids = Placement("alternating").grids(canvas, WINDOW, overlap, 6, generator(2))
+        assert {grid.window for grid in grids} == {WINDOW}
+        assert {len(grid.cols) for grid in grids[::2]} == {counts[1]}
+        assert {len(grid.rows) for grid in grids[1::2]} == {counts[0]}
 
 
 def test_where_one_axis_has_one_window_the_other_moves_every_time():
     grids = Placement("alternating").grids(Size(16, 65), WINDOW, 0.0, 8, generator(1))
-    assert {grid.rows for grid in grids} == {(0,)}
-    assert len({grid.cols for grid in grids}) > 5
+    drawn = draws(1, 8)  # one a step: what stands still draws nothing
+    assert [grid.cols for grid in grids] == [slow_starts(65, 20, 20, int(x * 20)) for x in drawn]
+    assert {(grid.rows, grid.window) for grid in grids} == {((0,), WINDOW)}
     grids = Placement("alternating").grids(Size(65, 20), WINDOW, 0.0, 8, generator(1))
-    assert {grid.cols for grid in grids} == {(0,)}
-    assert len({grid.rows for grid in grids}) > 5
+    assert [grid.rows for grid in grids] == [slow_starts(65, 16, 16, int(y * 16)) for y in drawn]
+    assert {(grid.cols, grid.window) for grid in grids} == {((0,), WINDOW)}
 
 
 def test_small_windows_that_overlap_most_are_one_cell_apart():
@@ -97,7 +130,7 @@ def test_every_cell_is_covered_and_the_weights_sum_to_one(placing, canvas, overl
     for grid, weights in zip(grids, feathers(canvas, grids, torch.device("cpu")), strict=True):
         total = torch.zeros(canvas)
         for region in grid.regions:
-            assert region.crop(total).shape == (min(16, canvas.h), min(20, canvas.w))
+            assert region.crop(total).shape == grid.window == region[2:]
             region.crop(total).add_(weights.weight(region))
         assert torch.allclose(total, torch.ones(canvas), atol=1e-5)
 
