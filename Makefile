@@ -26,8 +26,8 @@ test: $(VENV)/.dev lint
 slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
 
-ends: $(PY)
-	$(PY) tools/ends.py out/ends
+ends:
+	$(PYTHON) tools/ends.py out/ends
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -50,7 +50,7 @@ def main() -> int:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *requirements(), *WITH], check=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    tests = [str(python), "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *TESTS]
+    tests = [str(python), "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *TESTS]
     return subprocess.run(tests, cwd=ROOT, env=environment, check=False).returncode
 
 
