@@ -154,8 +154,8 @@ class Watch:
                     await JSONResponse({"detail": str(error)}, 413)(scope, receive, send)
                     return
                 if post := _POST.search(path):
-                    if post["name"] and post["name"] not in (known := self._endpoints()):
-                        line = f"no endpoint of this name; there are {', '.join(known)}"
+                    if post["name"] and post["name"] not in self._endpoints:
+                        line = f"no endpoint of this name; there are {', '.join(self._endpoints)}"
                         await JSONResponse({"detail": line}, 404)(scope, receive, send)
                         return
                     await self._join(post["name"], _json(body), scope, receive, send)
@@ -206,10 +206,11 @@ class Watch:
                 raise
             await JSONResponse({"detail": str(error)}, 422)(scope, receive, send)
 
-    def _endpoints(self) -> list[str]:
-        """Those that a program may call by name."""
-        public = (fn for fn in self._demo.fns.values() if fn.api_visibility != "private")
-        return sorted({str(fn.api_name) for fn in public if fn.api_name})
+    @functools.cached_property
+    def _endpoints(self) -> dict[str, Any]:
+        """The functions that a program may call by name, in the order of their names."""
+        public = {str(fn.api_name): fn for fn in self._demo.fns.values() if fn.api_visibility != "private"}
+        return {name: public[name] for name in sorted(public) if public[name].api_name}
 
     def _kind(self, name: str | None, given: dict[str, Any]) -> str | None:
         """The function that a request asks for, where it is a run."""
@@ -218,11 +219,9 @@ class Watch:
                 fn = self._demo.fns.get(int(given["fn_index"]))
             except (KeyError, TypeError, ValueError, OverflowError):
                 return None
-            found = [fn] if fn is not None else []
         else:
-            found = [fn for fn in self._demo.fns.values() if fn.api_name == name]
-        runs = [fn for fn in found if fn.concurrency_id == RUN["concurrency_id"]]
-        return str(runs[0].api_name) if runs else None
+            fn = self._endpoints.get(name)
+        return str(fn.api_name) if fn is not None and fn.concurrency_id == RUN["concurrency_id"] else None
 
     async def _listen(self, event: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
