@@ -83,6 +83,19 @@ def test_moving_windows_are_counted_before_the_run(pipeline, seen, placing, fall
     assert pixels(result).shape == (280, 208, 3)
 
 
+def test_windows_by_turns_have_the_sizes_of_the_plan(pipeline):
+    """48 x 32 cells in windows of 16, whose sides are even: 4 x 2 of 16 x 18 cells (17 would do) and 3 x 3 of 18 x 16 by turns."""
+    shapes = []
+    network = pipeline.backbone.network
+    hook = network.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape[-2:])))
+    fields = FAST | {"windows": "alternating", "attention": 0, "guidance": 1.0}
+    plan = pipeline.upscale(photo(32, 48), **fields).plan
+    hook.remove()
+    assert set(shapes) == {(16, 18), (18, 16)}
+    assert [shapes[0], shapes[8], len(shapes)] == [(16, 18), (18, 16), plan.windows]
+    assert plan.area == 18 / 16 and plan.work == plan.windows * plan.area
+
+
 def test_the_last_steps_go_without_guidance(pipeline, seen):
     """5 steps of 16 windows; 0.5 of them rounds up to 3 that are guided."""
     result = pipeline.upscale(photo(), **FAST, guidance_until=0.5)
