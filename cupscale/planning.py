@@ -36,7 +36,7 @@ class Geometry:
     native: side of the window it was trained for. cell: of one latent cell. align: windows are multiples of this.
     channels: of a latent cell. weights: bytes of all parts as loaded; 0 where not known. tile: bytes that the autoencoder takes
     for each pixel of a tile; 0 where it is an exact codec. width: channels of the network's first level, which the memory of a
-    window follows.
+    window follows. longest: side of a window that the network has positions for; 0 where there is no end.
     """
 
     native: int
@@ -46,6 +46,7 @@ class Geometry:
     weights: int = 0
     tile: int = 0
     width: int = 320
+    longest: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Plan:
 
     evaluations: of the network: the windows of all steps plus one a step for the attention prior.
     windows: those of all steps, without the `kept` ones, in which the input shows nothing. area: of one in the mean, over that
-    of `window`. unit: their sides are multiples of this many cells.
+    of `window`. unit, longest: their sides are multiples of the one and, if it is not 0, at most the other, in cells.
     doubled: those of the windows that are guided, and take two samples.
     drawing: the evaluations that draw the input from words, which guidance doubles too; 0 where an image is given.
     seconds: estimate for this machine, None where it was never measured. bytes: estimate of the peak memory.
@@ -92,6 +93,7 @@ class Plan:
     lap: Size = Size(0, 0)
     area: float = 1.0
     unit: int = 1
+    longest: int = 0
 
     @property
     def seam(self) -> Seam | None:
@@ -174,6 +176,8 @@ class Plan:
         data |= {"samples": self.samples, "control_samples": self.control_samples}
         for name in ("canvas", "window", "overview", "lap"):
             data[name] = [side * self.cell_px for side in reversed(data[name])]
+        for name in ("unit", "longest"):
+            del data[name]
         return data
 
 
@@ -381,6 +385,7 @@ def make_plan(
         controlled=settings.control > 0,
         lap=lap,
         unit=align // geometry.cell,
+        longest=geometry.longest // geometry.cell,
     )
     plan = counted(plan, settings, rich)
     plan = replace(plan, bytes=_bytes(plan, geometry))
@@ -417,7 +422,7 @@ def counted(plan: Plan, settings: Settings, rich: Tensor | None) -> Plan:
 
 def placement(plan: Plan, settings: Settings) -> Placement:
     """How the windows of the run move."""
-    return Placement(settings.windows, settings.overlap_falls, plan.unit)
+    return Placement(settings.windows, settings.overlap_falls, plan.unit, plan.longest)
 
 
 def per_cell(of_input: Tensor, plan: Plan) -> Tensor:

@@ -40,6 +40,18 @@ def processors(pipe):
 # End to end
 
 
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_windows_of_other_sizes_run_where_there_are_positions_for_them(load, name):
+    """By turns they are longer, of 32 x 16 cells as well; Z-Image's small checkpoint has places for 16 cells and no more."""
+    pipe = load(name)
+    result = cupscale.upscale(
+        pipe, photo(32, 64), **FAST | {"scale": 4, "windows": "alternating", "overlap": 0.0}
+    )
+    longest = adapt(pipe).most_cells() or 0
+    assert adapt(pipe).geometry.longest == longest * result.plan.cell_px
+    assert result.plan.window == (16, 16) and (result.plan.area > 1) == (longest != 16)
+
+
 @pytest.mark.parametrize("name", NEW)
 def test_the_four_rows_of_the_ablation(load, name):
     """Plain, +GSP, +RAP, +RSP: each prior changes the picture; at weight 0 it is as if it were not there and costs nothing."""

@@ -84,7 +84,7 @@ def test_moving_windows_are_counted_before_the_run(pipeline, seen, placing, fall
 
 
 def test_windows_by_turns_have_the_sizes_of_the_plan(pipeline):
-    """48 x 32 cells in windows of 16, whose sides are even: 4 x 2 of 16 x 18 cells (17 would do) and 3 x 3 of 18 x 16 by turns."""
+    """48 x 32 cells in windows of 16, whose sides are even: 4 x 2 of 16 x 18 (17 would do) and 3 x 3 of 18 x 16 by turns."""
     shapes = []
     network = pipeline.backbone.network
     hook = network.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape[-2:])))

@@ -69,6 +69,7 @@ class DiffusersBackbone(ABC):
             channels=self._channels(),
             width=self._width(),
             weights=offload.weights_there(pipe, "none"),
+            longest=cell * (self.most_cells() or 0),
         )
         self.geometry = replace(self.geometry, tile=_tile_bytes(pipe.vae, self._upcasts()))
         # How many places a side lie in a cell's channels: pixels of an exact codec, or cells of the VAE.

@@ -78,12 +78,14 @@ def inside(window: Size, canvas: Size) -> Size:
 class Placement(NamedTuple):
     """How the windows of a run move; see the module.
 
-    placing: From step to step. falls: How their overlap falls. unit: Sides of windows are multiples of this many cells.
+    placing: From step to step. falls: How their overlap falls. unit: Sides of windows are multiples of this many cells. longest:
+    They are made no longer than this; 0 where there is no end.
     """
 
     placing: Placing = "jittered"
     falls: Falling = "none"
     unit: int = 1
+    longest: int = 0
 
     def grids(
         self, canvas: Size, window: Size, overlap: float, steps: int, generator: torch.Generator
@@ -108,8 +110,31 @@ class Placement(NamedTuple):
             elif self.placing == "shifted":
                 grids.append(_shifted_grid(canvas, window, share, generator))
             else:
-                grids.append(_by_turns(canvas, window, share, generator, step % 2, self.unit))
+                grids.append(self._by_turns(canvas, window, share, generator, step % 2))
         return grids
+
+    def _by_turns(
+        self, canvas: Size, window: Size, overlap: float, generator: torch.Generator, turn: int
+    ) -> Grid:
+        """turn: the axis that is moved, 0 or 1. Where an axis has but one window, it is the other's turn."""
+        window = inside(window, canvas)
+        if canvas[turn] <= window[turn]:
+            turn = 1 - turn
+        starts, sides = [], list(window)
+        for axis, (length, side) in enumerate(zip(canvas, window, strict=True)):
+            if axis == turn:
+                starts.append(_shifted(length, side, _stride(side, overlap), generator))
+            else:
+                count = window_count(length, side, overlap)
+                sides[axis] = self._longer(length, side, count)
+                starts.append(spread(length, sides[axis], count, generator))
+        return Grid(starts[0], starts[1], Size(*sides))
+
+    def _longer(self, length: int, side: int, count: int) -> int:
+        """The least side of at least `side` cells with which `count` windows cover `length` and overlap by `LAP` of `side`."""
+        needed = (length + (count - 1) * LAP * side) / count
+        most = min(length, max(side, self.longest // self.unit * self.unit or length))
+        return min(most, max(side, math.ceil(needed / self.unit) * self.unit))
 
 
 def _shifted_grid(canvas: Size, window: Size, overlap: float, generator: torch.Generator) -> Grid:
@@ -119,30 +144,6 @@ def _shifted_grid(canvas: Size, window: Size, overlap: float, generator: torch.G
         for length, side in zip(canvas, window, strict=True)
     )
     return Grid(rows, cols, window)
-
-
-def _by_turns(
-    canvas: Size, window: Size, overlap: float, generator: torch.Generator, turn: int, unit: int
-) -> Grid:
-    """turn: the axis that is moved, 0 or 1. Where an axis has but one window, it is the other's turn."""
-    window = inside(window, canvas)
-    if canvas[turn] <= window[turn]:
-        turn = 1 - turn
-    starts, sides = [], list(window)
-    for axis, (length, side) in enumerate(zip(canvas, window, strict=True)):
-        if axis == turn:
-            starts.append(_shifted(length, side, _stride(side, overlap), generator))
-        else:
-            count = window_count(length, side, overlap)
-            sides[axis] = _longer(length, side, count, unit)
-            starts.append(spread(length, sides[axis], count, generator))
-    return Grid(starts[0], starts[1], Size(*sides))
-
-
-def _longer(length: int, side: int, count: int, unit: int) -> int:
-    """The least side of at least `side` cells with which `count` windows cover `length` and overlap by `LAP` of `side`."""
-    needed = (length + (count - 1) * LAP * side) / count
-    return min(length, max(side, math.ceil(needed / unit) * unit))
 
 
 def _stride(side: int, overlap: float) -> int:

@@ -76,6 +76,18 @@ def test_alternating_grids_move_one_axis_and_overlap_along_the_other(unit, sides
             )
 
 
+@pytest.mark.parametrize(
+    ("longest", "sides"), [(0, (20, 24)), (24, (20, 24)), (23, (20, 20)), (19, (16, 20)), (4, (16, 20))]
+)
+def test_no_window_is_made_longer_than_the_network_has_positions_for(longest, sides):
+    """48 x 80 cells in windows of 16 x 20, whose sides are multiples of 4. Those that are there already stay."""
+    grids = Placement("alternating", unit=4, longest=longest).grids(
+        Size(48, 80), WINDOW, 0.0, 2, generator(2)
+    )
+    assert [grid.window for grid in grids] == [Size(16, sides[1]), Size(sides[0], 20)]
+    assert [(len(grid.rows), len(grid.cols)) for grid in grids] == [(4, 4), (3, 5)]
+
+
 def test_windows_at_rest_that_overlap_already_keep_their_size():
     """37 x 65 cells in windows of 16 x 20 overlap by 5.5 and 5; with a stride of 12 and 15, 16 x 20 of 40 x 65 do."""
     for canvas, overlap, counts in ((CANVAS, 0.0, (3, 4)), (Size(40, 65), 0.25, (3, 4))):
