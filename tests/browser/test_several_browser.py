@@ -268,7 +268,7 @@ def test_a_link_keeps_a_result_until_it_is_deleted(page, chromium, url, small):
     expect(page.locator(".toast-wrap")).to_contain_text("no result of a run")
     upscale(page)
     page.locator("#keep-link").click()
-    box = page.locator("#kept-link textarea, #kept-link input")
+    box = page.locator("#kept-links textarea")
     expect(box).to_have_value(re.compile(rf"^{re.escape(url)}\?kept=[\w-]{{32}}$"))
     link = box.input_value()
     context = chromium.new_context()
@@ -281,7 +281,7 @@ def test_a_link_keeps_a_result_until_it_is_deleted(page, chromium, url, small):
     made, seen = (Path(download(page, "#png").path()).read_bytes(), None)
     seen = other.request.get(other.locator("#result .cu-after").evaluate("e => e.src"))
     assert seen.body() == made
-    page.locator("#delete-link").click()
+    page.locator("#kept-links [data-do=delete]").click()
     expect(box).not_to_be_visible()
     assert other.request.get(seen.url).status == 404
     other.goto(link)
