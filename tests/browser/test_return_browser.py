@@ -158,6 +158,25 @@ def test_the_browser_that_made_a_link_deletes_it_later_and_no_other_can(page, ch
     expect(row).to_have_count(0)
 
 
+def test_a_link_that_seems_to_be_gone_is_forgotten_after_its_time(page, url, small):
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    link, _ = kept_under_a_link(page)
+    page.reload()
+    gone = "cupscaleLinks.add({ token: 'x'.repeat(32), secret: 'y', seconds: %d, note: '' })"
+    held = "cupscaleBase('cupscale-links', 'links')('readonly', (links) => links.getAllKeys())"
+    page.evaluate(gone % 60)
+    page.route("**/card.jpg?kept=*", lambda route: route.fulfill(status=404))
+    assert page.evaluate("cupscaleLinks.live()") == [] and len(page.evaluate(held)) == 2
+    page.unroute("**/card.jpg?kept=*")
+    assert [one["token"] for one in page.evaluate("cupscaleLinks.live()")] == [link[-32:]]
+    page.evaluate(gone % -1)
+    assert len(page.evaluate("cupscaleLinks.live()")) == 1 and page.evaluate(held) == [link[-32:]]
+    page.evaluate("cupscaleLinks.clear()")
+    assert page.evaluate(held) == []
+
+
 def test_delete_all_deletes_what_is_under_links_too(page, url, small):
     visit(page, url)
     give(page, small)
