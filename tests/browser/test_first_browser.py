@@ -105,6 +105,22 @@ def test_the_example_is_wiped_until_someone_takes_the_slider(chromium, url):
     page.context.close()
 
 
+def test_the_wipe_is_slow_and_shows_both_sides(chromium, url):
+    """Where the divider stands, in percent, and how long it takes there and back."""
+    page = opened(chromium, url, 1280, 800)
+    expect(page.locator("#result")).to_have_class(re.compile("cu-wiping"))
+    seconds, times, places = page.locator("#result .cu-stage").evaluate(
+        """e => {
+          const [{ effect }] = e.getAnimations().filter((one) => one.animationName === 'cu-wipe')
+          const { duration, iterations } = effect.getTiming()
+          return [duration / 1000, iterations, effect.getKeyframes().map((one) => parseFloat(one['--cut']))]
+        }"""
+    )
+    assert 6 <= seconds <= 15 and times == 2
+    assert places[0] == places[-1] == 50 and min(places) < 20 and max(places) > 80
+    page.context.close()
+
+
 def test_no_one_who_wants_rest_sees_it_move(chromium, url):
     page = opened(chromium, url, 1280, 800, reduced_motion="reduce")
     assert page.locator("#result .cu-stage").evaluate("e => getComputedStyle(e).animationName") == "none"
@@ -122,10 +138,12 @@ def test_what_has_the_focus_is_seen(page, url):
         page.keyboard.press("Tab")
         name, ring = page.evaluate(
             """order => {
-              const there = document.activeElement, style = getComputedStyle(there)
+              const there = document.activeElement
+              const handle = document.querySelector('#result .cu-line i')  // on which the ring of the slider is
+              const style = getComputedStyle(there.matches('.cu-range') ? handle : there)
               const ring = style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2
               const part = there.closest(order.map(id => '#' + id).join())
-              return [part ? part.id : there.outerHTML, ring || there.matches('.cu-range')]  // whose ring is its handle's
+              return [part ? part.id : there.outerHTML, ring]
             }""",
             order,
         )

@@ -190,6 +190,25 @@ def test_the_history_opens_in_the_slider_with_its_input(page, url, small, tmp_pa
     expect(page.locator("#result .cu-note")).to_contain_text("64 × 48 → 128 × 96, seed 41")
 
 
+def test_the_history_shows_small_pictures_and_keeps_the_newest_forty(page, url, tmp_path):
+    visit(page, url)
+    give(page, photo(tmp_path / "wide.png", (200, 150)), "200")
+    upscale(page)
+    page.get_by_role("tab", name="History").click()
+    picture = page.locator("#history li img")
+    expect(picture).to_have_count(1)
+    page.wait_for_function("document.querySelector('#history li img').naturalWidth > 0")
+    assert picture.evaluate("e => [e.naturalWidth, e.naturalHeight]") == [320, 240]  # of 400 x 300
+    page.evaluate("""async () => {
+      const url = (await cupscaleStore.all())[0].blob, made = URL.createObjectURL(url)
+      for (let k = 0; k < 40; k += 1) await cupscaleStore.add({ url: made, name: `${k}.png`, note: "", settings: "{}" })
+    }""")
+    entries = page.locator("#history li")
+    expect(entries).to_have_count(40)
+    names = entries.locator("img").evaluate_all("all => all.map((e) => e.alt)")
+    assert names == [f"{k}.png" for k in range(39, -1, -1)]  # the newest first, and the run's own is gone
+
+
 def compare(page, url, small, *titles):
     visit(page, url)
     give(page, small)
