@@ -164,6 +164,7 @@ def test_a_link_that_seems_to_be_gone_is_forgotten_after_its_time(page, url, sma
     upscale(page)
     link, _ = kept_under_a_link(page)
     page.reload()
+    page.wait_for_function("window.cupscaleLinks")  # the page's own scripts come after its HTML
     gone = "cupscaleLinks.add({ token: 'x'.repeat(32), secret: 'y', seconds: %d, note: '' })"
     held = "cupscaleBase('cupscale-links', 'links')('readonly', (links) => links.getAllKeys())"
     page.evaluate(gone % 60)
