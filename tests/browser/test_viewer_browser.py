@@ -250,9 +250,10 @@ def test_a_run_shows_the_plain_enlargement_at_once_and_then_its_steps(page, url,
     give(page, small)
     page.evaluate("""() => {
       window.seen = []
-      const view = document.querySelector('#result .cu-view')
+      const view = document.querySelector('#result .cu-view'), stage = view.querySelector('.cu-stage')
       const look = () => seen.push([view.dataset.state, Boolean(view.querySelector('.cu-before').getAttribute('src')),
-        (view.querySelector('.cu-after').getAttribute('src') || '').slice(0, 5), document.title].join('|'))
+        (view.querySelector('.cu-after').getAttribute('src') || '').slice(0, 5), stage.style.getPropertyValue('--cut'),
+        document.title].join('|'))
       new MutationObserver(look).observe(document, {subtree: true, childList: true, attributes: true})
     }""")
     upscale(page)
@@ -260,7 +261,8 @@ def test_a_run_shows_the_plain_enlargement_at_once_and_then_its_steps(page, url,
     seen = list(dict.fromkeys(page.evaluate("window.seen")))
     states = [re.sub(r"\|[^|]*$", "", one) for one in seen]
     states = [one for k, one in enumerate(states) if k == 0 or one != states[k - 1]]
-    assert states[-3:] == ["preview|true|", "preview|true|data:", "pair|true|http:"]
+    # All of the enlargement, all of the steps over it, half of each.
+    assert states[-3:] == ["preview|true||100%", "preview|true|data:|0%", "pair|true|http:|50%"]
     assert any(re.search(r"\|\d+% · ", one) for one in seen)
     page.locator("#set-prompt textarea").click()
     expect(page).not_to_have_title(re.compile("·"))
