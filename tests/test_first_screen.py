@@ -227,6 +227,14 @@ def test_what_is_closed_begins_invisible_and_is_shown_once():
     assert "visible: true" in event.js and "fill(" in event.js
 
 
+@pytest.mark.parametrize("name", ["regions", "batch", "compare", "advanced", "share", "large", "method"])
+def test_nothing_of_a_closed_part_is_fetched_at_first(page, name):
+    """gradio fetches the code of all that begins visible, on closed tabs and in closed accordions too."""
+    (part,) = [one for one in page.blocks.values() if name in (getattr(one, "id", ""), one.elem_id)]
+    within = list(light._within(part))
+    assert within and not any(block.visible is True for block in within)
+
+
 def test_a_size_control_says_what_it_is():
     assert size.Size(2.0).value == 2.0 and size.Size(2.0).api_info()["type"] == "number"
 

@@ -698,14 +698,16 @@ CONTRASTS = """() => {
   const found = []
   for (const node of document.querySelectorAll('body *')) {
     const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim())
-    if (!own || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue
+    const hint = node.placeholder && !node.value
+    if (!(own || hint) || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue
     const box = node.getBoundingClientRect()
     if (box.width < 2 || box.height < 2 || node.closest('button:disabled, svg, footer, .cu-stage')) continue
-    const behind = background(node), style = getComputedStyle(node)
+    const behind = background(node), style = getComputedStyle(node, hint ? '::placeholder' : null)
     if (!behind) continue
     const [one, other] = [luminance(numbers(style.color)), luminance(behind)].sort((a, b) => b - a)
     const ratio = (one + 0.05) / (other + 0.05)
-    if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${node.tagName} ${node.textContent.trim().slice(0, 40)}`)
+    const text = hint ? node.placeholder : node.textContent
+    if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${node.tagName} ${text.trim().slice(0, 40)}`)
   }
   return found
 }"""

@@ -233,10 +233,13 @@ def test_a_comparison_is_downloaded_and_a_variant_is_used(page, url, small):
     with Image.open(waiting.path()) as made:
         assert waiting.suggested_filename == "small-compared.png" and made.width == 2 * 128 + 3 * 16
     expect(page.locator("#grid figcaption button:visible")).to_have_count(1)  # the plain one has no settings
+    cell = page.request.get(page.locator("#grid img").nth(1).evaluate("e => e.src")).body()
     page.get_by_role("button", name="Use these settings: + GSP").click()
     expect(page.get_by_role("tab", name="Upscale")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
-    settings = images.read_settings(Path(download(page, "#png").path()).read_bytes())
+    made = Path(download(page, "#png").path()).read_bytes()
+    assert made == cell  # what stood in the grid is the result that it opens
+    settings = images.read_settings(made)
     open_part(page, "advanced")
     for name in ("structure", "attention"):
         shown = page.locator(f"#set-{name} input[type=number]")
