@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -512,6 +512,10 @@ def test_a_grid_is_one_picture_at_full_size():
         assert made.getpixel((16 + 112 + 95, 16 + 63)) == (0, 0, 255)
         assert made.getpixel((16, 16 + 136)) == (0, 255, 0)
         assert made.getpixel((16 + 112, 16 + 136)) == (255, 255, 255)
+        for (left, top), colour in (((16, 16), "red"), ((128, 16), "blue"), ((16, 152), "lime")):
+            picture = made.crop((left, top, left + 96, top + 64))
+            assert picture.getcolors() == [(96 * 64, ImageColor.getrgb(colour))]  # the title is under it
+            assert made.crop((left, top + 64, left + 96, top + 64 + 56)).convert("L").getextrema() == (0, 255)
     with pytest.raises(CupscaleError, match="nothing to download"):
         sheet.write({}, scratch.new_folder())
 

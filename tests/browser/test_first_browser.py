@@ -48,6 +48,10 @@ def test_a_first_visit_is_light(chromium, url):
     assert not any(kind in request.url for request in page.sent for kind in ("hls", "Video", "Gallery"))
     scripts = {Path(one.url).name for one in page.sent if re.search(r"/assets/.*\.js$", one.url)}
     assert scripts == named_at_once(url)
+    (core,) = [one for one in page.sent if "/assets/core-" in one.url]
+    assert (
+        "cupscaleSteps" in core.response().text()
+    )  # it went through the page's own hands: mended, out of memory
     page.context.close()
 
 
