@@ -146,6 +146,29 @@ def test_a_batch_is_held_to_the_bounds_of_one_run(monkeypatch):
         Tab(Limits(max_samples=50))._check_total(three)
 
 
+def test_a_run_that_fails_in_a_batch_is_told_and_the_others_go_on():
+    wrong = {"one": CupscaleError("the network gave NaN"), "two": MemoryError()}
+    tab = Tab(Limits())
+    for part in ("batch", "downloads", "list", "status", "run", "cancel"):
+        setattr(tab, part, part)
+
+    def run_one(made, number, writer, deadline):
+        entry = made.entries[number]
+        if entry.name in wrong:
+            raise wrong[entry.name]
+        yield {}
+        made.entries[number] = replace(entry, state="done", shot=shot(entry.name))
+
+    tab._run = run_one
+    made = batch.Batch([batch.Entry(name, name, name, settings=SETTINGS) for name in ("one", "two", "three")])
+    *_, last = tab._runs(made, "", None)
+    assert [entry.state for entry in made.entries] == ["failed", "failed", "done"]
+    assert made.entries[0].line == "the network gave NaN" and made.entries[1].line.startswith("out of memory")
+    assert "1 of 3 images are done, 2 failed" in last["status"] and last["downloads"]["visible"]
+    with zipfile.ZipFile(batch.archive(made, "png")) as packed:
+        assert packed.namelist() == ["three.png", "errors.txt"]
+
+
 def test_a_run_keeps_the_folders_that_it_needs(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(scratch.time, "monotonic", lambda: now[0])

@@ -74,6 +74,9 @@ def test_a_batch_goes_through_and_comes_as_one_archive(page, url, several):
     page.get_by_label("JPEG", exact=True).check()
     name, archive = packed(page)
     assert name.endswith("jpg.zip") and Image.open(archive.open("c-x2.5-seed3.jpg")).format == "JPEG"
+    page.get_by_label("WebP", exact=True).check()
+    name, archive = packed(page)
+    assert name.endswith("webp.zip") and Image.open(archive.open("c-x2.5-seed3.webp")).format == "WEBP"
     page.get_by_role("button", name="Open a.png").nth(1).click()
     expect(page.get_by_role("tab", name="Upscale")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#result .cu-note")).to_contain_text("72 × 48 → 180 × 120")
