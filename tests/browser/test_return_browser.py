@@ -131,9 +131,8 @@ def test_the_browser_that_made_a_link_deletes_it_later_and_no_other_can(page, ch
     expect(other.locator("#keep-link")).to_be_visible()
     expect(other.locator("#kept-links section")).to_be_attached()
     assert other.evaluate("cupscaleLinks.live()") == [] and other.locator("#kept-links textarea").count() == 0
-    told = other.content() + "".join(
-        one.text() for one in heard if "json" in one.header_value("content-type") or ""
-    )
+    told = other.content() + other.request.get(f"{url}config").text()
+    told += "".join(one.text() for one in heard if "json" in (one.header_value("content-type") or ""))
     token = file_of(link).rpartition("/")[2]
     refused = other.evaluate("(token) => cupscaleLinks.remove({ token, secret: token })", token)
     assert refused.startswith("Nothing was deleted") and other.request.get(f"{file_of(link)}/after.png").ok
