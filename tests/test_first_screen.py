@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from cupscale import models
 from cupscale.errors import CupscaleError
@@ -184,10 +186,32 @@ def test_the_first_example_is_there_and_thumbnails_are_small():
 def test_the_heading_says_which_model_runs_where(monkeypatch):
     monkeypatch.delenv("SPACE_ID", raising=False)
     text = heading.html()
-    assert "Model <b>tiny</b> on a CPU" in text and heading.PAPER in text and "README.md" in text
+    assert "Upscale images to 4K and 8K" in text and "adds detail, keeps the content" in text
+    assert "Model <b>tiny</b> on a CPU" in text and f'<a href="{heading.PAPER}">Paper</a>' in text
     assert ">Code<" not in text
     monkeypatch.setenv("SPACE_ID", "someone/cupscale")
     assert "https://huggingface.co/spaces/someone/cupscale/tree/main" in heading.html()
+
+
+def test_the_card_of_the_bundled_model_is_read_from_the_page_and_nothing_beside_it(page):
+    """A link to it is of no use where gradio refuses the file."""
+    link = re.search(r'<a href="([^"]*)">Model card</a>', heading.html())[1]
+    client = TestClient(gr.routes.App.create_app(page))
+    answer = client.get(f"/{link}")
+    assert answer.status_code == 200 and answer.content == heading.CARD.read_bytes()
+    assert answer.headers["content-disposition"].startswith("inline")
+    assert heading.CARD.with_name("model_index.json").is_file()
+    assert client.get(f"/{link.replace('README.md', 'model_index.json')}").status_code == 403
+
+
+def test_the_large_result_is_on_the_page(page):
+    """4096 px wide, closed, with what the browser needs to fetch its tiles."""
+    (part,) = [one for one in page.blocks.values() if one.elem_id == "large"]
+    (view,) = [one for one in page.blocks.values() if one.elem_id == "large-view"]
+    assert not part.open and part.label == "Look into a result of 4096 × 2731 pixels, with its captions"
+    assert view.value["levels"][-1] == [4096, 2731] and len(view.value["captions"]) > 1
+    folder = Path(view.value["tiles"].removeprefix("gradio_api/file="))
+    assert (folder / "0-0-0.webp").is_file() and (folder / "3-7-5.webp").is_file()
 
 
 def test_what_is_closed_begins_invisible_and_is_shown_once():
@@ -201,6 +225,14 @@ def test_what_is_closed_begins_invisible_and_is_shown_once():
     assert (plain.visible, gone.visible, beside.visible, state.visible) == (False, False, True, True)
     (event,) = [fn for fn in demo.fns.values() if fn.outputs == [plain]]
     assert "visible: true" in event.js and "fill(" in event.js
+
+
+@pytest.mark.parametrize("name", ["regions", "batch", "compare", "advanced", "share", "large", "method"])
+def test_nothing_of_a_closed_part_is_fetched_at_first(page, name):
+    """gradio fetches the code of all that begins visible, on closed tabs and in closed accordions too."""
+    (part,) = [one for one in page.blocks.values() if name in (getattr(one, "id", ""), one.elem_id)]
+    within = list(light._within(part))
+    assert within and not any(block.visible is True for block in within)
 
 
 def test_a_size_control_says_what_it_is():

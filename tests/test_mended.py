@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import brotli
 
@@ -59,3 +60,18 @@ def test_it_serves_scripts_and_sheets_and_nothing_else():
     for path_of_another in others:
         assert asked(path_of_another) is None, path_of_another
     assert asked(path, "websocket") is None
+
+
+def test_files_go_out_of_memory_and_stay_in_the_browser(monkeypatch):
+    """Read and compressed for the first visitor only; their names hold the hash of what is in them."""
+    path = f"/assets/{next(mended._ASSETS.glob('Index-*.js')).name}"
+    first, plain = asked(path), asked(path, accept=b"gzip")
+
+    def again(*given, **named):
+        raise AssertionError("a second time")
+
+    for owner, name in ((Path, "read_text"), (Path, "read_bytes"), (brotli, "compress")):
+        monkeypatch.setattr(owner, name, again)
+    assert (asked(path), asked(path, accept=b"gzip")) == (first, plain)
+    for _, headers, _ in (first, plain):
+        assert headers[b"cache-control"] == b"public, max-age=31536000, immutable"

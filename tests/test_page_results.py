@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import errno
+import hashlib
+import hmac
 import json
 import os
 import re
@@ -18,7 +20,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -144,6 +146,29 @@ def test_a_batch_is_held_to_the_bounds_of_one_run(monkeypatch):
         Tab(Limits(max_samples=50))._check_total(three)
 
 
+def test_a_run_that_fails_in_a_batch_is_told_and_the_others_go_on():
+    wrong = {"one": CupscaleError("the network gave NaN"), "two": MemoryError()}
+    tab = Tab(Limits())
+    for part in ("batch", "downloads", "list", "status", "run", "cancel"):
+        setattr(tab, part, part)
+
+    def run_one(made, number, writer, deadline):
+        entry = made.entries[number]
+        if entry.name in wrong:
+            raise wrong[entry.name]
+        yield {}
+        made.entries[number] = replace(entry, state="done", shot=shot(entry.name))
+
+    tab._run = run_one
+    made = batch.Batch([batch.Entry(name, name, name, settings=SETTINGS) for name in ("one", "two", "three")])
+    *_, last = tab._runs(made, "", None)
+    assert [entry.state for entry in made.entries] == ["failed", "failed", "done"]
+    assert made.entries[0].line == "the network gave NaN" and made.entries[1].line.startswith("out of memory")
+    assert "1 of 3 images are done, 2 failed" in last["status"] and last["downloads"]["visible"]
+    with zipfile.ZipFile(batch.archive(made, "png")) as packed:
+        assert packed.namelist() == ["three.png", "errors.txt"]
+
+
 def test_a_run_keeps_the_folders_that_it_needs(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(scratch.time, "monotonic", lambda: now[0])
@@ -169,9 +194,9 @@ def test_a_kept_link_is_found_until_its_time_is_over(monkeypatch):
     now = [50.0]
     monkeypatch.setattr(kept_links.time, "monotonic", lambda: now[0])
     links = kept_links.KeptLinks(Limits(link_seconds=100))
-    one = links.keep(shot("one"))
+    one, _ = links.keep(shot("one"))
     now[0] += 60
-    other = links.keep(shot("two", "red"))
+    other, _ = links.keep(shot("two", "red"))
     assert one.token != other.token and len(one.token) == 32
     now[0] += 39.9
     found = links.find(one.token)
@@ -183,12 +208,48 @@ def test_a_kept_link_is_found_until_its_time_is_over(monkeypatch):
     assert links.find(other.token) is None and not other.folder.exists()
 
 
-def test_a_kept_link_is_192_bits_of_the_systems_randomness(monkeypatch):
-    """A clock or a counter would be guessed."""
-    asked = []
-    monkeypatch.setattr(secrets, "token_bytes", lambda count: asked.append(count) or bytes(range(count)))
-    token = kept_links.KeptLinks(Limits()).keep(shot("one")).token
-    assert 24 in asked and token == base64.urlsafe_b64encode(bytes(range(24))).decode()
+def test_a_kept_link_and_its_secret_are_192_bits_of_the_systems_randomness_each(monkeypatch):
+    """A clock or a counter would be guessed, and whoever has the link must not know the secret."""
+    drawn = []
+
+    def draw(count):
+        drawn.append(bytes(range(len(drawn), len(drawn) + count)))
+        return drawn[-1]
+
+    monkeypatch.setattr(secrets, "token_bytes", draw)
+    kept, secret = kept_links.KeptLinks(Limits()).keep(shot("one"))
+    long = {base64.urlsafe_b64encode(one).decode() for one in drawn if len(one) == 24}
+    assert kept.token != secret and {kept.token, secret} <= long
+
+
+def test_a_link_is_deleted_by_its_own_secret_alone():
+    links = kept_links.KeptLinks(Limits())
+    (one, secret), (other, others) = links.keep(shot("one")), links.keep(shot("two"))
+    for wrong in ("", others, one.token, one.secret_hash, secret[:-1], secret + " ", "é"):
+        assert not links.delete(one.token, wrong)
+    assert links.find(one.token) is one and one.after.is_file() and links.find(other.token) is other
+    assert links.delete(one.token, secret)
+    assert links.find(one.token) is None and not one.folder.exists()
+    assert not links.delete(one.token, secret)
+    assert links.find(other.token) is other
+
+
+def test_the_server_has_no_secret_but_its_hash():
+    kept, secret = kept_links.KeptLinks(Limits()).keep(shot("one"))
+    assert kept.secret_hash == hashlib.sha256(secret.encode()).hexdigest()
+    files = [file for file in kept.folder.iterdir() if file.is_file()]
+    assert len(files) == 4 and not any(secret.encode() in file.read_bytes() for file in files)
+    assert secret not in repr(kept)
+
+
+def test_secrets_are_compared_in_one_time_whether_or_not_there_is_a_link(monkeypatch):
+    compared = []
+    monkeypatch.setattr(hmac, "compare_digest", lambda *both: compared.append(both) or both[0] == both[1])
+    links = kept_links.KeptLinks(Limits())
+    kept, _ = links.keep(shot("one"))
+    for token in (kept.token, "x" * 32):
+        assert not links.delete(token, "guessed")
+    assert [len(one) for both in compared for one in both] == [64] * 4
 
 
 @pytest.mark.parametrize("token", [None, "", "x" * 32, "../" * 10 + "ab", 7, ["a"], "é" * 32])
@@ -202,7 +263,7 @@ def test_a_link_that_is_none_finds_nothing(token):
 def test_a_kept_link_is_swept_though_nobody_asks(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(scratch.time, "monotonic", lambda: now[0])
-    folder = kept_links.KeptLinks(Limits(link_seconds=100)).keep(shot("one")).folder
+    folder = kept_links.KeptLinks(Limits(link_seconds=100)).keep(shot("one"))[0].folder
     for _ in range(2):
         scratch.sweep(10, 100)
         now[0] += 60
@@ -227,42 +288,46 @@ def test_a_page_keeps_only_as_much_as_it_has_room_for(monkeypatch):
 
 @pytest.fixture
 def killed(tmp_path, monkeypatch):
-    """What is kept in a folder as a killed process leaves it, and what finds the next page's links: (kept, find)."""
+    """What is kept in a folder as a killed process leaves it, its secret, and what gives the next page's links."""
     left = tmp_path / "cupscale-left"
     (left / "links").mkdir(parents=True)
     (tmp_path / "cupscale-left.alive").write_text("")
     with monkeypatch.context() as patch:
         patch.setattr(scratch, "new_folder", lambda kind="links": Path(tempfile.mkdtemp(dir=left / kind)))
-        kept = kept_links.KeptLinks(Limits()).keep(shot("one"))
+        kept, secret = kept_links.KeptLinks(Limits()).keep(shot("one"))
 
-    def find(seconds):
+    def adopt(seconds):
         """By a page of these link_seconds; whatever was left is away."""
         assert scratch.sweep_left() == 1 and not left.exists()
         links = kept_links.KeptLinks(Limits(link_seconds=seconds))
         links.adopt(scratch.adopted())
         assert scratch.adopted() == []
-        return links.find(kept.token)
+        return links
 
-    return kept, find
+    return kept, secret, adopt
 
 
 def test_what_a_killed_page_kept_under_a_link_is_kept_by_the_next(killed):
-    kept, find = killed
+    kept, secret, adopt = killed
     made = kept.after.read_bytes()
-    found = find(100)
+    links = adopt(100)
+    found = links.find(kept.token)
     assert found.folder.parent == scratch.root() / "links" and found.after.read_bytes() == made
     assert found == replace(
         kept,
         folder=found.folder,
         **{name: found.folder / getattr(kept, name).name for name in ("before", "after", "card")},
     )
+    assert not links.delete(kept.token, secret[::-1]) and found.after.is_file()
+    assert links.delete(kept.token, secret) and not found.folder.exists()
 
 
 @pytest.mark.parametrize(
-    "damage", ["over", "offered no more", "no text", "half a text", "no picture", "token"]
+    "damage",
+    ["over", "offered no more", "no text", "half a text", "no picture", "token", "hash", "no hash"],
 )
 def test_what_is_over_or_damaged_is_not_taken_over(killed, damage):
-    kept, find = killed
+    kept, _, adopt = killed
     told = kept.folder / "kept.json"
     fields = json.loads(told.read_text())
     if damage == "over":
@@ -275,7 +340,12 @@ def test_what_is_over_or_damaged_is_not_taken_over(killed, damage):
         kept.after.unlink()
     elif damage == "token":
         told.write_text(json.dumps(fields | {"token": "../../x"}))
-    assert find(0 if damage == "offered no more" else 100) is None
+    elif damage == "hash":
+        told.write_text(json.dumps(fields | {"secret_hash": "é"}))
+    elif damage == "no hash":
+        del fields["secret_hash"]
+        told.write_text(json.dumps(fields))
+    assert adopt(0 if damage == "offered no more" else 100).find(kept.token) is None
     assert list((scratch.root() / "links").iterdir()) == []
 
 
@@ -327,7 +397,7 @@ def test_a_link_is_previewed_with_its_own_card(previewed):
         path = Path(scratch.new_folder()) / "card.jpg"
         path.write_bytes(data)
         assert Image.open(path).size == (1200, 630)
-    kept = links.keep(shot("mine", "red"))
+    kept, _ = links.keep(shot("mine", "red"))
     page = client.get(f"/?kept={kept.token}")
     own = tags(page.text)
     assert own["og:image"].endswith(f"?kept={kept.token}") and own["robots"] == "noindex"
@@ -371,11 +441,42 @@ def test_the_page_is_written_once_for_all_who_come_by_one_address():
 
 def test_a_kept_file_has_no_other_name(previewed):
     client, links = previewed
-    kept = links.keep(shot("mine"))
+    kept, _ = links.keep(shot("mine"))
     for name in ("card.jpg", "after.png.part", "../../../etc/passwd", "before.png", "%2e%2e/after.png", ""):
         assert client.get(f"/kept/{kept.token}/{name}").status_code == 404
     assert client.get(f"/kept/{kept.token}/before.jpg").status_code == 200
     assert client.post(f"/kept/{kept.token}/before.jpg").status_code in (404, 405)
+
+
+def test_a_refused_deletion_does_not_say_whether_there_is_a_link(previewed):
+    client, links = previewed
+    kept, secret = links.keep(shot("mine"))
+    address, nowhere = f"/kept/{kept.token}", f"/kept/{'x' * 32}"
+    answers = [
+        client.delete(path, headers=headers)
+        for path in (address, nowhere)
+        for headers in (
+            {},
+            {"cupscale-secret": ""},
+            {"cupscale-secret": "guessed"},
+            {"cupscale-secret": b"\xff"},
+        )
+    ]
+    assert {one.status_code for one in answers} == {403} and len({one.content for one in answers}) == 1
+    assert answers[0].json()["detail"].startswith("Nothing was deleted")
+    assert len({tuple(sorted(one.headers.items())) for one in answers}) == 1
+    for elsewhere in (f"{address}/after.png", f"/?kept={kept.token}", f"/card.jpg?kept={kept.token}"):
+        assert client.delete(elsewhere, headers={"cupscale-secret": secret}).status_code in (404, 405)
+    for method in ("GET", "POST", "PUT"):
+        assert client.request(method, address, headers={"cupscale-secret": secret}).status_code in (404, 405)
+    assert client.get(f"{address}/after.png").status_code == 200
+    for part in (client.get(f"/?kept={kept.token}"), client.get(f"/card.jpg?kept={kept.token}")):
+        assert secret not in part.text and kept.secret_hash not in part.text
+    done = client.delete(address, headers={"cupscale-secret": secret})
+    assert done.status_code == 204 and not kept.folder.exists()
+    assert client.get(f"{address}/after.png").status_code == 404
+    again = client.delete(address, headers={"cupscale-secret": secret})
+    assert (again.status_code, again.content) == (403, answers[0].content)
 
 
 def test_a_hostile_address_stays_text(previewed):
@@ -434,6 +535,10 @@ def test_a_grid_is_one_picture_at_full_size():
         assert made.getpixel((16 + 112 + 95, 16 + 63)) == (0, 0, 255)
         assert made.getpixel((16, 16 + 136)) == (0, 255, 0)
         assert made.getpixel((16 + 112, 16 + 136)) == (255, 255, 255)
+        for (left, top), colour in (((16, 16), "red"), ((128, 16), "blue"), ((16, 152), "lime")):
+            picture = made.crop((left, top, left + 96, top + 64))
+            assert picture.getcolors() == [(96 * 64, ImageColor.getrgb(colour))]  # the title is under it
+            assert made.crop((left, top + 64, left + 96, top + 64 + 56)).convert("L").getextrema() == (0, 255)
     with pytest.raises(CupscaleError, match="nothing to download"):
         sheet.write({}, scratch.new_folder())
 

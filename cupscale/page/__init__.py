@@ -49,7 +49,7 @@ _OPEN_TAB = """() => {
 def build(limits: Limits | None = None) -> gr.Blocks:
     """The whole page, not yet launched."""
     heap.share()
-    gr.set_static_paths([examples.FOLDER, large.FOLDER])
+    gr.set_static_paths([examples.FOLDER, large.FOLDER, heading.CARD])
     limits = limits or limits_module.current()
     own = scratch.take_uploads()
     scratch.keep_clean(limits.kept_seconds, limits.link_seconds)

@@ -1,4 +1,4 @@
-"""The button that keeps a result under a link, for whoever wants that, and the opening of such a link."""
+"""The button that keeps a result under a link, for whoever wants that, the links of this browser, and the opening of one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from cupscale.page.kept_links import KeptLinks
 from cupscale.page.limits import Limits
 from cupscale.page.opening import Opening
 from cupscale.page.run import GONE, Shot
-from cupscale.page.session import PRIVATE, TOASTING, complain
+from cupscale.page.session import PRIVATE, complain
+from cupscale.page.viewer import Scripted
 from cupscale.planning import duration
 
 # A reload shows the picture again; a run of this visit, and the settings that were changed since, stay.
@@ -24,7 +25,13 @@ _OPENED = """() => {
     : sessionStorage.getItem('cupscale-run') ? 'run' : 'again'
   return [token ? `${how} ${token}` : '']
 }"""
-_WHOLE = "(token) => token ? `${location.origin}${location.pathname}?kept=${token}` : ''"
+
+
+class Made(Scripted):
+    """The links that this browser made, which it alone can delete. Its value is the newest one, with its secret."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("kept", {}, **options)
 
 
 class Keeping:
@@ -37,21 +44,13 @@ class Keeping:
         span = "a day" if limits.link_seconds == 86_400 else duration(max(1, limits.link_seconds))
         with gr.Column(visible=self._offered, elem_id="keeping"):
             gr.Markdown(
-                f"**Your own picture in a link**: the result, its plain enlargement and its settings are kept on this server for "
-                f"{span}, or until it is stopped or you delete them. Whoever has the link sees them.",
+                "**Your own picture in a link**: the result, its plain enlargement and its settings are kept on this server for "
+                f"{span}, or until it is stopped or you delete them. Whoever has the link sees them; only this browser can "
+                "delete them.",
                 elem_classes="cu-small",
             )
-            with gr.Row():
-                self._keep = gr.Button("Keep this result under a link", size="sm", elem_id="keep-link")
-                self._delete = gr.Button("Delete it now", size="sm", visible=False, elem_id="delete-link")
-            self._box = gr.Textbox(
-                label="Link to this result",
-                interactive=False,
-                buttons=["copy"],
-                visible=False,
-                elem_id="kept-link",
-            )
-            self._bare = gr.Textbox(visible="hidden", elem_id="kept-token")
+            self._keep = gr.Button("Keep this result under a link", size="sm", elem_id="keep-link")
+            self._made = Made(elem_id="kept-links")
 
     def wire(self, demo: Any, opening: Opening) -> None:
         """Connect the buttons, and the opening of the page.
@@ -61,30 +60,20 @@ class Keeping:
             opening: Shows what a link kept.
         """
         links: KeptLinks = demo.links
-        outputs = [self._token, self._bare, self._box, self._delete]
 
         def keep(shot: Any, before: str) -> Updates:
             """The one before, of this visit, goes."""
             try:
                 if not isinstance(shot, Shot):
                     raise CupscaleError("there is no result of a run in the slider: " + GONE)
-                token = links.keep(shot).token
+                kept, secret = links.keep(shot)
             except CupscaleError as error:
                 complain(error)
                 return {self._token: gr.skip()}
             links.withdraw(before)
-            shown = gr.update(visible=True)
-            return {self._token: token, self._bare: token, self._box: shown, self._delete: shown}
-
-        def delete(token: str) -> Updates:
-            links.withdraw(token)
-            hidden = gr.update(visible=False)
-            return {
-                self._token: "",
-                self._bare: "",
-                self._box: gr.update(visible=False, value=""),
-                self._delete: hidden,
-            }
+            seconds = links.limits.link_seconds
+            made = {"token": kept.token, "secret": secret, "seconds": seconds, "note": kept.note}
+            return {self._token: kept.token, self._made: made}
 
         def opened(text: str) -> Generator[Updates, None, None]:
             how, _, token = text.partition(" ")
@@ -98,9 +87,8 @@ class Keeping:
                 complain(CupscaleError(line), "The picture of this link is gone")
             yield {opening.token: gr.skip()}
 
+        outputs = [self._token, self._made]
         self._keep.click(keep, [opening.shown, self._token], outputs, show_progress="minimal", **PRIVATE)
-        self._delete.click(delete, self._token, outputs, **TOASTING)
-        self._bare.change(None, self._bare, self._box, js=_WHOLE)
         how = gr.Textbox(visible="hidden", elem_id="opened-how")
         demo.load(None, None, how, js=_OPENED)
         opening.follow(how.change, opened, how)

@@ -1,7 +1,13 @@
-"""Results that a visitor asked to keep under a link: for a day, for whoever has the link, on this server alone."""
+"""Results that a visitor asked to keep under a link: for a day, for whoever has the link, on this server alone.
+
+Whoever has the link sees the result. Whoever has the link's secret deletes it, and only the browser that made the link has that:
+here there is its hash alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import re
 import secrets
@@ -21,14 +27,21 @@ from cupscale.planning import duration
 from cupscale.settings import Settings
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_NOBODYS = "0" * 64  # what a secret is compared with where there is no link, so that this takes as long
 _TOLD = "kept.json"  # beside the files, what a page needs that starts after this one was killed
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A result under a link. before, after, card: its files. since: on the monotonic clock. size: (width, height) px."""
+    """A result under a link.
+
+    secret_hash: of the secret that deletes it (SHA-256, hex). before, after, card: its files. since: on the monotonic
+    clock. size: (width, height) px.
+    """
 
     token: str
+    secret_hash: str
     folder: Path
     before: Path
     after: Path
@@ -49,7 +62,8 @@ class Kept:
         told = read_object(folder / _TOLD, "a kept result")
         try:
             before, after, made = (next(folder.glob(f"{name}.*")) for name in ("before", "after", "card"))
-            token, note, (width, height) = str(told["token"]), str(told["note"]), told["size"]
+            token, secret_hash = str(told["token"]), str(told["secret_hash"])
+            note, (width, height) = str(told["note"]), told["size"]
             size, since = (int(width), int(height)), min(float(told["since"]), time.monotonic())
             settings = Settings.from_json(str(told["settings"]))
         except (
@@ -59,14 +73,15 @@ class Kept:
             RuntimeError,
         ) as error:  # a generator's end is a RuntimeError
             raise CupscaleError(f"a kept result: damaged ({type(error).__name__})") from None
-        if not _TOKEN.fullmatch(token):
+        if not _TOKEN.fullmatch(token) or not _HASH.fullmatch(secret_hash):
             raise CupscaleError("a kept result: damaged (its link)")
         held = sum(file.stat().st_size for file in (before, after, made))
-        return cls(token, folder, before, after, made, settings, note, size, since, held)
+        return cls(token, secret_hash, folder, before, after, made, settings, note, size, since, held)
 
     def tell(self) -> None:
         """Let a page find it that starts after this one was killed. The monotonic clock goes on from one to the other."""
-        told = {"token": self.token, "note": self.note, "size": self.size, "since": self.since}
+        names = ("token", "secret_hash", "note", "size", "since")
+        told = {name: getattr(self, name) for name in names}
         (self.folder / _TOLD).write_text(json.dumps(told | {"settings": self.settings.to_json()}))
 
     def pair(self) -> dict[str, Any]:
@@ -90,8 +105,11 @@ class KeptLinks:
         """Whether this page keeps any."""
         return self.limits.link_seconds > 0
 
-    def keep(self, shot: run.Shot) -> Kept:
+    def keep(self, shot: run.Shot) -> tuple[Kept, str]:
         """Copy a result under a new link, which nobody can guess.
+
+        Returns:
+            What is kept, and the secret that deletes it, which is told here only.
 
         Raises:
             CupscaleError: This page keeps none, or no more, or the result is gone.
@@ -101,9 +119,10 @@ class KeptLinks:
                 "this page keeps no pictures under links: download the result and send the file"
             )
         folder = scratch.new_folder("links")
+        secret = secrets.token_urlsafe(24)
         try:
             with scratch.with_room("the picture"):
-                kept = self._copied(shot, folder)
+                kept = self._copied(shot, folder, _hashed(secret))
                 kept.tell()
             with self._lock:
                 self._purge()
@@ -119,7 +138,7 @@ class KeptLinks:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return kept
+        return kept, secret
 
     def adopt(self, folders: Iterable[Path]) -> None:
         """Take over what a killed process kept. What is over by now, or damaged, is deleted."""
@@ -142,6 +161,19 @@ class KeptLinks:
             self._purge()
             return self._kept.get(token)
 
+    def delete(self, token: str, secret: str) -> bool:
+        """Delete what is under a link, for whoever has its secret.
+
+        Returns:
+            Whether it was; not with another secret, and not where there is no such link.
+        """
+        found = self.find(token)
+        expected = found.secret_hash if found else _NOBODYS
+        if not hmac.compare_digest(_hashed(secret), expected):
+            return False
+        self.withdraw(token)
+        return True
+
     def withdraw(self, token: Any) -> None:
         """Delete what is under a link."""
         with self._lock:
@@ -149,7 +181,7 @@ class KeptLinks:
         if kept:
             shutil.rmtree(kept.folder, ignore_errors=True)
 
-    def _copied(self, shot: run.Shot, folder: Path) -> Kept:
+    def _copied(self, shot: run.Shot, folder: Path, secret_hash: str) -> Kept:
         names = {"before": shot.before, "after": shot.png}
         files = {name: folder / f"{name}{Path(path).suffix}" for name, path in names.items()}
         files["card"] = folder / "card.jpg"
@@ -162,6 +194,7 @@ class KeptLinks:
         files["card"].write_bytes(data)
         return Kept(
             token=secrets.token_urlsafe(24),
+            secret_hash=secret_hash,
             folder=folder,
             **files,
             settings=shot.settings,
@@ -177,3 +210,8 @@ class KeptLinks:
     def _purge(self) -> None:
         for token in [token for token, kept in self._kept.items() if self._left(kept) <= 0]:
             shutil.rmtree(self._kept.pop(token).folder, ignore_errors=True)
+
+
+def _hashed(secret: str) -> str:
+    """192 random bits need no salt and no slow hash."""
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,6 +1,7 @@
 """What others show of a link to this page: its title and its card (Open Graph, https://ogp.me).
 
-And the files of results that are kept under links, and what the page's HTML says of the first screen's scripts and style sheets.
+And the files of results that are kept under links and their deletion, and what the page's HTML says of the first screen's scripts
+and style sheets.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from urllib.parse import urlencode
 from gradio.route_utils import get_root_url
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupscale.page import card, examples, light
@@ -25,6 +26,9 @@ TITLE = "cupscale"
 LINE = "Upscale images to 4K and 8K with a diffusion model: adds detail, keeps the content"
 _CARD = "/card.jpg"
 _FILE = re.compile(r"/kept/(?P<token>[A-Za-z0-9_-]{32})/(?P<name>before\.(?:jpg|png)|after\.png)")
+_LINK = re.compile(r"/kept/(?P<token>[A-Za-z0-9_-]{32})")
+_SECRET = "cupscale-secret"  # the header that brings what deletes a link
+_NOT_DELETED = "Nothing was deleted: there is no link here that this browser may delete."
 _TAGS = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
 _ADDRESSES = 8  # by which visitors come at a time
 _PRIVATE = {
@@ -36,7 +40,7 @@ _PRIVATE = {
 
 
 class Previews:
-    """ASGI: puts the tags into the page, and serves the cards and the kept files.
+    """ASGI: puts the tags into the page, and serves the cards and the kept files, which it deletes for whoever may.
 
     Args:
         app: The page.
@@ -51,7 +55,11 @@ class Previews:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        if scope["type"] == "http" and scope["method"] == "DELETE" and (link := _LINK.fullmatch(path)):
+            secret = Request(scope).headers.get(_SECRET, "")
+            answer = await run_in_threadpool(self._delete, link["token"], secret)
+            await answer(scope, receive, send)
+        elif scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._app(scope, receive, send)
         elif path == _CARD:
             answer = await run_in_threadpool(self._card, Request(scope))
@@ -108,6 +116,11 @@ class Previews:
         if name not in files or not files[name].is_file():
             return Response("no such picture", 404)
         return FileResponse(files[name], headers=_PRIVATE)
+
+    def _delete(self, token: str, secret: str) -> Response:
+        """One answer for a wrong secret, for none, and for a link that is none."""
+        deleted = self._links.delete(token, secret)
+        return Response(status_code=204) if deleted else JSONResponse({"detail": _NOT_DELETED}, 403)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The page, whole, with our tags in place of gradio's, and what the first screen needs.

@@ -71,6 +71,6 @@ def head() -> str:
     """The scripts that belong to no component, and the frame's rules."""
     scripts = "".join(
         f"<script>{(STATIC / f'{name}.js').read_text('utf-8')}</script>"
-        for name in ("stream", "store", "connection", "access", "refused", "telling", "wipe")
+        for name in ("stream", "store", "connection", "access", "refused", "copy", "telling", "wipe")
     )
     return f"<style>{_FRAME}</style>{scripts}"

@@ -282,11 +282,33 @@ def test_compare_shows_the_variants_under_one_zoom(page, url, small):
     expect(page.locator("#compare-status")).to_contain_text("Done.")
     pictures = page.locator("#grid img")
     expect(pictures).to_have_count(4)
-    page.locator("#grid .cu-cells").focus()
+    cells = page.locator("#grid .cu-cells")
+    page.locator("#grid [data-do=reset]").focus()
+    page.keyboard.press("Tab")
+    assert cells.evaluate("e => e === document.activeElement && getComputedStyle(e).outlineStyle") == "solid"
     page.keyboard.press("+")
     page.keyboard.press("ArrowRight")
-    moves = pictures.evaluate_all("all => all.map((e) => e.style.transform)")
-    assert len(set(moves)) == 1 and "scale(1.25)" in moves[0] and "translate(-" in moves[0]
+
+    def moved():
+        moves = pictures.evaluate_all("all => all.map((e) => e.style.transform)")
+        assert len(set(moves)) == 1
+        return [
+            float(number) for number in re.findall(r"-?[\d.]+", moves[0])
+        ]  # scale, and percent to the right and down
+
+    assert moved() == pytest.approx([1.25, -8, 0])
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("-")
+    pictures.nth(1).scroll_into_view_if_needed()
+    box = pictures.nth(1).bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -100)
+    page.wait_for_function("document.querySelector('#grid img').style.transform.startsWith('scale(1.2)')")
+    page.mouse.down()
+    page.mouse.move(x + box["width"] * 0.05, y - box["height"] * 0.03)  # the picture goes with the hand
+    page.mouse.up()
+    assert moved() == pytest.approx([1.2, 5 / 1.2, -3 / 1.2], abs=0.1)
 
 
 BAD = {
@@ -676,14 +698,16 @@ CONTRASTS = """() => {
   const found = []
   for (const node of document.querySelectorAll('body *')) {
     const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim())
-    if (!own || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue
+    const hint = node.placeholder && !node.value
+    if (!(own || hint) || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue
     const box = node.getBoundingClientRect()
     if (box.width < 2 || box.height < 2 || node.closest('button:disabled, svg, footer, .cu-stage')) continue
-    const behind = background(node), style = getComputedStyle(node)
+    const behind = background(node), style = getComputedStyle(node, hint ? '::placeholder' : null)
     if (!behind) continue
     const [one, other] = [luminance(numbers(style.color)), luminance(behind)].sort((a, b) => b - a)
     const ratio = (one + 0.05) / (other + 0.05)
-    if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${node.tagName} ${node.textContent.trim().slice(0, 40)}`)
+    const text = hint ? node.placeholder : node.textContent
+    if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${node.tagName} ${text.trim().slice(0, 40)}`)
   }
   return found
 }"""

@@ -48,6 +48,10 @@ def test_a_first_visit_is_light(chromium, url):
     assert not any(kind in request.url for request in page.sent for kind in ("hls", "Video", "Gallery"))
     scripts = {Path(one.url).name for one in page.sent if re.search(r"/assets/.*\.js$", one.url)}
     assert scripts == named_at_once(url)
+    (core,) = [one for one in page.sent if "/assets/core-" in one.url]
+    assert (
+        "cupscaleSteps" in core.response().text()
+    )  # it went through the page's own hands: mended, out of memory
     page.context.close()
 
 
@@ -105,6 +109,27 @@ def test_the_example_is_wiped_until_someone_takes_the_slider(chromium, url):
     page.context.close()
 
 
+def test_the_wipe_is_slow_and_shows_both_sides(chromium, url):
+    """Where the divider stands, in percent, and how long it takes there and back."""
+    page = opened(chromium, url, 1280, 800)
+    expect(page.locator("#result")).to_have_class(re.compile("cu-wiping"))
+    seconds, times, places = page.locator("#result .cu-stage").evaluate(
+        """e => {
+          const [wipe] = e.getAnimations().filter((one) => one.animationName === 'cu-wipe')
+          const { duration, iterations, delay } = wipe.effect.getTiming(), places = []
+          wipe.pause()
+          for (let k = 0; k < 100; k += 1) {
+            wipe.currentTime = delay + duration * k / 100
+            places.push(parseFloat(getComputedStyle(e).getPropertyValue('--cut')))
+          }
+          return [duration / 1000, iterations, places]
+        }"""
+    )
+    assert 6 <= seconds <= 15 and times == 2
+    assert places[0] == 50 and min(places) < 20 and max(places) > 80
+    page.context.close()
+
+
 def test_no_one_who_wants_rest_sees_it_move(chromium, url):
     page = opened(chromium, url, 1280, 800, reduced_motion="reduce")
     assert page.locator("#result .cu-stage").evaluate("e => getComputedStyle(e).animationName") == "none"
@@ -122,10 +147,12 @@ def test_what_has_the_focus_is_seen(page, url):
         page.keyboard.press("Tab")
         name, ring = page.evaluate(
             """order => {
-              const there = document.activeElement, style = getComputedStyle(there)
+              const there = document.activeElement
+              const handle = document.querySelector('#result .cu-line i')  // on which the ring of the slider is
+              const style = getComputedStyle(there.matches('.cu-range') ? handle : there)
               const ring = style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2
               const part = there.closest(order.map(id => '#' + id).join())
-              return [part ? part.id : there.outerHTML, ring || there.matches('.cu-range')]  // whose ring is its handle's
+              return [part ? part.id : there.outerHTML, ring]
             }""",
             order,
         )

@@ -73,6 +73,21 @@ def test_tiles_are_fetched_as_they_are_looked_at(page, address, tmp_path):
     for _ in range(24):
         page.keyboard.press("ArrowLeft")
     expect(page.locator("#large-view .cu-place")).to_have_text("Caption here: the left half")
+    page.keyboard.press("0")
+    for _ in range(3):
+        page.keyboard.press("+")
+    expect(page.locator(".cu-tiles img")).to_have_count(
+        5
+    )  # the coarsest one, and 4 of the 6 of the whole size
+    coarse = page.locator(".cu-tiles img[src$='0-0-0.webp']")
+    box, old = stage.bounding_box(), coarse.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y - 40)  # the picture goes with the hand
+    page.mouse.up()
+    new = coarse.bounding_box()
+    assert (new["x"] - old["x"], new["y"] - old["y"]) == pytest.approx((60, -40), abs=1.5)
     page.get_by_role("button", name="Input").click()
     expect(page.locator(".cu-tiles img")).to_have_count(1)
     with Image.open(tmp_path / "tiles" / "2-2-1.webp") as corner:

@@ -96,6 +96,117 @@ def test_an_image_that_the_server_forgot_is_given_to_it_again(page, url, small, 
     expect(page.locator("#result .cu-note")).to_contain_text("64 × 48 → 128 × 96, seed 3")
 
 
+def kept_under_a_link(page):
+    """Keep the result in the slider: its link, and the secret that this browser has for it."""
+    open_part(page, "share")
+    page.locator("#keep-link").click()
+    expect(page.locator("#kept-links textarea")).to_have_value(re.compile(r"\?kept=[\w-]{32}$"))
+    (link,) = page.evaluate("cupscaleLinks.live()")
+    return page.locator("#kept-links textarea").input_value(), link["secret"]
+
+
+def file_of(link):
+    return re.sub(r"\?kept=([\w-]+)$", r"kept/\1", link)
+
+
+def test_the_browser_that_made_a_link_deletes_it_later_and_no_other_can(page, chromium, url, small, folder):
+    """After a reload, in another tab."""
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    link, secret = kept_under_a_link(page)
+    page.reload()
+    open_part(page, "share")
+    row = page.locator("#kept-links .cu-share > div")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("Link to 64 × 48 → 128 × 96, seed 3")
+    expect(row.locator("textarea")).to_have_value(link)
+
+    context = chromium.new_context()
+    other, heard = context.new_page(), []
+    other.on("response", lambda answer: heard.append(answer))
+    other.goto(link)
+    expect(other.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+    open_part(other, "share")
+    expect(other.locator("#keep-link")).to_be_visible()
+    expect(other.locator("#kept-links section")).to_be_attached()
+    assert other.evaluate("cupscaleLinks.live()") == [] and other.locator("#kept-links textarea").count() == 0
+    told = other.content() + other.request.get(f"{url}config").text()
+    told += "".join(one.text() for one in heard if "json" in (one.header_value("content-type") or ""))
+    token = file_of(link).rpartition("/")[2]
+    refused = other.evaluate("(token) => cupscaleLinks.remove({ token, secret: token })", token)
+    assert refused.startswith("Nothing was deleted") and other.request.get(f"{file_of(link)}/after.png").ok
+    logs = "".join(log.read_text() for log in folder.glob("server-*.log"))
+    (held,) = [
+        file for file in (folder / "tmp").glob("cupscale-*/links/*/kept.json") if token in file.read_text()
+    ]
+    for text in (told, logs, held.read_text()):
+        assert secret not in text
+    context.close()
+
+    tab = page.context.new_page()
+    tab.goto(url)
+    open_part(tab, "share")
+    tab.locator("#kept-links").get_by_role("button", name="Delete this link").click()
+    expect(tab.locator("#kept-links .cu-note")).to_contain_text("Deleted")
+    expect(tab.locator("#kept-links textarea")).to_have_count(0)
+    assert page.request.get(f"{file_of(link)}/after.png").status == 404
+    assert not held.parent.exists()
+    row.get_by_role("button", name="Delete this link").click()
+    expect(page.locator("#kept-links .cu-note")).to_contain_text("Nothing was deleted: there is no link here")
+    expect(row).to_have_count(0)
+
+
+def test_a_link_that_seems_to_be_gone_is_forgotten_after_its_time(page, url, small):
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    link, _ = kept_under_a_link(page)
+    page.reload()
+    page.wait_for_function("window.cupscaleLinks")  # the page's own scripts come after its HTML
+    gone = "cupscaleLinks.add({ token: 'x'.repeat(32), secret: 'y', seconds: %d, note: '' })"
+    held = "cupscaleBase('cupscale-links', 'links')('readonly', (links) => links.getAllKeys())"
+    page.evaluate(gone % 60)
+    page.route("**/card.jpg?kept=*", lambda route: route.fulfill(status=404))
+    assert page.evaluate("cupscaleLinks.live()") == [] and len(page.evaluate(held)) == 2
+    page.unroute("**/card.jpg?kept=*")
+    assert [one["token"] for one in page.evaluate("cupscaleLinks.live()")] == [link[-32:]]
+    page.evaluate(gone % -1)
+    assert len(page.evaluate("cupscaleLinks.live()")) == 1 and page.evaluate(held) == [link[-32:]]
+    page.evaluate("cupscaleLinks.clear()")
+    assert page.evaluate(held) == []
+
+
+def test_delete_all_deletes_what_is_under_links_too(page, url, small):
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    link, _ = kept_under_a_link(page)
+    page.reload()
+    page.get_by_role("tab", name="History").click()
+    note, all_of_it = page.locator("#history .cu-note"), page.get_by_role("button", name="Delete all")
+    page.route("**/kept/*", lambda route: route.abort())
+    all_of_it.click()
+    expect(note).to_contain_text("Links to results are still there (1): the server did not delete them.")
+    page.unroute("**/kept/*")
+    assert page.request.get(f"{file_of(link)}/after.png").ok
+    all_of_it.click()
+    expect(note).to_contain_text("input images that this browser kept, and its links.")
+    assert page.request.get(f"{file_of(link)}/after.png").status == 404
+    assert page.evaluate("cupscaleLinks.live()") == []
+
+
+def test_where_the_browser_keeps_nothing_the_visit_deletes_its_link(page, url, small):
+    page.add_init_script("indexedDB.open = () => { throw new Error('off') }")
+    visit(page, url)
+    give(page, small)
+    upscale(page)
+    link, _ = kept_under_a_link(page)
+    page.locator("#kept-links").get_by_role("button", name="Delete this link").click()
+    expect(page.locator("#kept-links .cu-note")).to_contain_text("Deleted")
+    assert page.request.get(f"{file_of(link)}/after.png").status == 404
+
+
 def test_captions_come_back(page, url, small):
     visit(page, url)
     give(page, small)
@@ -161,7 +272,7 @@ def test_after_kill_9_nothing_is_lost_but_the_run_which_says_so(page, tmp_path):
         upscale(page)
         open_part(page, "share")
         page.locator("#keep-link").click()
-        box = page.locator("#kept-link textarea, #kept-link input")
+        box = page.locator("#kept-links textarea")
         expect(box).to_have_value(re.compile(r"\?kept=[\w-]{32}$"))
         link, shared = box.input_value(), f"{url}?{FAST.replace('seed=3', 'seed=8')}&prompt=shared"
         made = Path(download(page, "#png").path()).read_bytes()
@@ -195,6 +306,10 @@ def test_after_kill_9_nothing_is_lost_but_the_run_which_says_so(page, tmp_path):
         expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
         expect(page.locator("#result .cu-note")).to_contain_text("64 × 48 → 128 × 96, seed 3")
         assert page.request.get(page.locator("#result .cu-after").evaluate("e => e.src")).body() == made
+        open_part(page, "share")
+        page.locator("#kept-links").get_by_role("button", name="Delete this link").click()
+        expect(page.locator("#kept-links .cu-note")).to_contain_text("Deleted")
+        assert page.request.get(f"{file_of(link)}/after.png").status == 404
 
 
 @pytest.mark.slow

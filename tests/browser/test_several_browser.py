@@ -74,6 +74,9 @@ def test_a_batch_goes_through_and_comes_as_one_archive(page, url, several):
     page.get_by_label("JPEG", exact=True).check()
     name, archive = packed(page)
     assert name.endswith("jpg.zip") and Image.open(archive.open("c-x2.5-seed3.jpg")).format == "JPEG"
+    page.get_by_label("WebP", exact=True).check()
+    name, archive = packed(page)
+    assert name.endswith("webp.zip") and Image.open(archive.open("c-x2.5-seed3.webp")).format == "WEBP"
     page.get_by_role("button", name="Open a.png").nth(1).click()
     expect(page.get_by_role("tab", name="Upscale")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#result .cu-note")).to_contain_text("72 × 48 → 180 × 120")
@@ -190,6 +193,26 @@ def test_the_history_opens_in_the_slider_with_its_input(page, url, small, tmp_pa
     expect(page.locator("#result .cu-note")).to_contain_text("64 × 48 → 128 × 96, seed 41")
 
 
+def test_the_history_shows_small_pictures_and_keeps_the_newest_forty(page, url, tmp_path):
+    visit(page, url)
+    give(page, photo(tmp_path / "wide.png", (200, 150)), "200")
+    upscale(page)
+    page.get_by_role("tab", name="History").click()
+    # Of 400 x 300; until the small one is made, the whole one may stand there.
+    page.wait_for_function(
+        "(({ naturalWidth, naturalHeight }) => naturalWidth === 320 && naturalHeight === 240)"
+        "(document.querySelector('#history li img') || {})"
+    )
+    page.evaluate("""async () => {
+      const url = (await cupscaleStore.all())[0].blob, made = URL.createObjectURL(url)
+      for (let k = 0; k < 40; k += 1) await cupscaleStore.add({ url: made, name: `${k}.png`, note: "", settings: "{}" })
+    }""")
+    entries = page.locator("#history li")
+    expect(entries).to_have_count(40)
+    names = entries.locator("img").evaluate_all("all => all.map((e) => e.alt)")
+    assert names == [f"{k}.png" for k in range(39, -1, -1)]  # the newest first, and the run's own is gone
+
+
 def compare(page, url, small, *titles):
     visit(page, url)
     give(page, small)
@@ -213,10 +236,13 @@ def test_a_comparison_is_downloaded_and_a_variant_is_used(page, url, small):
     with Image.open(waiting.path()) as made:
         assert waiting.suggested_filename == "small-compared.png" and made.width == 2 * 128 + 3 * 16
     expect(page.locator("#grid figcaption button:visible")).to_have_count(1)  # the plain one has no settings
+    cell = page.request.get(page.locator("#grid img").nth(1).evaluate("e => e.src")).body()
     page.get_by_role("button", name="Use these settings: + GSP").click()
     expect(page.get_by_role("tab", name="Upscale")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
-    settings = images.read_settings(Path(download(page, "#png").path()).read_bytes())
+    made = Path(download(page, "#png").path()).read_bytes()
+    assert made == cell  # what stood in the grid is the result that it opens
+    settings = images.read_settings(made)
     open_part(page, "advanced")
     for name in ("structure", "attention"):
         shown = page.locator(f"#set-{name} input[type=number]")
@@ -268,7 +294,7 @@ def test_a_link_keeps_a_result_until_it_is_deleted(page, chromium, url, small):
     expect(page.locator(".toast-wrap")).to_contain_text("no result of a run")
     upscale(page)
     page.locator("#keep-link").click()
-    box = page.locator("#kept-link textarea, #kept-link input")
+    box = page.locator("#kept-links textarea")
     expect(box).to_have_value(re.compile(rf"^{re.escape(url)}\?kept=[\w-]{{32}}$"))
     link = box.input_value()
     context = chromium.new_context()
@@ -281,7 +307,7 @@ def test_a_link_keeps_a_result_until_it_is_deleted(page, chromium, url, small):
     made, seen = (Path(download(page, "#png").path()).read_bytes(), None)
     seen = other.request.get(other.locator("#result .cu-after").evaluate("e => e.src"))
     assert seen.body() == made
-    page.locator("#delete-link").click()
+    page.locator("#kept-links [data-do=delete]").click()
     expect(box).not_to_be_visible()
     assert other.request.get(seen.url).status == 404
     other.goto(link)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from pathlib import Path
@@ -52,6 +53,91 @@ def zoomed(page, scale, x):
 
 def stage(page):
     return page.locator("#result .cu-stage").bounding_box()
+
+
+def seen_at(page, share):
+    """Which of the two pictures is in sight in the middle of the stage's height, at a share of its width."""
+    box = stage(page)
+    return page.evaluate(
+        """([x, y]) => document.elementsFromPoint(x, y).map((e) => e.className)
+          .filter((name) => ["cu-before", "cu-after"].includes(name))""",
+        [box["x"] + box["width"] * share, box["y"] + box["height"] * 0.5],
+    )
+
+
+def test_what_was_before_is_left_of_the_divider(result):
+    slider = result.locator("#result .cu-range")
+    slider.focus()
+    for _ in range(20):
+        result.keyboard.press("ArrowRight")
+    assert float(slider.input_value()) == 60
+    for share, which in ((0.03, "before"), (0.57, "before"), (0.63, "after"), (0.97, "after")):
+        assert seen_at(result, share) == [f"cu-{which}"], share
+    for which, share in (("before", 0.0), ("after", 1.0)):
+        tag = result.locator(f"#result .cu-tag-{which}").bounding_box()
+        end = stage(result)["x"] + stage(result)["width"] * share
+        assert min(abs(tag["x"] - end), abs(tag["x"] + tag["width"] - end)) < 20
+    assert result.locator("#result .cu-before").evaluate("e => e.src").endswith("-before.jpg")
+    assert result.locator("#result .cu-after").evaluate("e => e.src").endswith("small-x2-seed3.png")
+
+
+def test_each_lens_shows_both_pictures_at_one_place(result):
+    lens, panes = result.locator("#result .cu-lens"), result.locator("#result .cu-lens span")
+    sources = [result.locator(f"#result .cu-{side}").evaluate("e => e.src") for side in ("before", "after")]
+    box = stage(result)
+    for name, times in (("lens", 1), ("lens2", 2)):
+        button = result.locator(f"#result [data-do={name}]")
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")
+        result.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.75)
+        shown = panes.evaluate_all("all => all.map((e) => [e.style.backgroundImage, e.style.backgroundSize])")
+        assert shown == [[f'url("{source}")', f"{128 * times}px {96 * times}px"] for source in sources]
+        for k in range(2):  # the pixel under the pointer is in the middle of each
+            x, y, wide, high = panes.nth(k).evaluate(
+                "e => [...e.style.backgroundPosition.split(' ').map(parseFloat), e.clientWidth, e.clientHeight]"
+            )
+            place = ((wide / 2 - x) / (128 * times), (high / 2 - y) / (96 * times))
+            assert place == pytest.approx((0.25, 0.75), abs=0.01)
+        button.click()
+        assert not lens.is_visible()
+
+
+@pytest.mark.parametrize("kind", ["page", "phone"])
+def test_one_to_one_is_a_pixel_of_the_result_on_each_of_the_screen(request, kind, url):
+    tab = request.getfixturevalue(kind)
+    tab.goto(url)
+    expect(tab.locator("#result .cu-note")).to_contain_text("Example:")
+    tab.wait_for_function("document.querySelector('#result .cu-after').naturalWidth > 0")
+    tab.locator("#result [data-do=true]").click()
+    expect(tab.locator("#result .cu-scale")).to_have_text("100%")
+    for side in ("before", "after"):
+        wide, natural, density = tab.locator(f"#result .cu-{side}").evaluate(
+            "e => [e.getBoundingClientRect().width, e.naturalWidth, devicePixelRatio]"
+        )
+        assert natural > 600 and wide * density == pytest.approx(natural, abs=1)
+    tab.locator("#result [data-do=lens]").click()
+    for pane in tab.locator("#result .cu-lens span").all():
+        assert float(pane.evaluate("e => parseFloat(e.style.backgroundSize)")) * density == natural
+
+
+def test_buttons_keys_and_two_clicks_go_in_and_out(result):
+    for what in ("in", "in", "out"):
+        result.locator(f"#result [data-do={what}]").click()
+    assert zoom(result)[0] == pytest.approx(1.25)
+    result.locator("#result .cu-range").focus()
+    result.keyboard.press("-")
+    assert zoom(result)[0] == 1
+    box = stage(result)
+    corner = (box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.3)
+    result.mouse.dblclick(*corner)
+    assert zoom(result) == pytest.approx((2, 0.35, 0.4), abs=2e-3)  # what lay under the pointer stays there
+    result.mouse.dblclick(*corner)
+    assert zoom(result) == (1, 0.5, 0.5)
+    result.evaluate("document.activeElement.blur()")
+    result.mouse.click(*corner)  # after which the keys are the picture's
+    for full in ("true", "false"):
+        result.keyboard.press("f")
+        result.wait_for_function(f"Boolean(document.fullscreenElement?.matches('.cu-view')) === {full}")
 
 
 def test_keys_zoom_and_move_both_pictures(result):
@@ -167,9 +253,10 @@ def test_a_run_shows_the_plain_enlargement_at_once_and_then_its_steps(page, url,
     give(page, small)
     page.evaluate("""() => {
       window.seen = []
-      const view = document.querySelector('#result .cu-view')
+      const view = document.querySelector('#result .cu-view'), stage = view.querySelector('.cu-stage')
       const look = () => seen.push([view.dataset.state, Boolean(view.querySelector('.cu-before').getAttribute('src')),
-        (view.querySelector('.cu-after').getAttribute('src') || '').slice(0, 5), document.title].join('|'))
+        (view.querySelector('.cu-after').getAttribute('src') || '').slice(0, 5), stage.style.getPropertyValue('--cut'),
+        document.title].join('|'))
       new MutationObserver(look).observe(document, {subtree: true, childList: true, attributes: true})
     }""")
     upscale(page)
@@ -177,7 +264,8 @@ def test_a_run_shows_the_plain_enlargement_at_once_and_then_its_steps(page, url,
     seen = list(dict.fromkeys(page.evaluate("window.seen")))
     states = [re.sub(r"\|[^|]*$", "", one) for one in seen]
     states = [one for k, one in enumerate(states) if k == 0 or one != states[k - 1]]
-    assert states[-3:] == ["preview|true|", "preview|true|data:", "pair|true|http:"]
+    # All of the enlargement, all of the steps over it, half of each.
+    assert states[-3:] == ["preview|true||100%", "preview|true|data:|0%", "pair|true|http:|50%"]
     assert any(re.search(r"\|\d+% · ", one) for one in seen)
     page.locator("#set-prompt textarea").click()
     expect(page).not_to_have_title(re.compile("·"))
@@ -210,9 +298,17 @@ def test_a_sound_and_a_notification_are_for_those_who_ask(chromium, url, small):
         expect(button).to_have_attribute("aria-pressed", "true")
     page.locator("#cancel").click()
     expect(page.locator("[data-tell=sound]").first).not_to_be_visible()
+    assert page.evaluate("heard") == [
+        "tone",
+        "tone",
+    ]  # as it was asked for; of one that was cancelled nothing is told
     visit(page, url)
     give(page, small)
-    page.evaluate("heard.length = 0; away = true")  # of one that was cancelled nothing is told
+    upscale(page)
+    page.wait_for_function("heard.length === 2")
+    expect(page).to_have_title(re.compile("Done"))
+    assert page.evaluate("heard") == ["tone", "tone"]  # whoever looks at the page needs no notification
+    page.evaluate("heard.length = 0; away = true")
     upscale(page)
     page.wait_for_function("heard.length === 3")
     assert sorted(page.evaluate("heard")) == ["cupscale: Done.", "tone", "tone"]
@@ -223,17 +319,25 @@ def test_the_result_is_copied_and_becomes_the_input(result, tmp_path):
     result.context.grant_permissions(["clipboard-read", "clipboard-write"])
     result.locator("#result [data-do=copy]").click()
     expect(result.locator("#result [data-do=copy]")).to_have_text("Copied")
-    size = result.evaluate("""async () => {
-      const [item] = await navigator.clipboard.read()
-      const picture = await createImageBitmap(await item.getType('image/png'))
-      return [picture.width, picture.height]
+    copied = result.evaluate("""async () => {
+      const [item] = await navigator.clipboard.read(), reader = new FileReader()
+      reader.readAsDataURL(await item.getType('image/png'))
+      await new Promise((done) => { reader.onload = done })
+      return reader.result
     }""")
-    assert size == [128, 96]
     result.locator("#result [data-do=use]").click()
     expect(result.locator("#plan")).to_contain_text("128 × 96 → 256 × 192")
-    download(result, "#png").save_as(tmp_path / "shown.png")
-    with Image.open(tmp_path / "shown.png") as image:
-        assert image.size == (128, 96)  # what the slider shows is still the first result
+    download(result, "#png").save_as(tmp_path / "shown.png")  # the slider still shows the first result
+    used = result.request.get(result.locator("#image img").evaluate("e => e.src")).body()
+    made = pixels((tmp_path / "shown.png").read_bytes())
+    assert made.shape == (96, 128, 3)
+    assert (pixels(base64.b64decode(copied.partition(",")[2])) == made).all()
+    assert (pixels(used) == made).all()
+
+
+def pixels(data):
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
 
 
 def card(page):
@@ -279,7 +383,13 @@ def test_an_example_has_a_card_and_can_be_the_input(page, url):
     assert made.std() > 10
     page.locator("#result [data-do=use]").click()
     size = page.locator("#result .cu-after").evaluate("e => `${e.naturalWidth} × ${e.naturalHeight}`")
-    expect(page.locator("#plan")).to_contain_text(size)
+    expect(page.locator("#plan")).to_contain_text(f"{size} →")
+    used = pixels(page.request.get(page.locator("#image img").evaluate("e => e.src")).body())
+    before, after = (
+        pixels(page.request.get(page.locator(f"#result .cu-{side}").evaluate("e => e.src")).body())
+        for side in ("before", "after")
+    )
+    assert np.abs(used - after).mean() < 1 < np.abs(used - before).mean()
 
 
 def test_a_run_that_is_cancelled_in_the_queue_gives_the_result_back(chromium, result, url, tmp_path):

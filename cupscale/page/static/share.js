@@ -10,18 +10,5 @@ function show() {
   }
 }
 
-element.addEventListener("click", async (event) => {
-  const button = event.target.closest(".cu-tool");
-  if (!button) return;
-  const area = button.parentElement.querySelector("textarea"), label = button.textContent;
-  try {
-    await navigator.clipboard.writeText(area.value);
-  } catch {
-    area.select();
-    document.execCommand("copy");
-  }
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = label; }, 1200);
-});
 watch("value", show);
 show();

@@ -80,6 +80,62 @@ window.cupscaleInputs = (() => {
   return { keep, brought, keepBatch, broughtBatch, clear: () => store("readwrite", (inputs) => inputs.clear()) };
 })();
 
+// The links under which this browser let results be kept, each with the secret that deletes it. Nobody else has that.
+window.cupscaleLinks = (() => {
+  const store = cupscaleBase("cupscale-links", "links", { keyPath: "token" });
+  const here = new Map();  // of this visit, where the browser keeps nothing
+
+  async function all() {
+    const stored = await store("readonly", (links) => links.getAll()).catch(() => []);
+    const links = new Map([...stored, ...here.values()].map((link) => [link.token, link]));
+    return [...links.values()].sort((one, other) => other.until - one.until);
+  }
+
+  async function forget(token) {
+    here.delete(token);
+    await store("readwrite", (links) => links.delete(token)).catch(() => { /* off: it was never there */ });
+  }
+
+  // Those that are there. One that seems not to be is forgotten after its time only: a server that starts may not have it yet.
+  async function live() {
+    const found = [];
+    for (const link of await all()) {
+      const answer = await fetch(`card.jpg?kept=${link.token}`, { method: "HEAD", cache: "no-store" }).catch(() => null);
+      if (answer?.status !== 404) found.push(link);
+      else if (link.until < Date.now()) await forget(link.token);
+    }
+    return found;
+  }
+
+  async function add({ token, secret, seconds, note }) {
+    const link = { token, secret, note, until: Date.now() + 1000 * seconds };
+    here.set(token, link);
+    await store("readwrite", (links) => links.put(link)).catch(() => { /* full, or off: this visit can delete it */ });
+  }
+
+  // Nothing where it is deleted, else why not.
+  async function remove({ token, secret }) {
+    const answer = await fetch(`kept/${token}`, { method: "DELETE", headers: { "cupscale-secret": secret } }).catch(() => null);
+    if (answer?.ok) {
+      await forget(token);
+      return "";
+    }
+    const told = answer && await answer.json().catch(() => null);
+    return told?.detail || "Nothing was deleted: the server does not answer. Try again.";
+  }
+
+  // How many are still there after it.
+  async function clear() {
+    const links = await live(), why = await Promise.all(links.map(remove));
+    const left = links.filter((link, k) => why[k]).map(({ token }) => token);
+    for (const { token } of await all()) if (!left.includes(token)) await forget(token);
+    window.dispatchEvent(new CustomEvent("cupscale-links"));
+    return left.length;
+  }
+
+  return { add, live, remove, clear };
+})();
+
 // The results of this browser. The slider adds to it, the History tab shows it.
 window.cupscaleStore = (() => {
   const KEPT = 40, THUMB_PX = 320;
@@ -124,8 +180,11 @@ window.cupscaleStore = (() => {
     add: (value) => add(value).then(() => changed(), () => changed("The newest result could not be kept: the browser's storage is full.")),
     remove: (id) => store("readwrite", (results) => results.delete(id)).then(() => changed()),
     clear: async () => {
-      await Promise.all([store("readwrite", (results) => results.clear()), cupscaleInputs.clear()]);
-      changed("Deleted: the results and the input images that this browser kept.");
+      const [left] = await Promise.all([
+        cupscaleLinks.clear(), store("readwrite", (results) => results.clear()), cupscaleInputs.clear(),
+      ]);
+      const links = left ? `. Links to results are still there (${left}): the server did not delete them. Try again.` : ", and its links.";
+      changed(`Deleted: the results and the input images that this browser kept${links}`);
     },
   };
 })();

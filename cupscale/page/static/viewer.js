@@ -171,6 +171,9 @@ stage.addEventListener("pointerdown", (event) => {
     if (gesture === "slide") slideTo(event);
   }
 });
+stage.addEventListener("mousedown", (event) => {
+  if (both()) event.preventDefault(); // it would take the focus from the slider, and with it the keys
+});
 stage.addEventListener("pointermove", (event) => {
   const [x, y] = shares(event);
   at = [middle[0] + (x - 0.5) / zoom, middle[1] + (y - 0.5) / zoom];
