@@ -59,8 +59,8 @@ class CUpscalePipeline:
         if bits not in (8, 16):
             raise CupscaleError(f"bits is {bits}: choose 8 or 16")
         self.bits = bits
-        offload.check(pipe)
         self.backbone: Backbone = adapt(pipe)
+        offload.check(pipe)
         self.pipe = pipe
         self.model = models.name_of(pipe)
         self.loras: tuple[str, ...] = getattr(pipe, "cupscale_loras", ())

@@ -356,23 +356,10 @@ def make_plan(
         CupscaleError: The image or the output is outside the limits.
     """
     output = checked_output(image_size, settings.scale)
-    align, lap = geometry.align, _lap(output, settings, geometry)
-    sides = zip(reversed(output), lap, strict=True)
-    canvas_px = Size(*(aligned(side + n * geometry.cell, align) for side, n in sides))
-    window_px = Size(*(min(aligned(geometry.native, align), side) for side in canvas_px))
-    overview_px = _overview_px(canvas_px, geometry)
-    canvas, window, overview = (
-        Size(size.h // geometry.cell, size.w // geometry.cell) for size in (canvas_px, window_px, overview_px)
-    )
-    pixels = canvas_px.h * canvas_px.w
     plan = Plan(
         input=image_size,
         output=output,
-        cell_px=geometry.cell,
-        canvas=canvas,
-        window=window,
-        overview=overview,
-        regions=tuple(plan_regions(canvas, window, settings.overlap)),
+        **_laid_out(output, settings, geometry),
         steps=0 if drawn and settings.scale == 1 else settings.run_steps,
         evaluations=0,
         guided=settings.guidance > 1,
@@ -383,14 +370,33 @@ def make_plan(
         drawing=settings.steps if drawn else 0,
         upscaler=settings.upscaler,
         controlled=settings.control > 0,
-        lap=lap,
-        unit=align // geometry.cell,
-        longest=geometry.longest // geometry.cell,
     )
     plan = counted(plan, settings, rich)
     plan = replace(plan, bytes=_bytes(plan, geometry))
     native = (geometry.native // geometry.cell) ** 2
-    return replace(plan, seconds=_seconds(plan, pixels, speed, native)) if speed else plan
+    return replace(plan, seconds=_seconds(plan, speed, native)) if speed else plan
+
+
+def _laid_out(output: tuple[int, int], settings: Settings, geometry: Geometry) -> dict[str, Any]:
+    """Those fields of a plan that are lengths in cells, and the regions."""
+    cell, align, lap = geometry.cell, geometry.align, _lap(output, settings, geometry)
+    sides = zip(reversed(output), lap, strict=True)
+    canvas_px = Size(*(aligned(side + n * cell, align) for side, n in sides))
+    window_px = Size(*(min(aligned(geometry.native, align), side) for side in canvas_px))
+    canvas, window, overview = (
+        Size(size.h // cell, size.w // cell)
+        for size in (canvas_px, window_px, _overview_px(canvas_px, geometry))
+    )
+    return {
+        "cell_px": cell,
+        "canvas": canvas,
+        "window": window,
+        "overview": overview,
+        "regions": tuple(plan_regions(canvas, window, settings.overlap)),
+        "lap": lap,
+        "unit": align // cell,
+        "longest": geometry.longest // cell,
+    }
 
 
 def _overview_px(canvas_px: Size, geometry: Geometry) -> Size:
@@ -541,9 +547,9 @@ def checked_output(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return output
 
 
-def _seconds(plan: Plan, pixels: int, speed: Mapping[str, float], native: int) -> float:
-    """As earlier runs took, in tenths of a second, at least one. pixels: of the canvas. native: cells of a window."""
-    cells = plan.window.h * plan.window.w
+def _seconds(plan: Plan, speed: Mapping[str, float], native: int) -> float:
+    """As earlier runs took, in tenths of a second, at least one. native: cells of a window."""
+    cells, pixels = plan.window.h * plan.window.w, plan.canvas.h * plan.canvas.w * plan.cell_px**2
     seconds = plan.work * speed["sample"] * cells / speed.get("cells", native)
     seconds += pixels / 1e6 * speed["megapixel"] + speed.get("fixed", 0.0)
     if plan.upscaler not in PLAIN_UPSCALERS and plan.steps:

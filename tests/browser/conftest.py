@@ -16,14 +16,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("page")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(folder):
-    """Of a page that has served other visitors before."""
     with serve(folder, CUPSCALE_CAPTIONERS="away=http://127.0.0.1:9/v1") as address:
         yield address
 

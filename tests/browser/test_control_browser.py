@@ -16,11 +16,6 @@ from cupscale import images
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("control")
-
-
-@pytest.fixture(scope="module")
 def url(folder):
     net = make_controlnet(folder / "tile", make_sdxl(folder / "random"))
     with serve(folder, CUPSCALE_CONTROLNETS=f"random={net}") as address:
