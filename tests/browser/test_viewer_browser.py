@@ -374,6 +374,13 @@ def test_a_card_shows_what_is_in_sight(result):
     assert np.abs(found - np.asarray(panel).astype(int)[inner]).mean() < 6
 
 
+def test_an_example_takes_the_downloads_of_the_result_before_away(result):
+    expect(result.locator("#png")).to_be_visible()
+    result.locator("#examples button img").first.click()
+    expect(result.locator("#result .cu-note")).to_contain_text("raccoon")
+    expect(result.locator("#downloads")).not_to_be_visible()
+
+
 def test_an_example_has_a_card_and_can_be_the_input(page, url):
     """Its pictures are not of a run of this visit."""
     page.goto(url)
