@@ -209,7 +209,12 @@ def test_a_link_opens_in_a_fresh_browser(page, url):
         "0.31",
         "a fox & <i>snow</i>",
     )
-    expect(page.locator("#share .cu-note")).to_contain_text("cannot be in a link")
+    expect(page.locator("#share-rows .cu-note")).to_contain_text("cannot be in a link")
+    copy = page.locator('[data-row="link"] button')
+    for _ in range(2):
+        copy.click()
+        expect(copy).to_have_text("Copied")
+    expect(copy).to_have_text("Copy link")  # and not "Copied" for ever
     open_part(page, "advanced")
     expect(page.locator("#set-cutoff input[type=number]")).to_have_value("0.31")
 

@@ -227,7 +227,7 @@ def compare(page, url, small, *titles):
     expect(page.locator("#grid img")).to_have_count(len(titles))
 
 
-def test_a_comparison_is_downloaded_and_a_variant_is_used(page, url, small):
+def test_a_comparison_is_downloaded_and_a_variant_is_used(page, url, small, tmp_path):
     compare(page, url, small, "plain enlargement", "+ GSP")
     page.reload()  # after which all of it is there
     expect(page.locator("#grid img")).to_have_count(2)
@@ -237,9 +237,13 @@ def test_a_comparison_is_downloaded_and_a_variant_is_used(page, url, small):
         assert waiting.suggested_filename == "small-compared.png" and made.width == 2 * 128 + 3 * 16
     expect(page.locator("#grid figcaption button:visible")).to_have_count(1)  # the plain one has no settings
     cell = page.request.get(page.locator("#grid img").nth(1).evaluate("e => e.src")).body()
+    page.get_by_role("tab", name="Upscale").click()
+    give(page, photo(tmp_path / "wide.png", (96, 32)), "96")
+    page.get_by_role("tab", name="Compare").click()
     page.get_by_role("button", name="Use these settings: + GSP").click()
     expect(page.get_by_role("tab", name="Upscale")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+    expect(page.locator("#plan")).to_contain_text("64 × 48 → 128 × 96")  # with the input that was compared
     made = Path(download(page, "#png").path()).read_bytes()
     assert made == cell  # what stood in the grid is the result that it opens
     settings = images.read_settings(made)

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser_hands import WAIT, download, expect, give, upscale, visit
-from page_server import LONG, photo
+from page_server import FAST, LONG, photo
 from PIL import Image
+
+# A run long enough for its bar to be seen on any machine: one of two steps may be over before.
+SECONDS = FAST.replace("steps=4&strength=0.5", "steps=40&strength=1")
 
 
 @pytest.fixture
@@ -284,7 +287,7 @@ def test_a_sound_and_a_notification_are_for_those_who_ask(chromium, url, small):
         static permission = 'granted'
         static requestPermission() { return Promise.resolve('granted') } }
     """)
-    visit(page, url)
+    visit(page, url, SECONDS)
     give(page, small)
     upscale(page)
     expect(page).to_have_title(re.compile("Done"))
@@ -298,11 +301,9 @@ def test_a_sound_and_a_notification_are_for_those_who_ask(chromium, url, small):
         expect(button).to_have_attribute("aria-pressed", "true")
     page.locator("#cancel").click()
     expect(page.locator("[data-tell=sound]").first).not_to_be_visible()
-    assert page.evaluate("heard") == [
-        "tone",
-        "tone",
-    ]  # as it was asked for; of one that was cancelled nothing is told
-    visit(page, url)
+    # As it was asked for; of one that was cancelled nothing is told.
+    assert page.evaluate("heard") == ["tone", "tone"]
+    visit(page, url, SECONDS)
     give(page, small)
     upscale(page)
     page.wait_for_function("heard.length === 2")
@@ -372,6 +373,13 @@ def test_a_card_shows_what_is_in_sight(result):
     inner = (slice(20, 480), slice(20, 570))
     found = part[:558, 602:][inner]
     assert np.abs(found - np.asarray(panel).astype(int)[inner]).mean() < 6
+
+
+def test_an_example_takes_the_downloads_of_the_result_before_away(result):
+    expect(result.locator("#png")).to_be_visible()
+    result.locator("#examples button img").first.click()
+    expect(result.locator("#result .cu-note")).to_contain_text("raccoon")
+    expect(result.locator("#downloads")).not_to_be_visible()
 
 
 def test_an_example_has_a_card_and_can_be_the_input(page, url):

@@ -2,7 +2,7 @@
 document.addEventListener("click", async ({ target }) => {
   const button = target.closest?.('.cu-share [data-do="copy"]');
   if (!button) return;
-  const area = button.parentElement.querySelector("textarea"), label = button.textContent;
+  const area = button.parentElement.querySelector("textarea"), label = button.dataset.label ??= button.textContent;
   try {
     await navigator.clipboard.writeText(area.value);
   } catch {
