@@ -196,7 +196,7 @@ def test_a_kept_link_is_found_until_its_time_is_over(monkeypatch):
     links = kept_links.KeptLinks(Limits(link_seconds=100))
     one, _ = links.keep(shot("one"))
     now[0] += 60
-    other, _ = links.keep(shot("two", "red"))
+    other, secret = links.keep(shot("two", "red"))
     assert one.token != other.token and len(one.token) == 32
     now[0] += 39.9
     found = links.find(one.token)
@@ -204,7 +204,7 @@ def test_a_kept_link_is_found_until_its_time_is_over(monkeypatch):
     now[0] += 0.2
     assert links.find(one.token) is None and not one.folder.exists()
     assert links.find(other.token) is other
-    links.withdraw(other.token)
+    assert links.delete(other.token, secret)
     assert links.find(other.token) is None and not other.folder.exists()
 
 
@@ -257,7 +257,7 @@ def test_a_link_that_is_none_finds_nothing(token):
     links = kept_links.KeptLinks(Limits())
     links.keep(shot("one"))
     assert links.find(token) is None
-    links.withdraw(token)
+    assert not links.delete(token, "x")
 
 
 def test_a_kept_link_is_swept_though_nobody_asks(monkeypatch):
@@ -284,6 +284,28 @@ def test_a_page_keeps_only_as_much_as_it_has_room_for(monkeypatch):
     run.forget(gone)
     with pytest.raises(CupscaleError, match="no longer on the server"):
         kept_links.KeptLinks(Limits()).keep(gone)
+
+
+def test_a_visitor_has_a_share_of_the_links(monkeypatch):
+    """It is free again once one is deleted or over. Who made a link is in no file."""
+    now = [50.0]
+    monkeypatch.setattr(kept_links.time, "monotonic", lambda: now[0])
+    links = kept_links.KeptLinks(Limits(own_links=2, link_seconds=7200))
+    first, secret = links.keep(shot("one"), "192.0.2.1")
+    now[0] += 3600
+    links.keep(shot("two"), "192.0.2.1")
+    with pytest.raises(CupscaleError, match=r"^2 pictures of yours are .* delete a link, or wait 1 h 0 min$"):
+        links.keep(shot("three"), "192.0.2.1")
+    assert len(list((scratch.root() / "links").iterdir())) == 2
+    kept, _ = links.keep(shot("four"), "192.0.2.2")
+    assert links.delete(first.token, secret)
+    links.keep(shot("five"), "192.0.2.1")
+    assert "192.0.2" not in "".join(file.read_text() for file in kept.folder.parent.glob("*/kept.json"))
+    now[0] += 7201
+    links.keep(shot("six"), "192.0.2.1")
+    many = kept_links.KeptLinks(Limits())
+    for k in range(5):
+        many.keep(shot(str(k)), "127.0.0.1")
 
 
 @pytest.fixture
@@ -397,14 +419,14 @@ def test_a_link_is_previewed_with_its_own_card(previewed):
         path = Path(scratch.new_folder()) / "card.jpg"
         path.write_bytes(data)
         assert Image.open(path).size == (1200, 630)
-    kept, _ = links.keep(shot("mine", "red"))
+    kept, secret = links.keep(shot("mine", "red"))
     page = client.get(f"/?kept={kept.token}")
     own = tags(page.text)
     assert own["og:image"].endswith(f"?kept={kept.token}") and own["robots"] == "noindex"
     answer = client.get(own["og:image"])
     assert answer.content == kept.card.read_bytes() and answer.headers["x-robots-tag"] == "noindex"
     assert client.get(f"/kept/{kept.token}/after.png").content == kept.after.read_bytes()
-    links.withdraw(kept.token)
+    assert links.delete(kept.token, secret)
     for gone in (own["og:image"], f"/kept/{kept.token}/after.png", f"/kept/{kept.token}/before.jpg"):
         assert client.get(gone).status_code == 404
 

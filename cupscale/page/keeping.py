@@ -10,11 +10,12 @@ import gradio as gr
 from cupscale.errors import CupscaleError
 from cupscale.page.jobs import Updates
 from cupscale.page.kept_links import KeptLinks
-from cupscale.page.limits import Limits
+from cupscale.page.limits import Limits, on_space
 from cupscale.page.opening import Opening
 from cupscale.page.run import GONE, Shot
 from cupscale.page.session import PRIVATE, complain
 from cupscale.page.viewer import Scripted
+from cupscale.page.visitor import visitor
 from cupscale.planning import duration
 
 # A reload shows the picture again; a run of this visit, and the settings that were changed since, stay.
@@ -39,8 +40,6 @@ class Keeping:
 
     def __init__(self, limits: Limits) -> None:
         self._offered = limits.link_seconds > 0
-        kept = limits.kept_seconds
-        self._token = gr.State("", time_to_live=max(kept, limits.link_seconds))
         span = "a day" if limits.link_seconds == 86_400 else duration(max(1, limits.link_seconds))
         with gr.Column(visible=self._offered, elem_id="keeping"):
             gr.Markdown(
@@ -61,19 +60,17 @@ class Keeping:
         """
         links: KeptLinks = demo.links
 
-        def keep(shot: Any, before: str) -> Updates:
-            """The one before, of this visit, goes."""
+        def keep(shot: Any, request: gr.Request) -> Any:
             try:
                 if not isinstance(shot, Shot):
                     raise CupscaleError("there is no result of a run in the slider: " + GONE)
-                kept, secret = links.keep(shot)
+                who = visitor(request.client.host if request.client else "", request.headers, on_space())
+                kept, secret = links.keep(shot, who)
             except CupscaleError as error:
                 complain(error)
-                return {self._token: gr.skip()}
-            links.withdraw(before)
+                return gr.skip()
             seconds = links.limits.link_seconds
-            made = {"token": kept.token, "secret": secret, "seconds": seconds, "note": kept.note}
-            return {self._token: kept.token, self._made: made}
+            return {"token": kept.token, "secret": secret, "seconds": seconds, "note": kept.note}
 
         def opened(text: str) -> Generator[Updates, None, None]:
             how, _, token = text.partition(" ")
@@ -87,8 +84,7 @@ class Keeping:
                 complain(CupscaleError(line), "The picture of this link is gone")
             yield {opening.token: gr.skip()}
 
-        outputs = [self._token, self._made]
-        self._keep.click(keep, [opening.shown, self._token], outputs, show_progress="minimal", **PRIVATE)
+        self._keep.click(keep, opening.shown, self._made, show_progress="minimal", **PRIVATE)
         how = gr.Textbox(visible="hidden", elem_id="opened-how")
         demo.load(None, None, how, js=_OPENED)
         opening.follow(how.change, opened, how)

@@ -14,8 +14,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Kept:
     """A result under a link.
 
     secret_hash: of the secret that deletes it (SHA-256, hex). before, after, card: its files. since: on the monotonic
-    clock. size: (width, height) px.
+    clock. size: (width, height) px. visitor: who made the link, which no file tells; empty for one that was taken over.
     """
 
     token: str
@@ -51,6 +51,7 @@ class Kept:
     size: tuple[int, int]
     since: float
     bytes: int
+    visitor: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Kept:
@@ -105,14 +106,18 @@ class KeptLinks:
         """Whether this page keeps any."""
         return self.limits.link_seconds > 0
 
-    def keep(self, shot: run.Shot) -> tuple[Kept, str]:
+    def keep(self, shot: run.Shot, visitor: str = "") -> tuple[Kept, str]:
         """Copy a result under a new link, which nobody can guess.
+
+        Args:
+            shot: The result.
+            visitor: Who asks; see `cupscale.page.visitor`.
 
         Returns:
             What is kept, and the secret that deletes it, which is told here only.
 
         Raises:
-            CupscaleError: This page keeps none, or no more, or the result is gone.
+            CupscaleError: This page keeps none, or no more, or no more of this visitor's, or the result is gone.
         """
         if not self.offered:
             raise CupscaleError(
@@ -122,23 +127,32 @@ class KeptLinks:
         secret = secrets.token_urlsafe(24)
         try:
             with scratch.with_room("the picture"):
-                kept = self._copied(shot, folder, _hashed(secret))
+                kept = replace(self._copied(shot, folder, _hashed(secret)), visitor=visitor)
                 kept.tell()
             with self._lock:
                 self._purge()
-                held = sum(one.bytes for one in self._kept.values())
-                if len(self._kept) >= self.limits.links or held + kept.bytes > self.limits.links_bytes:
-                    wait = min((self._left(one) for one in self._kept.values()), default=0.0)
-                    number = f"{len(self._kept)} picture{'s' * (len(self._kept) != 1)}"
-                    raise CupscaleError(
-                        f"this page keeps {number} under links, all it has room for: the next place is "
-                        f"free in {duration(max(60.0, wait))}; download the result and send the file"
-                    )
+                self._check_room(kept)
                 self._kept[kept.token] = kept
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return kept, secret
+
+    def _check_room(self, kept: Kept) -> None:
+        every = list(self._kept.values())
+        own = [one for one in every if one.visitor == kept.visitor]
+        if 0 < self.limits.own_links <= len(own):
+            raise CupscaleError(
+                f"{_pictures(own)} of yours {'is' if len(own) == 1 else 'are'} under links here, the most that one visitor may "
+                f"have: delete a link, or wait {duration(max(60.0, min(map(self._left, own))))}"
+            )
+        full = sum(one.bytes for one in every) + kept.bytes > self.limits.links_bytes
+        if full or len(every) >= self.limits.links:
+            wait = min(map(self._left, every), default=0.0)
+            raise CupscaleError(
+                f"this page keeps {_pictures(every)} under links, all it has room for: the next place is "
+                f"free in {duration(max(60.0, wait))}; download the result and send the file"
+            )
 
     def adopt(self, folders: Iterable[Path]) -> None:
         """Take over what a killed process kept. What is over by now, or damaged, is deleted."""
@@ -171,15 +185,11 @@ class KeptLinks:
         expected = found.secret_hash if found else _NOBODYS
         if not hmac.compare_digest(_hashed(secret), expected):
             return False
-        self.withdraw(token)
-        return True
-
-    def withdraw(self, token: Any) -> None:
-        """Delete what is under a link."""
         with self._lock:
-            kept = self._kept.pop(token, None) if isinstance(token, str) else None
+            kept = self._kept.pop(token, None)
         if kept:
             shutil.rmtree(kept.folder, ignore_errors=True)
+        return True
 
     def _copied(self, shot: run.Shot, folder: Path, secret_hash: str) -> Kept:
         names = {"before": shot.before, "after": shot.png}
@@ -210,6 +220,10 @@ class KeptLinks:
     def _purge(self) -> None:
         for token in [token for token, kept in self._kept.items() if self._left(kept) <= 0]:
             shutil.rmtree(self._kept.pop(token).folder, ignore_errors=True)
+
+
+def _pictures(kept: Sequence[Kept]) -> str:
+    return f"{len(kept)} picture{'s' * (len(kept) != 1)}"
 
 
 def _hashed(secret: str) -> str:

@@ -19,6 +19,7 @@ class Limits:
     as many as the queue takes. unheard_seconds: how long a run goes on that nobody listens to. calls: of one visitor that are
     not answered yet, runs aside; 0 for no bound. batch: images of one batch.
     link_seconds: how long a visitor may keep a result under a link; 0 for not at all. links, links_bytes: of all such results.
+    own_links: of those of one visitor; 0 for as many as the page has room for.
     """
 
     upload_bytes: int = 64 * 2**20
@@ -39,6 +40,7 @@ class Limits:
     link_seconds: int = 86_400
     links: int = 200
     links_bytes: int = 2**31
+    own_links: int = 0
 
     @property
     def body_bytes(self) -> int:
@@ -84,10 +86,11 @@ SPACE = Limits(
     calls=32,
     batch=20,
     link_seconds=0,
+    own_links=5,
 )
 
 
-OPEN = Limits(max_seconds=3600, share=4, calls=100)
+OPEN = Limits(max_seconds=3600, share=4, calls=100, own_links=20)
 
 
 def on_space() -> bool:

@@ -196,15 +196,22 @@ def test_delete_all_deletes_what_is_under_links_too(page, url, small):
     assert page.evaluate("cupscaleLinks.live()") == []
 
 
-def test_where_the_browser_keeps_nothing_the_visit_deletes_its_link(page, url, small):
+def test_where_the_browser_keeps_nothing_the_visit_deletes_its_links_one_by_one(page, url, small):
     page.add_init_script("indexedDB.open = () => { throw new Error('off') }")
     visit(page, url)
     give(page, small)
     upscale(page)
     link, _ = kept_under_a_link(page)
-    page.locator("#kept-links").get_by_role("button", name="Delete this link").click()
+    page.locator("#keep-link").click()  # once more: the link that is there stays
+    boxes, delete = page.locator("#kept-links textarea"), page.locator("#kept-links [data-do='delete']")
+    expect(boxes).to_have_count(2)
+    assert boxes.evaluate_all("all => all.map(one => one.value)")[1] == link
+    assert page.request.get(f"{file_of(link)}/after.png").ok
+    delete.nth(1).click()
     expect(page.locator("#kept-links .cu-note")).to_contain_text("Deleted")
+    expect(boxes).to_have_count(1)
     assert page.request.get(f"{file_of(link)}/after.png").status == 404
+    assert page.request.get(f"{file_of(boxes.input_value())}/after.png").ok
 
 
 def test_captions_come_back(page, url, small):
