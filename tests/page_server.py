@@ -78,9 +78,8 @@ def start(folder: Path, *, anew: bool = False, **environment: str) -> Iterator[t
         **environment,
     }
     log = folder / f"server-{port}.log"
-    if (
-        anew or sys.platform != "linux"
-    ):  # elsewhere a process that has threads is better not forked, or cannot be
+    # Elsewhere a process that has imported so much is better not forked, or cannot be.
+    if anew or sys.platform != "linux":
         command = [sys.executable, str(prepared.APP)]
         with answering(command, url, log, START_SECONDS, cwd=folder, env=around) as process:
             yield url, process
