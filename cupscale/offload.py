@@ -86,7 +86,7 @@ def put(pipe: Any, way: Offload, device: str) -> Any:
         raise CupscaleError(
             f"offload '{way}' needs an accelerator and this run is on a CPU: use offload none"
         )
-    _check(pipe, way)
+    check(pipe, way)
     if way == "none":
         return pipe.to(device)
     if way == "model":
@@ -100,16 +100,12 @@ def put(pipe: Any, way: Offload, device: str) -> Any:
     return pipe
 
 
-def check(pipe: Any) -> None:
-    """See that a pipeline that is offloaded already goes a way that it can.
+def check(pipe: Any, way: Offload) -> None:
+    """See that a pipeline can go a way of offloading, or goes one that it can.
 
     Raises:
-        CupscaleError: It misses weights that its parts share.
+        CupscaleError: It would miss weights that its parts share.
     """
-    _check(pipe, current(pipe))
-
-
-def _check(pipe: Any, way: Offload) -> None:
     if way not in (ways := possible(pipe)):
         raise CupscaleError(
             f"offload '{way}' misses weights that two parts of this {type(pipe).__name__} share: use offload {' or '.join(ways)}"

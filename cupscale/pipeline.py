@@ -60,7 +60,7 @@ class CUpscalePipeline:
             raise CupscaleError(f"bits is {bits}: choose 8 or 16")
         self.bits = bits
         self.backbone: Backbone = adapt(pipe)
-        offload.check(pipe)
+        offload.check(pipe, offload.current(pipe))
         self.pipe = pipe
         self.model = models.name_of(pipe)
         self.loras: tuple[str, ...] = getattr(pipe, "cupscale_loras", ())

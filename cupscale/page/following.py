@@ -205,11 +205,8 @@ class Following:
         }
         before, table = values[session.laid], values[session.table]
         if before and all(before[name] == laid[name] for name in laid):
-            return (
-                {},
-                table,
-                before["note"],
-            )  # for as long as it is so: a second plan of one change would take it away
+            # The note stands for as long as it is so: a second plan of one change would take it away.
+            return {}, table, before["note"]
         serial, captions = regions.read_book(values[session.book], plan.output)
         rows, note = regions.rows_of(plan, captions), ""
         same = before and all(before[name] == laid[name] for name in ("image", "stamp"))
@@ -218,11 +215,8 @@ class Following:
             if any(new[2] and not row[2] for row, new in zip(rows, there, strict=True)):
                 rows = [row if row[2] else new for row, new in zip(rows, there, strict=True)]
                 note = "; the regions changed, and each took the caption of the one that covers most of it"
-        return (
-            {session.laid: laid | {"note": note}, session.rows: regions.packed_rows(serial, rows)},
-            rows,
-            note,
-        )
+        laid["note"] = note
+        return {session.laid: laid, session.rows: regions.packed_rows(serial, rows)}, rows, note
 
     def _shared(
         self,
