@@ -61,11 +61,7 @@ def _source() -> subprocess.Popen[str]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
-
-    def end() -> None:
-        source.communicate()
-
-    atexit.register(end)
+    atexit.register(source.communicate)
     return source
 
 

@@ -96,8 +96,11 @@ def test_an_image_that_the_server_forgot_is_given_to_it_again(page, url, small, 
     expect(page.locator("#result .cu-note")).to_contain_text("64 × 48 → 128 × 96, seed 3")
 
 
-def kept_under_a_link(page):
-    """Keep the result in the slider: its link, and the secret that this browser has for it."""
+def kept_under_a_link(page, url, photograph):
+    """Make a result and keep it: its link, and the secret that this browser has for it."""
+    visit(page, url)
+    give(page, photograph)
+    upscale(page)
     open_part(page, "share")
     page.locator("#keep-link").click()
     expect(page.locator("#kept-links textarea")).to_have_value(re.compile(r"\?kept=[\w-]{32}$"))
@@ -111,10 +114,7 @@ def file_of(link):
 
 def test_the_browser_that_made_a_link_deletes_it_later_and_no_other_can(page, chromium, url, small, folder):
     """After a reload, in another tab."""
-    visit(page, url)
-    give(page, small)
-    upscale(page)
-    link, secret = kept_under_a_link(page)
+    link, secret = kept_under_a_link(page, url, small)
     page.reload()
     open_part(page, "share")
     row = page.locator("#kept-links .cu-share > div")
@@ -158,10 +158,7 @@ def test_the_browser_that_made_a_link_deletes_it_later_and_no_other_can(page, ch
 
 
 def test_a_link_that_seems_to_be_gone_is_forgotten_after_its_time(page, url, small):
-    visit(page, url)
-    give(page, small)
-    upscale(page)
-    link, _ = kept_under_a_link(page)
+    link, _ = kept_under_a_link(page, url, small)
     page.reload()
     page.wait_for_function("window.cupscaleLinks")  # the page's own scripts come after its HTML
     gone = "cupscaleLinks.add({ token: 'x'.repeat(32), secret: 'y', seconds: %d, note: '' })"
@@ -178,10 +175,7 @@ def test_a_link_that_seems_to_be_gone_is_forgotten_after_its_time(page, url, sma
 
 
 def test_delete_all_deletes_what_is_under_links_too(page, url, small):
-    visit(page, url)
-    give(page, small)
-    upscale(page)
-    link, _ = kept_under_a_link(page)
+    link, _ = kept_under_a_link(page, url, small)
     page.reload()
     page.get_by_role("tab", name="History").click()
     note, all_of_it = page.locator("#history .cu-note"), page.get_by_role("button", name="Delete all")
@@ -198,10 +192,7 @@ def test_delete_all_deletes_what_is_under_links_too(page, url, small):
 
 def test_where_the_browser_keeps_nothing_the_visit_deletes_its_links_one_by_one(page, url, small):
     page.add_init_script("indexedDB.open = () => { throw new Error('off') }")
-    visit(page, url)
-    give(page, small)
-    upscale(page)
-    link, _ = kept_under_a_link(page)
+    link, _ = kept_under_a_link(page, url, small)
     page.locator("#keep-link").click()  # once more: the link that is there stays
     boxes, delete = page.locator("#kept-links textarea"), page.locator("#kept-links [data-do='delete']")
     expect(boxes).to_have_count(2)
