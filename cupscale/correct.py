@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from cupscale.images import wrapping
+from cupscale.images.tensors import put, to_float
 
 ROUNDS = 6  # down(up(x)) is not x near the finest frequency, and what lies near black or white is clipped
 BROAD_PX = 4  # of the input: the coarser part of a difference is what is left after a mean over so many
@@ -31,7 +32,8 @@ def correct(pixels: Tensor, reference: Image.Image, fidelity: float) -> None:
     """Correct a finished picture towards the input, in place.
 
     Args:
-        pixels: (3, H, W) in [-1, 1], float32, in main memory. Values outside count as clipped.
+        pixels: (3, H, W) in main memory: float32 in [-1, 1], outside which they count as clipped, or int16 as of
+            `images.to_int16`.
         reference: The input, RGB.
         fidelity: 0 (leave as it is) to 1.
     """
@@ -43,11 +45,11 @@ def correct(pixels: Tensor, reference: Image.Image, fidelity: float) -> None:
         wrong = difference(pixels, reference)
         _weigh(wrong, fidelity, broad)
         for rows in bands:
-            band = pixels[:, slice(*rows)].clamp_(-1, 1)
-            band += torch.from_numpy(_enlarged(wrong, rows, pixels.shape))
+            band = to_float(pixels[:, slice(*rows)]).clamp_(-1, 1)
+            put(band.add_(torch.from_numpy(_enlarged(wrong, rows, pixels.shape))), pixels[:, slice(*rows)])
     flat = flat_places(reference)
     for rows in bands:
-        _flatten(pixels[:, slice(*rows)], reference, flat, rows, pixels.shape, broad)
+        _flatten(pixels, reference, flat, rows, broad)
 
 
 def correct_wrapped(pixels: Tensor, reference: Image.Image, fidelity: float, axes: str) -> None:
@@ -71,14 +73,14 @@ def correct_wrapped(pixels: Tensor, reference: Image.Image, fidelity: float, axe
 
 
 def difference(pixels: Tensor, reference: Image.Image) -> np.ndarray:
-    """input - down(out): (3, h, w) float32, in the unit of `pixels`, which are those of `correct`."""
+    """input - down(out): (3, h, w) float32, white less black being 2, of the `pixels` of `correct`."""
     _, height, width = pixels.shape
     step = height / reference.height
     found = np.empty((3, reference.height, reference.width), np.float32)
     for top, bottom in _bands(reference.height, ceil(width * step)):
         first = max(0, floor((top - _REACH) * step) - 1)
         last = min(height, ceil((bottom + _REACH) * step) + 1)
-        slab = pixels[:, first:last].clamp(-1, 1).numpy()
+        slab = to_float(pixels[:, first:last]).clamp(-1, 1).numpy()
         box = (0, top * step - first, width, bottom * step - first)
         size = (reference.width, bottom - top)
         wanted = _samples(reference.crop((0, top, reference.width, bottom)))
@@ -125,27 +127,23 @@ def _enlarged(samples: np.ndarray, rows: tuple[int, int], shape: torch.Size) -> 
 
 
 def _flatten(
-    band: Tensor,
-    reference: Image.Image,
-    flat: np.ndarray,
-    rows: tuple[int, int],
-    shape: torch.Size,
-    weight: float,
+    pixels: Tensor, reference: Image.Image, flat: np.ndarray, rows: tuple[int, int], weight: float
 ) -> None:
-    """Blend the flat places of a band towards the plain enlargement, in place."""
-    step = flat.shape[0] / shape[1]
+    """Blend the flat places of a band of rows towards the plain enlargement, in place."""
+    step = flat.shape[0] / pixels.shape[1]
     first = max(0, floor(rows[0] * step) - _REACH - 1)
     last = min(flat.shape[0], ceil(rows[1] * step) + _REACH + 1)
     if not flat[first:last].any():
         return
     box = (0, rows[0] * step - first, flat.shape[1], rows[1] * step - first)
-    size = (shape[2], rows[1] - rows[0])
+    size = (pixels.shape[2], rows[1] - rows[0])
     places = Image.fromarray(flat[first:last].astype(np.float32))
     share = np.asarray(places.resize(size, Image.Resampling.BILINEAR, box))
     strip = _samples(reference.crop((0, first, reference.width, last)))
     for c in range(3):
         plain = torch.from_numpy(_resized(strip[c], size, box))
-        band[c] += weight * torch.from_numpy(share.copy()) * (plain - band[c])
+        band = to_float(pixels[c, slice(*rows)]).clamp(-1, 1)
+        put(band + weight * torch.from_numpy(share.copy()) * (plain - band), pixels[c, slice(*rows)])
 
 
 def _still(same: np.ndarray, axis: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor
 from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.images import wrapping
+from cupscale.images.tensors import put, to_float
 
 FEATHER_PX = 3  # of the input
 _SEEN_PX = 2  # of the mask, beside a band of the result
@@ -69,7 +70,7 @@ def protect(pixels: Tensor, base: Image.Image, mask: Image.Image, axes: str = "n
     """Blend a finished picture towards the base upscale, in place.
 
     Args:
-        pixels: (3, H, W) in [-1, 1], float32, in main memory.
+        pixels: (3, H, W) in main memory: float32 in [-1, 1], or int16 as of `images.to_int16`.
         base: RGB, of the size of the picture.
         mask: Of `read_mask`.
         axes: Along which the picture repeats, as `Settings.seamless`.
@@ -89,8 +90,8 @@ def protect(pixels: Tensor, base: Image.Image, mask: Image.Image, axes: str = "n
         if not share.any():
             continue
         wanted = images.to_tensor(base.crop((0, top, width, bottom)))[0]
-        band = pixels[:, top:bottom]
-        band += torch.from_numpy(share / 255) * (wanted - band)
+        band = to_float(pixels[:, top:bottom])
+        put(band + torch.from_numpy(share / 255) * (wanted - band), pixels[:, top:bottom])
 
 
 def _margin(axes: str, width: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,7 +32,8 @@ from cupscale.correct import correct_wrapped, is_grey
 from cupscale.errors import CupscaleError
 from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, Result
 from cupscale.images import wrapping
-from cupscale.images.tensors import padded, to_bytes, to_uint16
+from cupscale.images.tensors import padded, put, to_float, to_int16, to_uint16
+from cupscale.method.bands import by_bands
 from cupscale.method.guidance import LowGuidance, flat_kept, guidance_map, richness
 from cupscale.method.lowpass import LowPass
 from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
@@ -155,6 +157,7 @@ class Stages:
             z = yield from self._denoise(latents, read, texts)
             del latents
             pixels = yield from self._decode(z)
+            del z
             image = yield from self._correct(pixels)
         finally:
             self.pipeline.backbone.release()
@@ -360,7 +363,7 @@ class Stages:
             return {plan.overview: seen[0], plan.canvas: z[0]}
         sizes = {plan.overview: small, plan.canvas: base}
         cell = backbone.geometry.cell
-        return {size: to_bytes(padded(image, size, cell)[0]) for size, image in sizes.items()}
+        return {size: padded(image, size, cell)[0] for size, image in sizes.items()}
 
     def _denoise(
         self, latents: Latents, read: Settings, texts: tuple[str | None, ...]
@@ -392,15 +395,16 @@ class Stages:
             z = yield from self._looped("denoise", loop, latents.preview)
         if settings.flat_strength >= 1:
             return z
-        return flat_kept(z, latents.base, self._rich().to(z.device), settings.flat_strength)
+        kept = partial(flat_kept, flat_strength=settings.flat_strength)
+        return by_bands(kept, z, latents.base, self._rich().to(z.device), out=z)
 
     def _decode(self, z: Tensor) -> Generator[Event, None, Tensor]:
-        """Returns (3, H, W)."""
+        """Returns (3, H, W) int16, as of `to_int16`: a picture of 8192 x 8192 is large."""
         yield self._progress("decode")
         width, height = self.plan.output
-        pixels = yield from self._tiled(lambda tiles: self.pipeline.backbone.decode(z, tiles))
+        pixels = yield from self._tiled(lambda tiles: self.pipeline.backbone.decode(z, tiles, to_int16))
         if seam := self.plan.seam:
-            pixels = seam.scaled(self.plan.cell_px).fold(pixels)
+            put(seam.scaled(self.plan.cell_px).fold(to_float(pixels)), pixels)
         return pixels[0, :, :height, :width]
 
     def _correct(self, pixels: Tensor) -> Generator[Event, None, Image.Image]:

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from cupscale import correct as module
-from cupscale.correct import correct, difference, flat_places, is_grey
+from cupscale.correct import ROUNDS, correct, difference, flat_places, is_grey
 from cupscale.images import to_image, to_tensor
+from cupscale.images.tensors import to_float, to_int16
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -147,3 +148,15 @@ def test_the_drift_of_an_autoencoder_goes():
     correct(pixels, small, 1.0)
     after = (pixels.mean(dim=(1, 2)) - mean).abs().max().item() * 127.5
     assert before > 5 and after < 0.2, (before, after)
+
+
+@pytest.mark.parametrize("fidelity", [1.0, 0.1])
+def test_a_picture_of_16_bits_is_corrected_as_one_of_floats(monkeypatch, fidelity):
+    """In several bands, with a flat place; what differs is the rounding of each round."""
+    monkeypatch.setattr(module, "_BAND_PX", 200)
+    small, large = noise(20, 24), to_tensor(noise(60, 48, 1))[0]
+    small.paste((40, 200, 90), (0, 0, 20, 12))
+    kept = to_int16(large)
+    correct(large, small, fidelity)
+    correct(kept, small, fidelity)
+    assert (to_float(kept) - large.clamp(-1, 1)).abs().max() < (ROUNDS + 1) / 32767

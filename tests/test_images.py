@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw, PngImagePlugin
 from cupscale import images
 from cupscale.errors import CupscaleError
 from cupscale.images import tensors
+from cupscale.method.regions import Size
 
 SETTINGS = {"scale": 4.0, "seed": 7, "prompt": "a fox in the snow, Gemälde 雪"}
 TEXT = json.dumps(SETTINGS, ensure_ascii=False)
@@ -764,3 +765,41 @@ def test_a_file_whose_length_is_not_told_is_read_whole():
     gradient().save(buffer, "PNG")
     assert images.read(Untold(buffer.getvalue())).size == gradient().size
     assert "the limit is" in refusal(images.read, Untold(buffer.getvalue()), max_bytes=100)
+
+
+def test_16_bits_hold_every_level_of_8_and_of_16() -> None:
+    every = torch.arange(65536).view(1, 256, 256).expand(3, 256, 256)
+    kept = tensors.to_int16(every.double() / 32767.5 - 1)
+    assert kept.dtype == torch.int16 and torch.equal(kept.int(), every.int() - 32768)
+    assert np.array_equal(tensors.to_uint16(kept), every.permute(1, 2, 0).numpy().astype(np.uint16))
+    assert torch.allclose(tensors.to_float(kept), every.float() / 32767.5 - 1, atol=1e-6)
+    every_level = images.to_tensor(
+        Image.fromarray(np.arange(256 * 3, dtype=np.uint32).astype(np.uint8).reshape(1, 256, 3))
+    )
+    assert torch.equal(
+        tensors.to_int16(every_level).int() + 32768, (every_level * 127.5 + 127.5).round().int() * 257
+    )
+    assert torch.equal(images.to_tensor(images.to_image(tensors.to_int16(every_level))), every_level)
+
+
+def test_16_bits_clip_and_refuse_what_is_no_number() -> None:
+    found = tensors.to_int16(torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0]))
+    assert found.tolist() == [-32768, -32768, 0, 32767, 32767]  # 0 lies half way, and halves round to even
+    assert "NaN" in refusal(tensors.to_int16, torch.tensor([0.0, float("nan")]))
+    assert "NaN" in refusal(tensors.to_int16, torch.tensor([0.0, float("inf")]))
+
+
+def test_a_part_of_a_picture_is_written_as_the_rest_is_kept() -> None:
+    band = torch.tensor([[[-1.0, 0.25], [0.5, 1.0]]])
+    for kept in (torch.zeros(1, 3, 2), torch.zeros(1, 3, 2, dtype=torch.int16)):
+        tensors.put(band, kept[:, 1:])
+        assert torch.allclose(tensors.to_float(kept)[:, 1:], band, atol=2e-5)
+        assert kept[0, 0].abs().max() == 0
+
+
+def test_a_padded_picture_carries_its_last_row_and_column_on() -> None:
+    image = gradient(21, 18)
+    found = tensors.padded(image, Size(3, 4), 8)
+    assert found.dtype == torch.uint8 and found.shape == (1, 3, 24, 32)
+    expected = tensors.carried_on(images.to_tensor(image), 24, 32)
+    assert torch.equal(found.float() / 127.5 - 1, expected)

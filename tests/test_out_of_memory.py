@@ -51,7 +51,9 @@ def test_the_vae_goes_on_in_smaller_tiles_and_says_so(pipe, monkeypatch):
     monkeypatch.undo()
     backbone = adapt(pipe)
     decode = type(backbone).decode
-    monkeypatch.setattr(type(backbone), "decode", lambda self, z, tiles: decode(self, z, Tiles(256)))
+    monkeypatch.setattr(
+        type(backbone), "decode", lambda self, z, tiles, *rest: decode(self, z, Tiles(256), *rest)
+    )
     same = cupscale.upscale(pipe, photo(200, 120), **FAST).image
     assert same.tobytes() == events[-1].result.image.tobytes()
 

@@ -212,7 +212,7 @@ def test_a_region_follows_its_caption_and_far_ones_do_not(pipe, monkeypatch):
     latents = []
     decode = SDXLBackbone.decode
     monkeypatch.setattr(
-        SDXLBackbone, "decode", lambda self, z, tiles: latents.append(z) or decode(self, z, tiles)
+        SDXLBackbone, "decode", lambda self, z, *rest: latents.append(z) or decode(self, z, *rest)
     )
     common = FAST | {
         "scale": 4,

@@ -11,6 +11,7 @@ from PIL import Image
 
 import cupscale
 from cupscale.errors import CupscaleError
+from cupscale.images.tensors import to_float, to_int16
 from cupscale.page import mask as brush, share, visit
 from cupscale.page.limits import Limits
 from cupscale.protect import name_of, protect, read_mask
@@ -46,20 +47,22 @@ def test_brightness_counts_and_what_is_transparent_is_black():
     assert found[8, 2] == pytest.approx(150, abs=1) and found[8, 22] == 0
 
 
+@pytest.mark.parametrize("kept", [lambda pixels: pixels, to_int16])
 @pytest.mark.parametrize("band", [7, 2**20])
-def test_the_blend_by_hand(monkeypatch, band):
+def test_the_blend_by_hand(monkeypatch, band, kept):
     """Half way between -0.5 and the base upscale's 0.2 where the mask is 127.5; rows of 3 and 4 pixels to one of the mask."""
     monkeypatch.setattr("cupscale.protect._BAND_PX", band * 10)
     mask = np.zeros((16, 20), np.uint8)
     mask[8:], mask[4:8] = 255, 128
-    pixels = torch.full((3, 56, 70), -0.5)
+    picture = kept(torch.full((3, 56, 70), -0.5))
     base = Image.new("RGB", (70, 56), (153, 0, 255))  # 0.2, -1 and 1
-    protect(pixels, base, Image.fromarray(mask))
-    assert pixels[:, 50, 33].tolist() == pytest.approx([0.2, -1, 1], abs=1e-6)
+    protect(picture, base, Image.fromarray(mask))
+    pixels = to_float(picture)
+    assert pixels[:, 50, 33].tolist() == pytest.approx([0.2, -1, 1], abs=2e-5)
     assert pixels[:, 21, 33].tolist() == pytest.approx([-0.1486, -0.751, 0.2529], abs=1e-3)
-    assert pixels[:, 4, 33].tolist() == [-0.5] * 3
+    assert pixels[:, 4, 33].tolist() == pytest.approx([-0.5] * 3, abs=2e-5)
     edge = pixels[0, 24:33, 5]  # 3.5 pixels to one: the fall lies between the middles of rows 7 and 8
-    assert (edge.diff() >= 0).all() and edge[0] < 0.0 and edge[-1] == pytest.approx(0.2, abs=1e-6)
+    assert (edge.diff() >= 0).all() and edge[0] < 0.0 and edge[-1] == pytest.approx(0.2, abs=2e-5)
 
 
 def test_a_name_tells_masks_apart():

@@ -42,6 +42,30 @@ def test_bands_are_diffusers_tiles(vae, size, tiles):
         assert one.shape == other.shape and torch.equal(one, other)
 
 
+@pytest.mark.parametrize("kind", ["tile", "picture"])
+def test_pixels_of_8_bits_are_encoded_as_their_floats(vae, kind):
+    samples = (noise(1, 3, 92, 164) * 60 + 128).clamp(0, 255).byte()
+    tiles = Tiles(32, 0.25, kind)
+    with torch.no_grad(), tiled(vae, tiles, 4):
+        ours = encoded(vae, samples, tiles, 4, CPU)
+        theirs = encoded(vae, samples.float() / 127.5 - 1, tiles, 4, CPU)
+    assert torch.allclose(ours, theirs, atol=1e-5) and ours.std() > 0.01
+
+
+def test_each_band_is_kept_as_it_is_asked(vae):
+    """So that no more than a row of tiles is in floats."""
+    z, tiles, seen = noise(1, 4, 36, 18), Tiles(32, 0.25), []
+
+    def keep(band):
+        seen.append(band.shape[-2])
+        return (band * 100).short()
+
+    with torch.no_grad(), tiled(vae, tiles, 4):
+        found = decoded(vae, z, tiles, 4, CPU, keep)
+        assert torch.equal(found, (decoded(vae, z, tiles, 4, CPU) * 100).short())
+    assert seen == [24] * 6 and found.dtype == torch.int16
+
+
 def test_a_row_of_tiles_is_all_that_is_held(vae, monkeypatch):
     """Of 6 rows of tiles at most one and the rims of the one before live at once."""
     alive, most = 0, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -66,10 +66,12 @@ class Backbone(Protocol):
         """See that `control` can be had. Raises CupscaleError, with the remedy."""
 
     def encode(self, pixels: Tensor, tiles: Tiles) -> Tensor:
-        """(1, 3, H, W) in -1..1 -> (1, C, H / cell_px, W / cell_px) float32 latents."""
+        """(1, 3, H, W), uint8 or in -1..1 -> (1, C, H / cell_px, W / cell_px) float32 latents."""
 
-    def decode(self, latents: Tensor, tiles: Tiles) -> Tensor:
-        """The inverse: (1, 3, H, W) float32 on the CPU."""
+    def decode(
+        self, latents: Tensor, tiles: Tiles, keep: Callable[[Tensor], Tensor] = Tensor.float
+    ) -> Tensor:
+        """The inverse: (1, 3, H, W) on the CPU, each part as `keep` gives it."""
 
     def schedule(self, settings: Settings, cells: Size | None = None) -> Schedule:
         """cells: of the picture that a dynamic shift looks at; None for a window of native size."""

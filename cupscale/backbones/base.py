@@ -7,7 +7,7 @@ regions, the same for all families, are `cupscale.backbones.denoiser`'s.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -20,10 +20,11 @@ from cupscale.backbones import SUPPORTED, Tiles, family_defaults, own
 from cupscale.backbones.control import Control
 from cupscale.backbones.denoiser import Call, RegionDenoiser, Text, Texts
 from cupscale.backbones.schedules import DiffusersSchedule, FlowSchedule, is_flow
-from cupscale.backbones.tiling import decoded, encoded, in_bands, of_frames
+from cupscale.backbones.tiling import decoded, encoded, in_bands, in_range, of_frames
 from cupscale.backbones.tokens import rule_of
 from cupscale.errors import CupscaleError
 from cupscale.method.attention import GlobalAttention
+from cupscale.method.bands import by_bands
 from cupscale.method.composer import Composer
 from cupscale.method.memory import module_bytes
 from cupscale.method.regions import Size
@@ -221,26 +222,30 @@ class DiffusersBackbone(ABC):
                 return self._of_network(vae, z)
             if tiny := hasattr(vae, "latent_magnitude"):  # TAESD; its tiles are made for four channels
                 vae.use_tiling = self.geometry.channels == 4
-            found = vae.encode(pixels.to(self.device, vae.dtype))
+            found = vae.encode(in_range(pixels.to(self.device)).to(vae.dtype))
             z = (found.latents if tiny else found.latent_dist.mode()).float()
         return self._of_network(vae, z)
 
-    def decode(self, latents: Tensor, tiles: Tiles) -> Tensor:
+    def decode(
+        self, latents: Tensor, tiles: Tiles, keep: Callable[[Tensor], Tensor] = Tensor.float
+    ) -> Tensor:
         with self._vae(tiles) as vae:
             z = self._of_vae(vae, latents)
             if in_bands(vae):
-                return decoded(vae, z, tiles, self.pipe.vae_scale_factor, self.device)
-            return vae.decode(z.to(self.device, vae.dtype), return_dict=False)[0].float().cpu()
+                return decoded(vae, z, tiles, self.pipe.vae_scale_factor, self.device, keep)
+            return keep(vae.decode(z.to(self.device, vae.dtype), return_dict=False)[0]).cpu()
 
     def _of_network(self, vae: Any, z: Tensor) -> Tensor:
-        """A VAE's own latents (B, C, h, w) as the network takes them."""
+        """A VAE's own latents (B, C, h, w) as the network takes them, in their memory where the two are of one shape."""
         mean, std = latent_scale(vae, z)
-        return (z - mean) / std
+        return by_bands(lambda z: (z - mean) / std, z, out=z)
 
     def _of_vae(self, vae: Any, latents: Tensor) -> Tensor:
-        """The inverse."""
+        """The inverse, which leaves `latents` as they are."""
         mean, std = latent_scale(vae, latents)
-        return latents * std + mean
+        if not isinstance(std, Tensor) and (mean, std) == (0, 1):  # an exact codec's, which may be large
+            return latents
+        return by_bands(lambda z: z * std + mean, latents)
 
     # Network
 
@@ -335,8 +340,7 @@ def latent_scale(vae: Any, like: Tensor) -> tuple[float | Tensor, float | Tensor
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is None or std is None:
         return getattr(config, "shift_factor", None) or 0.0, 1 / config.scaling_factor
-    per_channel = (torch.tensor(values).view(1, -1, 1, 1).to(like.device) for values in (mean, std))
-    of_mean, of_std = per_channel
+    of_mean, of_std = (torch.tensor(values).view(1, -1, 1, 1).to(like.device) for values in (mean, std))
     return of_mean, of_std / (getattr(config, "scaling_factor", None) or 1.0)
 
 

@@ -28,6 +28,7 @@ from diffusers import (
 from torch import Tensor
 
 from cupscale.errors import CupscaleError
+from cupscale.method.bands import bands, by_bands
 from cupscale.method.sampler import generator
 
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -42,6 +43,16 @@ def is_flow(scheduler: Any) -> bool:
     if type(scheduler).__name__.startswith("FlowMatch"):
         return True
     return scheduler.config.get("prediction_type") == "flow_prediction"
+
+
+def acts_by_cell(scheduler: Any) -> bool:
+    """Whether a scheduler's step is the same for a part of a canvas as for the whole: it draws no noise and measures nothing."""
+    config = scheduler.config
+    if config.get("thresholding") or config.get("stochastic_sampling"):
+        return False
+    if type(scheduler) is DPMSolverMultistepScheduler:
+        return not config.algorithm_type.startswith("sde")
+    return type(scheduler) in (DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler)
 
 
 def told_shares(steps: int, shift: float) -> list[float]:
@@ -79,6 +90,9 @@ class _Truncated(ABC):
         self.timesteps = self._timesteps.to(device)
         self._shift = shift
         self._shares = told_shares(len(self._timesteps), shift)
+        self._of_bands: list[
+            Any
+        ] = []  # a band of the canvas each, with the state that it keeps between steps
         self._options: dict[str, Any] = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             self._options["generator"] = generator(seed, 2)
@@ -108,11 +122,23 @@ class _Truncated(ABC):
 
     def step(self, output: Tensor, sample: Tensor, i: int) -> Tensor:
         if self._shift:
-            output = self._from_true(self.to_x0(output, sample, i), sample, i)
+            output = by_bands(lambda o, s: self._from_true(self.to_x0(o, s, i), s, i), output, sample)
+        parts = bands(sample) if acts_by_cell(self._scheduler) else [slice(None)]
+        if not self._of_bands:
+            self._of_bands = [self._scheduler, *(copy.deepcopy(self._scheduler) for _ in parts[1:])]
+        if len(parts) == 1:
+            return self._stepped(self._scheduler, output, sample, i)
+        stepped = torch.empty_like(sample)
+        for scheduler, rows in zip(self._of_bands, parts, strict=True):
+            stepped[..., rows, :] = self._stepped(scheduler, output[..., rows, :], sample[..., rows, :], i)
+        return stepped
+
+    def _stepped(self, scheduler: Any, output: Tensor, sample: Tensor, i: int) -> Tensor:
+        t = self._timesteps[i]
         # Euler's own scaling only marks the call here; `model_input` has already been given to the network.
-        if hasattr(self._scheduler, "scale_model_input"):
-            self._scheduler.scale_model_input(sample, self._timesteps[i])
-        return self._scheduler.step(output, self._timesteps[i], sample, return_dict=False, **self._options)[0]
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(sample[..., :1, :1], t)
+        return scheduler.step(output, t, sample, return_dict=False, **self._options)[0]
 
 
 class DiffusersSchedule(_Truncated):

@@ -35,10 +35,16 @@ def of_frames(vae: Any) -> bool:
     return isinstance(vae, AutoencoderKLQwenImage)
 
 
-def decoded(vae: Any, latents: Tensor, tiles: Tiles, cell_px: int, device: torch.device) -> Tensor:
-    """(B, C, h, w) as the VAE scales them, to pixels (B, 3, H, W) float32 in main memory."""
-    height, width = (side * cell_px for side in latents.shape[-2:])
-    out = torch.empty(len(latents), 3, height, width)
+def decoded(
+    vae: Any,
+    latents: Tensor,
+    tiles: Tiles,
+    cell_px: int,
+    device: torch.device,
+    keep: Callable[[Tensor], Tensor] = Tensor.float,
+) -> Tensor:
+    """(B, C, h, w) as the VAE scales them, to pixels (B, 3, H, W) in main memory, each band of rows as `keep` gives it."""
+    height = latents.shape[-2] * cell_px
 
     def one(part: Tensor) -> Tensor:
         part = part.to(device, vae.dtype)
@@ -48,21 +54,27 @@ def decoded(vae: Any, latents: Tensor, tiles: Tiles, cell_px: int, device: torch
 
     side = tiles.side // cell_px
     with _statistics(vae, "decoder", latents, one, side, tiles):
-        return _filled(out, _bands(vae, latents, one, side, tiles.side, tiles.overlap))
+        bands = _bands(vae, latents, one, side, tiles.side, tiles.overlap)
+        return _filled((keep(band).cpu() for band in bands), height)
 
 
 def encoded(vae: Any, pixels: Tensor, tiles: Tiles, cell_px: int, device: torch.device) -> Tensor:
-    """(B, 3, H, W) to latents (B, C, h, w) float32 on the device, as the VAE scales them."""
+    """(B, 3, H, W), in [-1, 1] or uint8, to latents (B, C, h, w) float32 on the device, as the VAE scales them."""
 
     def one(part: Tensor) -> Tensor:
-        part = part.to(device, vae.dtype)
+        part = in_range(part.to(device)).to(vae.dtype)
         if of_frames(vae):
             return vae.encode(part[:, :, None]).latent_dist.mode()[:, :, 0]
         return vae.encode(part).latent_dist.mode()
 
     with _statistics(vae, "encoder", pixels, one, tiles.side, tiles):
         bands = _bands(vae, pixels, one, tiles.side, tiles.side // cell_px, tiles.overlap)
-        return torch.cat([band.float() for band in bands], dim=-2)
+        return _filled((band.float() for band in bands), pixels.shape[-2] // cell_px)
+
+
+def in_range(pixels: Tensor) -> Tensor:
+    """uint8 to float32 in [-1, 1]; others as they are."""
+    return pixels.float().div_(127.5).sub_(1) if pixels.dtype == torch.uint8 else pixels
 
 
 def _statistics(
@@ -74,11 +86,15 @@ def _statistics(
     return shared(getattr(vae, part), lambda: one(small(x, side)))
 
 
-def _filled(out: Tensor, bands: Iterator[Tensor]) -> Tensor:
-    top = 0
+def _filled(bands: Iterator[Tensor], height: int) -> Tensor:
+    """Bands of rows, from the top down, as one canvas of `height`."""
+    out, top = None, 0
     for band in bands:
+        if out is None:
+            out = band.new_empty((*band.shape[:-2], height, band.shape[-1]))
         out[..., top : top + band.shape[-2], :] = band
         top += band.shape[-2]
+    assert out is not None  # a canvas has rows
     return out
 
 

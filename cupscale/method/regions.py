@@ -142,7 +142,7 @@ class Fusion:
             self._sum = torch.zeros(
                 1, output.shape[0], *self._canvas, dtype=torch.float32, device=output.device
             )
-        region.crop(self._sum)[0, : len(output)].add_(output.float() * self._feathers.weight(region))
+        region.crop(self._sum)[0, : len(output)].addcmul_(output.float(), self._feathers.weight(region))
 
     def result(self) -> Tensor:
         """(1, C, H, W) float32."""

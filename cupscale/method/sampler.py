@@ -6,13 +6,15 @@ works, multistep ones too (ours; MultiDiffusion and DemoFusion step per window).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from cupscale.method.bands import by_bands
 from cupscale.method.guidance import LowGuidance
 from cupscale.method.memory import fitting
 from cupscale.method.regions import Feathers, Fusion, Region, Size
@@ -218,7 +220,7 @@ class _Loop:
     def diffuse(self, latent: Tensor) -> None:
         """Noise `latent` (1, C, H, W) to the schedule's first step."""
         noise = self._repeat(draw_noise(latent.shape, self.seed).to(latent.device))
-        self.sample = self.schedule.noised(self._fold(latent), noise, 0)
+        self.sample = by_bands(partial(self.schedule.noised, i=0), self._fold(latent), noise, out=noise)
 
     def step(self, i: int) -> Generator[RegionsDone | StepDone | Notice, None, None]:
         """Step `i`: the overview, the regions and their fusion, guidance and structure of the whole, the sampler's step."""
@@ -227,29 +229,35 @@ class _Loop:
             self.overview.capture(self.network.denoiser, schedule, i, structure)
         w = 0.0 if structure is None else structure.weight(i, steps)
         if structure is not None and structure.space == "z_t" and w > 0:
-            self.sample = structure.apply(self._state, w, self._noised_reference(structure, i))
+            moved = self._state.clone()  # the last step's event holds the state
+            self.sample = structure.apply_(moved, w, self._noised_reference(structure, i))
         output = yield from self._predicted(i)
         _check_first(output, i)
         output = self._fold(output)
         if self.low_guidance is not None and output.shape[1] > self._state.shape[1]:
             output = self.low_guidance.apply(output)
-        x0 = schedule.to_x0(output, self._state, i)
-        if structure is not None and structure.space == "x0" and w > 0:
-            x0 = self._fold(structure.apply(x0, w))
-            output = schedule.from_x0(x0, self._state, i)
+        mover = structure if structure is not None and structure.space == "x0" and w > 0 else None
+        x0 = by_bands(partial(schedule.to_x0, i=i), output, self._state, out=output if mover else None)
+        if mover:
+            x0 = self._fold(mover.apply_(x0, w))
+            output = by_bands(partial(schedule.from_x0, i=i), x0, self._state)
         self.sample = self._repeat(schedule.step(output, self._state, i))
         yield StepDone(i, steps, x0, self.sample)
 
     def _predicted(self, i: int) -> Generator[RegionsDone | Notice, None, Tensor]:
         """The fused outputs of step `i`'s windows, (1, C, H, W), or (1, 2 C, H, W) as in `Denoiser.predict`."""
         windows = self.windows
-        kept = _Kept(self.flat, windows.grids[i], self.schedule, self._state, i)
-        steps, guided = len(self.schedule.timesteps), i < self.guided_steps
-        step = _Step(i, steps, guided, kept.left_over(windows.named), windows.weights[i])
-        fusion = Fusion(Size(*self._state.shape[-2:]), windows.weights[i])
-        model_input = self.schedule.model_input(self._state, i)
-        yield from self.network.predict(model_input, self.schedule.timesteps[i], step, fusion)
-        kept.add_to(fusion)
+        schedule, state = self.schedule, self._state
+        kept = _Kept(self.flat, windows.grids[i])
+
+        def inputs(regions: Sequence[Region]) -> Tensor:
+            return schedule.model_input(torch.cat([region.crop(state) for region in regions]), i)
+
+        steps, guided = len(schedule.timesteps), i < self.guided_steps
+        step = _Step(i, steps, schedule.timesteps[i], guided, kept.left_over(windows.named), inputs)
+        fusion = Fusion(Size(*state.shape[-2:]), windows.weights[i])
+        yield from self.network.predict(step, fusion)
+        kept.add_to(fusion, lambda region, x0: schedule.from_x0(x0, region.crop(state), i))
         return fusion.result()
 
     @property
@@ -267,11 +275,13 @@ class _Loop:
         """z^L_t at step i: the reference under the canvas' own noise, drawn again, since few runs ask for it."""
         reference = structure.reference
         noise = draw_noise(reference.shape, self.seed).to(reference.device)
-        return self.schedule.noised(reference, noise, i)
+        return by_bands(partial(self.schedule.noised, i=i), reference, noise, out=noise)
 
 
 def _check_first(output: Tensor, i: int) -> None:
-    if i == 0 and not torch.isfinite(output).all():
+    if (
+        i == 0 and not torch.stack(output.aminmax()).isfinite().all()
+    ):  # NaN is least and greatest where there is one
         raise FloatingPointError("the network's output is not finite")
 
 
@@ -300,37 +310,35 @@ class _Place(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Step `i` of `steps`, and what the network is asked in it."""
+    """Step `i` of `steps`, and what the network is asked in it; `inputs` cuts regions (R, C, h, w) as it is given them."""
 
     i: int
     steps: int
+    t: Tensor
     guided: bool
     places: Sequence[_Place]
-    feathers: Feathers
+    inputs: Callable[[Sequence[Region]], Tensor]
 
 
 class _Kept:
     """The windows of one step that show nothing: x0 = z_L in them, and no network is asked."""
 
-    def __init__(self, flat: FlatPlaces | None, grid: Grid, schedule: Schedule, sample: Tensor, i: int):
-        self._grid = grid
+    def __init__(self, flat: FlatPlaces | None, grid: Grid):
+        self._flat, self._grid = flat, grid
         self._empty = [False] * grid.total if flat is None else flat.empty(grid)
-        self._output: Tensor | None = None
-        if flat is not None and any(self._empty):
-            self._output = schedule.from_x0(flat.latent, sample, i)
 
     def left_over(self, named: Grid) -> list[_Place]:
         """The other windows, each with its place among those of the plan."""
         every = zip(self._grid.regions, self._grid.nearest(named), self._empty, strict=True)
         return [_Place(region, place) for region, place, empty in every if not empty]
 
-    def add_to(self, fusion: Fusion) -> None:
-        """Add the output that means z_L in them."""
-        if self._output is None:
+    def add_to(self, fusion: Fusion, meant: Callable[[Region, Tensor], Tensor]) -> None:
+        """Add the output that means z_L in them: `meant` gives that of a region's x0, (1, C, h, w)."""
+        if self._flat is None:
             return
         for region, empty in zip(self._grid.regions, self._empty, strict=True):
             if empty:
-                fusion.add(region, region.crop(self._output)[0])
+                fusion.add(region, meant(region, region.crop(self._flat.latent))[0])
 
 
 @dataclass
@@ -344,32 +352,23 @@ class _Network:
     def __post_init__(self) -> None:
         self.first_batch = self.batch
 
-    def predict(
-        self, model_input: Tensor, t: Tensor, step: _Step, fusion: Fusion
-    ) -> Generator[RegionsDone | Notice, None, None]:
-        """Add the outputs of a step's windows to their fusion.
-
-        Args:
-            model_input: (1, C, H, W).
-            t: The timestep.
-            step: Which windows.
-            fusion: Of the step.
-        """
+    def predict(self, step: _Step, fusion: Fusion) -> Generator[RegionsDone | Notice, None, None]:
+        """Add the outputs of a step's windows to their fusion."""
         places, total = step.places, len(step.places)
         if self.share is not None and total:
-            yield from self._shared(self.share, model_input, t, step, fusion)
+            yield from self._shared(self.share, step, fusion)
             return
         done = 0
         while done < total:
             some = places[done : done + self.batch]
-            outputs = yield from self._called(model_input, t, some, step.guided)
+            outputs = yield from self._called(step, some)
             for place, output in zip(some, outputs, strict=False):
                 fusion.add(place.region, output)
             done += len(outputs)
             yield RegionsDone(step.i, step.steps, done, total)
 
     def _shared(
-        self, share: Share, model_input: Tensor, t: Tensor, step: _Step, fusion: Fusion
+        self, share: Share, step: _Step, fusion: Fusion
     ) -> Generator[RegionsDone | Notice, None, None]:
         """The same where other processes have a part of the batches, the same ones whatever memory this one has."""
         places = step.places
@@ -379,7 +378,7 @@ class _Network:
         for k in own:
             left, found = batches[k], []
             while left:
-                some = yield from self._called(model_input, t, left[: self.batch], step.guided)
+                some = yield from self._called(step, left[: self.batch])
                 left = left[len(some) :]
                 found.append(some)
             outputs.append(torch.cat(found))
@@ -389,15 +388,12 @@ class _Network:
         for place, output in zip(places, everything, strict=True):
             fusion.add(place.region, output)
 
-    def _called(
-        self, model_input: Tensor, t: Tensor, places: Sequence[_Place], guided: bool
-    ) -> Generator[Notice, None, Tensor]:
+    def _called(self, step: _Step, places: Sequence[_Place]) -> Generator[Notice, None, Tensor]:
         """One call: the outputs of as many of `places` as the memory holds, from the first on."""
 
         def call(count: int) -> Tensor:
             regions, ids = zip(*places[:count], strict=True)
-            latents = torch.cat([region.crop(model_input) for region in regions])
-            return self.denoiser.predict(latents, t, regions, ids, guided)
+            return self.denoiser.predict(step.inputs(regions), step.t, regions, ids, step.guided)
 
         outputs, held = yield from fitting(call, len(places), _fewer)
         if held < len(places):

@@ -84,13 +84,12 @@ class GlobalStructure:
         planes = F.interpolate(planes, (height, width), mode="bicubic")
         self.reference = F.pixel_unshuffle(planes, self._shuffle) if self._shuffle > 1 else planes
 
-    def apply(self, x: Tensor, weight: float, towards: Tensor | None = None) -> Tensor:
-        """Move the low frequencies of x (1, C, H, W) towards those of the reference, or of `towards`, by w_t, 0 to 1."""
+    def apply_(self, x: Tensor, weight: float, towards: Tensor | None = None) -> Tensor:
+        """Move the low frequencies of x (1, C, H, W) by w_t, 0 to 1, towards those of the reference or `towards`, in place."""
         if weight == 0:
             return x
-        towards = self.reference if towards is None else towards
-        moved, plane = x.clone(), self._shuffle**2
+        towards, plane = self.reference if towards is None else towards, self._shuffle**2
         for first in range(0, x.shape[1], plane):  # one plane at a time: a canvas of 8192 x 8192 is large
             part = slice(first, first + plane)
-            moved[:, part] += weight * self.lowpass(towards[:, part] - x[:, part])
-        return moved
+            x[:, part].add_(self.lowpass(towards[:, part] - x[:, part]), alpha=weight)
+        return x

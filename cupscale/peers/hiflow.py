@@ -70,7 +70,7 @@ class Flow:
         """
         left = (self._stage.steps - i) / self._stage.steps
         filter_ = GlobalStructure(reference, self._cutoff, shuffle=self._shuffle)
-        x0 = filter_.apply(self._schedule.to_x0(output, z, i), self._stage.alpha * left)
+        x0 = filter_.apply_(self._schedule.to_x0(output, z, i), self._stage.alpha * left)
         v, v_ref = self._schedule.from_x0(x0, z, i), self._schedule.from_x0(reference, z, i)
         if self._before is not None:
             before, before_ref = self._before

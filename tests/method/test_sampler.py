@@ -92,15 +92,27 @@ def test_without_the_prior_the_networks_own_estimate_is_taken():
         assert torch.allclose(event.sample, sample, atol=1e-5)
 
 
+@pytest.mark.parametrize("space", ["x0", "z_t"])
+def test_what_an_event_holds_stays_as_it_was(space):
+    """The loop writes over tensors of its own, and over none that it has given away."""
+    z, reference = latents()
+    held = []
+    structure = GlobalStructure(reference, 0.8, 0.7, space=space)
+    for event in denoise(Network(), Schedule(), z, window=Size(4, 5), overlap=0.5, seed=7, structure=structure):
+        if isinstance(event, StepDone):
+            held += [(event.x0, event.x0.clone()), (event.sample, event.sample.clone())]
+    assert len(held) >= 6 and all(torch.equal(*both) for both in held)
+
+
 def test_a_weight_of_nothing_asks_for_no_transform():
     """The last step's w_t is 0, and w_0 = 0 at every step."""
 
     class Counted(GlobalStructure):
         applied = 0
 
-        def apply(self, x0, weight, towards=None):
+        def apply_(self, x0, weight, towards=None):
             Counted.applied += 1
-            return super().apply(x0, weight, towards)
+            return super().apply_(x0, weight, towards)
 
     z, reference = latents()
     run(Network(), Schedule(), z, structure=Counted(reference, 0.8, 0.7))
@@ -239,10 +251,10 @@ def test_canvas_and_overview_have_a_noise_each_and_keep_it():
     drawn = []
     schedule = Schedule()
     schedule.noised = lambda x0, noise, i: (
-        drawn.append((x0, noise, i)) or Schedule.noised(schedule, x0, noise, i)
+        drawn.append((x0, noise.clone(), i)) or Schedule.noised(schedule, x0, noise, i)
     )
     run(network, schedule, z, overview=overview)
-    canvas = [call for call in drawn if call[0] is z]
+    canvas = [call for call in drawn if call[0].shape == z.shape and torch.equal(call[0], z)]
     assert len(canvas) == 1 and canvas[0][2] == 0 and torch.equal(canvas[0][1], normal(7, 0, *z.shape))
     assert len(drawn) == 5 and len(network.captured) == 4
     for i, (captured, t) in enumerate(network.captured):

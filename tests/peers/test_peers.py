@@ -214,7 +214,7 @@ def test_the_prompt_and_the_negative_prompt_are_read(sdxl):
     decode = type(adapt(sdxl)).decode
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            type(adapt(sdxl)), "decode", lambda self, z, tiles: latents.append(z) or decode(self, z, tiles)
+            type(adapt(sdxl)), "decode", lambda self, z, *rest: latents.append(z) or decode(self, z, *rest)
         )
         for fields in ({}, {"prompt": "a dog"}, {"negative_prompt": "rain"}):
             peer.upscale(task(sdxl, **fields))
@@ -274,7 +274,7 @@ def stub(monkeypatch, backbone, conditional, unconditional=None):
 
     monkeypatch.setattr(type(backbone), "call", call)
     monkeypatch.setattr(
-        type(backbone), "decode", lambda self, z, tiles: decoded.append(z) or decode(self, z, tiles)
+        type(backbone), "decode", lambda self, z, *rest: decoded.append(z) or decode(self, z, *rest)
     )
     return decoded
 
@@ -655,7 +655,7 @@ def test_a_phase_of_demofusion_is_the_papers(sdxl, monkeypatch):
     decode = type(backbone).decode
     monkeypatch.setattr(type(backbone), "call", call)
     monkeypatch.setattr(
-        type(backbone), "decode", lambda self, z, tiles: decoded.append(z) or decode(self, z, tiles)
+        type(backbone), "decode", lambda self, z, *rest: decoded.append(z) or decode(self, z, *rest)
     )
 
     class Watched(demofusion.Ascent):
@@ -1237,7 +1237,7 @@ def test_pixelrush_inverts_injects_and_takes_one_step(leading, monkeypatch):
     decode = type(backbone).decode
     monkeypatch.setattr(type(backbone), "call", call)
     monkeypatch.setattr(
-        type(backbone), "decode", lambda self, z, tiles: latents.append(z) or decode(self, z, tiles)
+        type(backbone), "decode", lambda self, z, *rest: latents.append(z) or decode(self, z, *rest)
     )
     given = task(leading, size=(64, 40), scale=2)
     peer = replace(PEERS["pixelrush"], injection=0.6)
