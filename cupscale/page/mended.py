@@ -4,7 +4,7 @@ gradio reads and compresses each of some sixty files anew for each visitor.
 
 Most of the faults are slowness, `_quick`, `_once` and `_plain`. The other is an older value that comes back over a newer one:
 what is set on a component that is not there yet waits until it is, and gradio (6.31) then lets it wait once more, until the page
-has settled, and sets it whatever came meanwhile. On a busy machine the settings of a link or a visit are replaced by earlier ones.
+has settled, and sets it whatever came meanwhile. On a busy machine the settings of a link or a visit give way to earlier ones.
 Here what comes meanwhile takes its place among what waits. Where this gradio is built in another way than the one that was looked
 at, its scripts go out as they are.
 """
