@@ -386,10 +386,10 @@ def given(page):
 
 
 def seen(data):
-    """Of a picture with transparent places; what is under them does not count."""
+    """Of a picture with transparent places, whose alpha and whose opaque colours count: the clipboard rounds those between."""
     with Image.open(io.BytesIO(data)) as image:
         pixels = np.asarray(image.convert("RGBA")).astype(int)
-    pixels[pixels[..., 3] == 0] = 0
+    pixels[pixels[..., 3] < 255, :3] = 0
     return pixels
 
 
