@@ -6,6 +6,8 @@ import re
 
 from browser_hands import download, expect, give, setting, visit
 
+from cupscale.page import mended
+
 # The end of a stream is read only after the next thing was asked for, as on a machine that has much else to do.
 SLOW_TO_END = """() => {
   const send = window.fetch.bind(window);
@@ -42,6 +44,35 @@ def test_an_answer_is_not_lost_where_the_end_of_a_stream_is_read_late(page, url)
     assert download(page, "#result [data-do=card]").suggested_filename.endswith(".jpg")
     page.locator("#result [data-do=use]").click()
     expect(page.locator("#plan b")).to_contain_text("1024 ×")
+
+
+def test_the_events_of_each_component_are_those_that_gradio_finds(page):
+    """By the installed script and by the mended one: several steps, two events of one component, steps that are added."""
+    (file,) = mended._ASSETS.glob("core-*.js")
+    code = file.read_text("utf-8")
+    found = [
+        re.search(r"find_attached_events\(\w+,\w+\)\{.*?\}(?=traverse\()", text)[0]
+        for text in (code, mended.mended(code))
+    ]
+    assert found[0] != found[1]
+    theirs, ours = page.evaluate(
+        """(found) => found.map((body) => {
+          const tree = new (eval(`(class { ${body} })`))(), seen = []
+          const steps = [{targets: [[1, 'change'], [2, 'click']]}, {targets: [[1, 'input'], [1, 'submit']]},
+                         {targets: [[null, 'load']]}, {targets: []}]
+          const look = (steps) => [1, 2, 3].forEach((id) => {
+            const one = {id, props: {shared_props: {}}}
+            seen.push(tree.find_attached_events(one, steps) === one && one.props.shared_props.attached_events)
+          })
+          look(steps)
+          steps.push({targets: [[3, 'select']]})
+          look(steps)
+          look([...steps.slice(1), {targets: [[2, 'blur']]}])
+          return seen
+        })""",
+        found,
+    )
+    assert ours == theirs and theirs[:3] == [["change", "input"], ["click"], []] and theirs[5] == ["select"]
 
 
 def test_what_waited_for_a_component_does_not_come_over_what_came_after(page, url):
