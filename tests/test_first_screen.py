@@ -235,6 +235,30 @@ def test_nothing_of_a_closed_part_is_fetched_at_first(page, name):
     assert within and not any(block.visible is True for block in within)
 
 
+def test_schemas_are_sent_of_what_programs_call_alone(page):
+    """gradio sends three of each component to each visitor, a quarter of the page."""
+    called = {
+        part._id
+        for fn in page.fns.values()
+        if fn.api_visibility != "private"
+        for part in (*fn.inputs, *fn.outputs)
+    }
+    sent = {part["id"]: part for part in page.get_config_file()["components"]}
+    for name in ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs"):
+        assert {key for key, part in sent.items() if name in part} == called, name
+    assert len(called) < len(sent) / 5
+
+
+def test_what_only_carries_values_is_not_drawn(page):
+    """The browser builds each component that it may show; of these it needs the value alone, but for the one that tests read."""
+    (tab,) = [part for part in page.blocks.values() if getattr(part, "id", "") == "upscale"]
+    closed = {id(part) for other in tab.parent.children if other is not tab for part in light._within(other)}
+    drawn = [
+        p for p in page.blocks.values() if getattr(p, "visible", True) == "hidden" and id(p) not in closed
+    ]
+    assert [part.elem_id for part in drawn] == ["visit"]
+
+
 def test_a_size_control_says_what_it_is():
     assert size.Size(2.0).value == 2.0 and size.Size(2.0).api_info()["type"] == "number"
 

@@ -219,7 +219,7 @@ class BatchTab:
     def _wire_files(self, demo: gr.Blocks) -> None:
         """The browser keeps which files there are, and brings them back after a reload."""
         self.kept.change(None, self.kept, None, js="(paths) => { cupscaleInputs.keepBatch(paths) }")
-        back = gr.Textbox(visible="hidden", elem_id="batch-files-back")  # beside the tab, as a run's token
+        back = gr.Textbox("", visible=False, elem_id="batch-files-back")  # beside the tab, as a run's token
         demo.load(None, None, back, js="() => cupscaleInputs.broughtBatch()")
         back.change(self.brought_back, back, [self.token, self.files], **TOASTING)
 

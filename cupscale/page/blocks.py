@@ -14,6 +14,8 @@ from cupscale.page.kept_links import KeptLinks
 from cupscale.page.session import refusal
 from cupscale.page.source import SourceImage
 
+_SCHEMAS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
+
 
 class Guarded(gr.Blocks):
     """Refuses files that are not the page's own, for every endpoint and every component.
@@ -24,6 +26,17 @@ class Guarded(gr.Blocks):
     desk: Desk
     links: KeptLinks
     _tools: Any = None
+
+    def get_config_file(self) -> Any:
+        """As gradio's, without the schemas of components that no program calls: they were a quarter of the page."""
+        config = super().get_config_file()
+        public = [fn for fn in self.fns.values() if fn.api_visibility != "private"]
+        called = {block._id for fn in public for block in (*fn.inputs, *fn.outputs)}
+        for component in config["components"]:
+            if component["id"] not in called:
+                for name in _SCHEMAS:
+                    component.pop(name, None)
+        return config
 
     def queue(self, *given: Any, **named: Any) -> Guarded:
         """As gradio's, whose answers are bounded and whose visitors take turns."""

@@ -85,6 +85,6 @@ class Keeping:
             yield {opening.token: gr.skip()}
 
         self._keep.click(keep, opening.shown, self._made, show_progress="minimal", **PRIVATE)
-        how = gr.Textbox(visible="hidden", elem_id="opened-how")
+        how = gr.Textbox("", visible=False, elem_id="opened-how")
         demo.load(None, None, how, js=_OPENED)
         opening.follow(how.change, opened, how)

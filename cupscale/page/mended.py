@@ -1,11 +1,12 @@
-"""gradio's scripts and style sheets on their way out: out of memory, compressed once, and two faults of theirs mended.
+"""gradio's scripts and style sheets on their way out: out of memory, compressed once, and faults of theirs mended.
 
 gradio reads and compresses each of some sixty files anew for each visitor.
 
-One fault is slowness, `_quick`. The other: an older value that comes back over a newer one. What is set on a component that is
-not there yet waits until it is. gradio (6.31) then lets it wait once more, until the page has settled, and sets it whatever came
-meanwhile: on a busy machine the settings of a link or a visit are replaced by those before. Here what comes meanwhile takes its
-place among what waits. Where this gradio is built in another way than the one that was looked at, its scripts go out as they are.
+Most of the faults are slowness, `_quick`, `_once` and `_plain`. The other is an older value that comes back over a newer one:
+what is set on a component that is not there yet waits until it is, and gradio (6.31) then lets it wait once more, until the page
+has settled, and sets it whatever came meanwhile. On a busy machine the settings of a link or a visit give way to earlier ones.
+Here what comes meanwhile takes its place among what waits. Where this gradio is built in another way than the one that was looked
+at, its scripts go out as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+_MENDED = ("core-", "Blocks-", "Index-")
 _KEPT = 256  # files; whoever asks chooses the name
 # The file's name holds the hash of gradio's own.
 _YEAR = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -32,27 +34,52 @@ _COMES = re.compile(
 _IS_SET = re.compile(r"\b(?P<set>\w+)&&\((?=(?P=set)\((?P<news>\w+)\),\w+\?\.type===`tabitem`)")
 # Looks through all steps of the page for each of its components, as objects that tell of every reading.
 _LOOKS = re.compile(r"\bfind_attached_events\((?P<component>\w+),(?P<steps>\w+)\)\{(?=let )")
+# Where the tree is built anew, by how often the page has changed; and where a component learns what its events say to a step.
+_BUILT = re.compile(r"\b(?P<changes>\w+)\(\),(?P<then>\w+\(\(\)=>\{\w+\.reload\(\w+\.components,)")
+_SAYS = re.compile(r"\basync set_event_args\(\w+,(?P<said>\w+)\)\{(?=let )")
+# Where the tree grows, and where the page learns what it consists of: as objects that tell of every reading.
+_GROWS = re.compile(
+    r"this\.root=this\.create_node\(\{id:\w+\.id,children:\[\]\},new Map,!0\);.{0,600}?this\.postprocess\(this\.root\)"
+)
+_CONSISTS = re.compile(r"\b(?P<set>\w+\(\w+,\w+\(\w+\)\.get_url_config\(\)),!0\)")
 
 
 def mended(code: str) -> str:
-    """The script of gradio that keeps the tree of components, mended, or as it is where it is not known.
+    """A script of gradio's, mended, or as it is where it is not known.
 
     Args:
         code: JavaScript.
     """
-    return _quick(_in_order(code))
+    return _plain(_once(_quick(_in_order(code))))
+
+
+def _plain(code: str) -> str:
+    """What the page consists of, and the tree until it is grown, are plain objects; nobody listens to them yet."""
+    code = _GROWS.sub(lambda tree: tree[0].replace("this.root", "this.cupscaleRoot"), code)
+    return _CONSISTS.sub(r"\g<set>)", code)
+
+
+def _once(code: str) -> str:
+    """The tree is built once, and what an event says to a step is looked for where it says something.
+
+    gradio builds the tree as the page opens, and at once builds it again, as for a page that has changed meanwhile.
+    """
+    code = _BUILT.sub(r"\g<changes>()&&\g<then>", code)
+    return _SAYS.sub(r"\g<0>if(!Object.keys(\g<said>).length)return()=>{};", code)
 
 
 def _quick(code: str) -> str:
-    """What the steps listen to is copied out of gradio's observed objects once, and again where steps are added."""
+    """The steps of each component are found once, out of gradio's observed objects, and again where steps are added."""
     looks = _LOOKS.search(code)
     if looks is None or "cupscaleSteps" in code:
         return code
-    steps = looks["steps"]
-    plain = f"{steps}.map(s=>({{targets:s.targets.map(one=>[one[0],one[1]])}}))"
+    component, steps = looks["component"], looks["steps"]
     copied = (
-        f"if(this.cupscaleSteps?.of!=={steps}||this.cupscaleSteps.plain.length!=={steps}.length)"
-        f"this.cupscaleSteps={{of:{steps},plain:{plain}}};{steps}=this.cupscaleSteps.plain;"
+        f"if(this.cupscaleSteps?.of!=={steps}||this.cupscaleSteps.count!=={steps}.length){{let by=new Map;"
+        f"for(let s of {steps}){{let targets=s.targets.map(one=>[one[0],one[1]]);"
+        f"for(let id of new Set(targets.map(one=>one[0])))by.has(id)||by.set(id,[]),by.get(id).push({{targets}})}}"
+        f"this.cupscaleSteps={{of:{steps},count:{steps}.length,by}}}}"
+        f"{steps}=this.cupscaleSteps.by.get({component}.id)??[];"
     )
     return code.replace(looks[0], looks[0] + copied)
 
@@ -96,7 +123,7 @@ def _text(name: str) -> bytes:
     file = _ASSETS / name
     if not file.is_file():
         return b""
-    return mended(file.read_text("utf-8")).encode() if name.startswith("core-") else file.read_bytes()
+    return mended(file.read_text("utf-8")).encode() if name.startswith(_MENDED) else file.read_bytes()
 
 
 @lru_cache(maxsize=_KEPT)

@@ -124,8 +124,8 @@ class Session:
             buttons=[],
             render=False,
         )
-        self.rows = gr.Textbox(visible="hidden", elem_id="rows")
-        self.again = gr.Textbox(visible="hidden", elem_id="again")
+        self.rows = gr.Textbox("", visible=False, elem_id="rows")
+        self.again = gr.Textbox("", visible=False, elem_id="again")
 
     def _state(self, value: Any) -> gr.State:
         return gr.State(value, time_to_live=self.limits.kept_seconds)
@@ -229,7 +229,7 @@ def comes_back(
     """
     token.change(None, token, None, js=keep or _KEEP_NAME % (kind, kind))
     # Not beside the token: a closed tab's parts hear nothing.
-    back = gr.Textbox(visible="hidden", elem_id=f"{kind}-back")
+    back = gr.Textbox("", visible=False, elem_id=f"{kind}-back")
     demo.load(None, None, back, js=_KEPT_NAME % kind)
     back.change(returned, back, outputs, **TOASTING)
 

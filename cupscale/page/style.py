@@ -53,6 +53,8 @@ _FRAME = """
 .cu-lost { position: fixed; inset: auto 12px 12px; z-index: 1000; margin: 0 auto; max-width: 640px; padding: 10px 16px;
   border-radius: 8px; background: #7c2d12; color: #fff; font-size: 0.92rem; text-align: center; }
 .cu-running .cu-tell { display: flex !important; }
+.label-wrap > .icon { align-self: center; }
+body:not(.cu-running) .block:has(.cu-tell) { display: none; }
 @media (max-width: 640px) {
   .gradio-container > .main { padding: 8px !important; width: 100% !important; box-sizing: border-box; min-width: 0; }
   .gradio-container .row:has(> .column) { flex-direction: column; flex-wrap: nowrap; }

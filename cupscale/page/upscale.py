@@ -46,11 +46,11 @@ class UpscaleTab:
                 self._build_result()
         self.advanced = Advanced(session)
         kept = session.limits.kept_seconds
-        self.token = gr.Textbox(visible="hidden", elem_id="run-name")  # of the run that this tab shows
-        self.wrote = gr.Textbox(visible="hidden", elem_id="wrote")  # captions of a run, as they arrive
+        self.token = gr.Textbox("", visible=False, elem_id="run-name")  # of the run that this tab shows
+        self.wrote = gr.Textbox("", visible=False, elem_id="wrote")  # captions of a run, as they arrive
         self.visit = gr.Textbox(visible="hidden", elem_id="visit")  # that the browser keeps
         # The address and the visit that the page was opened with.
-        self.address = gr.Textbox(visible="hidden", elem_id="address")
+        self.address = gr.Textbox("", visible=False, elem_id="address")
         self.shot = gr.State(None, time_to_live=kept, delete_callback=run.forget)
         self.followed = gr.State(session.controls.first.cutoff, time_to_live=kept)
 

@@ -320,6 +320,33 @@ def test_a_link_keeps_a_result_until_it_is_deleted(page, chromium, url, small):
     context.close()
 
 
+def test_each_visitor_has_a_share_of_the_links(chromium, small, tmp_path):
+    """By the address that the proxy of a Space names; a visitor who comes again is the same one."""
+    limits = {"CUPSCALE_LINK_SECONDS": "3600", "CUPSCALE_OWN_LINKS": "1"}
+    with serve(tmp_path, SPACE_ID="someone/cupscale", **limits) as address:
+        for visitor, told in (
+            ("8.8.8.8", ""),
+            ("8.8.8.8", "1 picture of yours is under links"),
+            ("9.9.9.9", ""),
+        ):
+            context = chromium.new_context(
+                extra_http_headers={"X-Forwarded-For": f"1.2.3.4, {visitor}, 10.0.0.1"}
+            )
+            context.set_default_timeout(WAIT)
+            page = context.new_page()
+            visit(page, address)
+            give(page, small)
+            upscale(page)
+            open_part(page, "share")
+            page.locator("#keep-link").click()
+            if told:
+                expect(page.locator(".toast-wrap")).to_contain_text(told)
+                expect(page.locator("#kept-links textarea")).to_have_count(0)
+            else:
+                expect(page.locator("#kept-links textarea")).to_have_value(re.compile("kept="))
+            context.close()
+
+
 def test_where_links_keep_nothing_there_is_no_button(page, tmp_path):
     with serve(tmp_path, CUPSCALE_LINK_SECONDS="0") as address:
         visit(page, address)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from browser_hands import download, expect, give, setting, visit
-from page_server import FAST
+
+from cupscale.page import mended
 
 # The end of a stream is read only after the next thing was asked for, as on a machine that has much else to do.
 SLOW_TO_END = """() => {
@@ -45,27 +46,63 @@ def test_an_answer_is_not_lost_where_the_end_of_a_stream_is_read_late(page, url)
     expect(page.locator("#plan b")).to_contain_text("1024 ×")
 
 
+def test_the_events_of_each_component_are_those_that_gradio_finds(page):
+    """By the installed script and by the mended one: several steps, two events of one component, steps that are added."""
+    (file,) = mended._ASSETS.glob("core-*.js")
+    code = file.read_text("utf-8")
+    found = [
+        re.search(r"find_attached_events\(\w+,\w+\)\{.*?\}(?=traverse\()", text)[0]
+        for text in (code, mended.mended(code))
+    ]
+    assert found[0] != found[1]
+    theirs, ours = page.evaluate(
+        """(found) => found.map((body) => {
+          const tree = new (eval(`(class { ${body} })`))(), seen = []
+          const steps = [{targets: [[1, 'change'], [2, 'click']]}, {targets: [[1, 'input'], [1, 'submit']]},
+                         {targets: [[null, 'load']]}, {targets: []}]
+          const look = (steps) => [1, 2, 3].forEach((id) => {
+            const one = {id, props: {shared_props: {}}}
+            seen.push(tree.find_attached_events(one, steps) === one && one.props.shared_props.attached_events)
+          })
+          look(steps)
+          steps.push({targets: [[3, 'select']]})
+          look(steps)
+          look([...steps.slice(1), {targets: [[2, 'blur']]}])
+          return seen
+        })""",
+        found,
+    )
+    assert ours == theirs and theirs[:3] == [["change", "input"], ["click"], []] and theirs[5] == ["select"]
+
+
 def test_what_waited_for_a_component_does_not_come_over_what_came_after(page, url):
-    """gradio's browser side lets it wait until the page has settled; here that takes seconds."""
+    """gradio's browser side lets it wait until the page has settled; here that takes seconds.
+
+    A link's settings wait until Advanced is opened, for their controls.
+    """
 
     def slowly(route):
         answer = route.fetch()
         body, count = re.subn(
             r"=this\.#\w+\.get\(\w+\);\w+&&\(?(?:this\.#\w+\.delete\(\w+\),)?\w+\(\)(?=\.then)",
-            r"\g<0>.then(() => new Promise((done) => { window.waits = (window.waits || 0) + 1; setTimeout(done, 4000) }))",
+            r"\g<0>.then(() => new Promise((done) => { waits += 1; setTimeout(() => { settled += 1; done() }, 4000) }))",
             answer.text(),
         )
         assert count == 1
         route.fulfill(response=answer, body=body)
 
     page.route(re.compile(r"/assets/core-[^/]*\.js"), slowly)
-    visit(page, url, FAST + "&scale=3")
-    assert page.evaluate("window.waits") > 0
-    strength = page.locator("#creativity output")
-    expect(strength).to_have_text("set by hand")  # the link's strength is none of the path's
-    page.wait_for_timeout(6000)
-    expect(strength).to_have_text("set by hand")
-    expect(page.locator("#set-scale input[type=number]")).to_have_value("3")
+    page.add_init_script("window.waits = window.settled = 0")
+    visit(page, url)
+    strength = setting(page, "strength")
+    page.wait_for_function("waits > 0")
+    page.locator("#creativity input").focus()
+    page.keyboard.press("End")
+    expect(strength).to_have_value("0.675")
+    assert page.evaluate("settled") == 0
+    page.wait_for_function("settled === waits")
+    expect(strength).to_have_value("0.675")
+    expect(page.locator("#creativity output")).to_have_text("100")
 
 
 def test_a_refusal_stands_over_a_plan_that_answers_late(page, url, small):

@@ -274,6 +274,18 @@ def test_a_run_shows_the_plain_enlargement_at_once_and_then_its_steps(page, url,
     expect(page).not_to_have_title(re.compile("·"))
 
 
+def test_a_run_that_is_over_at_once_is_told(page, url):
+    """Its bar comes and goes before the page looks at it, as on a machine that has no time to."""
+    visit(page, url)
+    page.evaluate("""() => {
+      const status = document.querySelector('#status .cu-status'), bar = document.createElement('progress')
+      status.prepend(bar)
+      bar.remove()
+      status.querySelector('span').textContent = 'Done.'
+    }""")
+    expect(page).to_have_title("Done · cupscale")
+
+
 def test_a_sound_and_a_notification_are_for_those_who_ask(chromium, url, small):
     context = chromium.new_context(permissions=["notifications"])
     context.set_default_timeout(WAIT)
@@ -320,20 +332,65 @@ def test_the_result_is_copied_and_becomes_the_input(result, tmp_path):
     result.context.grant_permissions(["clipboard-read", "clipboard-write"])
     result.locator("#result [data-do=copy]").click()
     expect(result.locator("#result [data-do=copy]")).to_have_text("Copied")
-    copied = result.evaluate("""async () => {
+    there = copied(result)
+    result.locator("#result [data-do=use]").click()
+    expect(result.locator("#plan")).to_contain_text("128 × 96 → 256 × 192")
+    download(result, "#png").save_as(tmp_path / "shown.png")  # the slider still shows the first result
+    made = pixels((tmp_path / "shown.png").read_bytes())
+    assert made.shape == (96, 128, 3)
+    assert (pixels(there) == made).all()
+    assert (pixels(given(result)) == made).all()
+
+
+def test_a_transparent_result_is_copied_and_becomes_the_input(page, url, tmp_path):
+    """The plain enlargement of one is a PNG as well, as the clipboard wants it. From the history it comes from the browser."""
+    image = Image.open(photo(tmp_path / "clear.png")).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size).point(lambda a: 255 * (a > 127)))
+    image.save(tmp_path / "clear.png")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit(page, url)
+    give(page, tmp_path / "clear.png")
+    upscale(page)
+    made = seen(Path(download(page, "#png").path()).read_bytes())
+    plain = seen(page.request.get(page.locator("#result .cu-before").evaluate("e => e.src")).body())
+    assert made.shape == (96, 128, 4) and np.abs(made - plain).mean() > 1
+    page.locator("#result [data-do=copy]").click()
+    expect(page.locator("#result [data-do=copy]")).to_have_text("Copied")
+    assert (seen(copied(page)) == made).all()
+    page.locator("#result [data-do=use]").click()
+    expect(page.locator("#plan")).to_contain_text("128 × 96 → 256 × 192")
+    assert (seen(given(page)) == made).all()
+    page.get_by_role("tab", name="History").click()
+    page.locator("#history li").get_by_role("button", name="Open").click()
+    expect(page.locator("#plan")).to_contain_text("64 × 48 → 128 × 96")
+    expect(page.locator("#result .cu-view")).to_have_attribute("data-state", "pair")
+    page.locator("#result [data-do=use]").click()
+    expect(page.locator("#plan")).to_contain_text("128 × 96 → 256 × 192")
+    assert (seen(given(page)) == made).all()
+
+
+def copied(page):
+    """The picture in the clipboard, as a file."""
+    url = page.evaluate("""async () => {
       const [item] = await navigator.clipboard.read(), reader = new FileReader()
       reader.readAsDataURL(await item.getType('image/png'))
       await new Promise((done) => { reader.onload = done })
       return reader.result
     }""")
-    result.locator("#result [data-do=use]").click()
-    expect(result.locator("#plan")).to_contain_text("128 × 96 → 256 × 192")
-    download(result, "#png").save_as(tmp_path / "shown.png")  # the slider still shows the first result
-    used = result.request.get(result.locator("#image img").evaluate("e => e.src")).body()
-    made = pixels((tmp_path / "shown.png").read_bytes())
-    assert made.shape == (96, 128, 3)
-    assert (pixels(base64.b64decode(copied.partition(",")[2])) == made).all()
-    assert (pixels(used) == made).all()
+    return base64.b64decode(url.partition(",")[2])
+
+
+def given(page):
+    """The input's file."""
+    return page.request.get(page.locator("#image img").evaluate("e => e.src")).body()
+
+
+def seen(data):
+    """Of a picture with transparent places, whose alpha and whose opaque colours count: the clipboard rounds those between."""
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = np.asarray(image.convert("RGBA")).astype(int)
+    pixels[pixels[..., 3] < 255, :3] = 0
+    return pixels
 
 
 def pixels(data):
@@ -392,7 +449,7 @@ def test_an_example_has_a_card_and_can_be_the_input(page, url):
     page.locator("#result [data-do=use]").click()
     size = page.locator("#result .cu-after").evaluate("e => `${e.naturalWidth} × ${e.naturalHeight}`")
     expect(page.locator("#plan")).to_contain_text(f"{size} →")
-    used = pixels(page.request.get(page.locator("#image img").evaluate("e => e.src")).body())
+    used = pixels(given(page))
     before, after = (
         pixels(page.request.get(page.locator(f"#result .cu-{side}").evaluate("e => e.src")).body())
         for side in ("before", "after")

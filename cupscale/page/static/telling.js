@@ -36,15 +36,27 @@
     dispatchEvent(new CustomEvent("cupscale-ended", { detail: text }));
   }
 
+  function begin(place) {
+    if (!going && !document.title.includes("·")) own = document.title;
+    going = place.closest(".block, [id]");
+  }
+
+  // A short run's bar may be gone before anyone looks.
+  function bars(records) {
+    for (const { target, addedNodes } of records) {
+      const bar = target.closest(".cu-status") ? "progress" : ".cu-status progress";
+      if ([...addedNodes].some((node) => node.matches?.(bar) || node.querySelector?.(bar))) begin(target);
+    }
+  }
+
   function look() {
     waiting = false;
     show();
-    const bars = [...document.querySelectorAll(".cu-status progress")];
-    document.body.classList.toggle("cu-running", bars.length > 0);
-    if (bars.length) {
-      if (!going && !document.title.includes("·")) own = document.title;
-      going = bars[0].closest(".block, [id]");
-      document.title = `${Math.floor(Math.max(...bars.map((bar) => bar.value)) * 100)}% · ${own}`;
+    const there = [...document.querySelectorAll(".cu-status progress")];
+    document.body.classList.toggle("cu-running", there.length > 0);
+    if (there.length) {
+      begin(there[0]);
+      document.title = `${Math.floor(Math.max(...there.map((bar) => bar.value)) * 100)}% · ${own}`;
     } else if (going) {
       const ended = going.isConnected ? going.innerText.trim() : "";
       going = null;
@@ -53,7 +65,8 @@
     }
   }
 
-  new MutationObserver(() => {
+  new MutationObserver((records) => {
+    bars(records);
     if (waiting) return;
     waiting = true;
     setTimeout(look, 100); // a tab in the background draws no frames

@@ -6,6 +6,7 @@ let size = [0, 0];  // of the result, in its own pixels
 let zoom = 1, middle = [0.5, 0.5]; // of what is in sight, as shares of the picture
 let at = [0.5, 0.5], power = 0; // the lens' centre, as shares of the picture, and how far it magnifies; 0 for off
 let moved = false; // the divider, by a person, during a run
+let laid = false; // the stage, for the first time
 let own = []; // addresses of blobs, to be given back
 
 const both = () => view.dataset.state === "pair" || (view.dataset.state === "preview" && view.dataset.both === "true");
@@ -103,7 +104,7 @@ function put(state, first, second, note) {
   if (state !== was && (state === "empty" || was === "empty")) [zoom, middle] = [1, [0.5, 0.5]];
   if (!both()) setLens(0);
   slide();
-  place();
+  if (laid) place(); // a size that is asked for before is a layout of half a page
 }
 
 async function putKept(value) {
@@ -233,7 +234,7 @@ view.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-new ResizeObserver(place).observe(stage);
+new ResizeObserver(() => { laid = true; place(); }).observe(stage);
 
 // The results that were put into the history.
 function keptKeys() {
