@@ -8,6 +8,7 @@ import torch
 from checkpoints import make_pixart, make_sd3, make_sd15, make_sdxl
 from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 import cupscale
 from cupscale import images
@@ -124,6 +125,14 @@ def test_a_window_as_large_as_the_grid_is_plain_attention():
     assert not torch.allclose(attended_nearby(query, key, value, Size(5, 6), 5), plain, atol=1e-3)
 
 
+def test_a_query_costs_the_keys_of_one_window():
+    """Two products of 2 n w^2 d operations, however large the grid is."""
+    query = torch.empty(1, 2, 20 * 24, 4, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        attended_nearby(query, query, query, Size(20, 24), 8)
+    assert counter.get_total_flops() == 2 * (2 * 20 * 24 * 8 * 8) * 2 * 4
+
+
 def test_a_level_halves_the_window_as_often_as_the_canvas():
     assert level_of(24 * 40, Size(24, 40), 16) == (Size(24, 40), 16)
     assert level_of(12 * 20, Size(24, 40), 16) == (Size(12, 20), 8)
@@ -184,7 +193,7 @@ def test_what_it_cannot_do_is_refused_in_one_line(sdxl, tmp_path):
         pipe = cupscale.load(str(make(tmp_path / name)), device="cpu")
         with pytest.raises(
             CupscaleError,
-            match=rf"^ScaleDiff gives the network the whole canvas, and {name}\w+ has .*or a peer that works in windows$",
+            match=rf"^ScaleDiff gives the network the whole canvas, and {name}\w+ tells places by .* works in windows$",
         ):
             PEERS["scalediff"].run(task(pipe, (64, 40)))
 
