@@ -137,6 +137,7 @@ def test_a_level_halves_the_window_as_often_as_the_canvas():
     assert level_of(24 * 40, Size(24, 40), 16) == (Size(24, 40), 16)
     assert level_of(12 * 20, Size(24, 40), 16) == (Size(12, 20), 8)
     assert level_of(6 * 10, Size(24, 40), 16) == (Size(6, 10), 4)
+    assert level_of(2 * 3, Size(16, 24), 16) == (Size(2, 3), 2)
     assert level_of(3 * 6, Size(9, 21), 16) == (Size(3, 6), 4)  # 5 x 11, then 3 x 6
     assert level_of(1 * 4, Size(1, 15), 14) == (Size(1, 4), 4)  # 1 x 8 and 7, then 1 x 4 and 4
 
