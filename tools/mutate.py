@@ -57,7 +57,7 @@ OWN_TESTS = {
     "backbones/unet": (*ADAPTERS, "tests/test_control.py"),
     "backbones/zimage": (*ADAPTERS, "tests/test_control.py"),
     "metrics/learned": ("tests/metrics/test_learned.py",),
-    "peers/scalediff": SCALEDIFF,
+    "peers/scalediff": (*SCALEDIFF, *PEERS),
 }
 # Of those tests, the ones that reach a module, as pytest's -k takes it.
 ONLY = {
@@ -69,6 +69,7 @@ ONLY = {
     "backbones/tiling": "tiling or codec or qwen_image",
     "backbones/unet": "piece or sd15 or sdxl or refiner or zeros or float32 or unet",
     "backbones/zimage": "z-image or z_image or zimage or positions",
+    "peers/scalediff": "scalediff or authors",
 }
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {

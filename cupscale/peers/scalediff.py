@@ -40,8 +40,8 @@ def refined(x: Tensor, towards: Tensor, weight: float, share: float, shuffle: in
 
 def noise_share(schedule: Schedule, i: int) -> float:
     """The noise's share of the power of a sample at step i: s^2 / (a^2 + s^2) of a x0 + s eps; 1 - abar of diffusion."""
-    one = torch.ones(1)
-    a, s = (schedule.noised(*pair, i).item() for pair in ((one, 0 * one), (0 * one, one)))
+    one, none = torch.ones(1), torch.zeros(1)
+    a, s = (schedule.noised(*pair, i).item() for pair in ((one, none), (none, one)))
     return s**2 / (a**2 + s**2)
 
 
