@@ -38,6 +38,7 @@ FOLDERS = ("method", "backbones", "peers", "metrics")
 FAMILIES = "tests/method/test_families.py"
 ADAPTERS = (FAMILIES, "tests/method/test_adapters.py", "tests/method/test_same_prompt.py")
 PEERS = ("tests/peers/test_peers.py",)
+SCALEDIFF = ("tests/peers/test_scalediff.py",)
 METRICS = ("tests/metrics/test_metrics.py",)
 # Those of a folder that are not the ones of the whole folder, since they state what that one module does.
 OWN_TESTS = {
@@ -46,6 +47,7 @@ OWN_TESTS = {
     "backbones/denoiser": ("tests/method/test_denoiser.py",),
     "backbones/flux2": (FAMILIES, "tests/method/test_newer_adapters.py"),
     "backbones/maps": PEERS,
+    "backbones/nearby": SCALEDIFF,
     "backbones/own": (FAMILIES, "tests/test_own_settings.py"),
     "backbones/qwen": (FAMILIES, "tests/method/test_newer_adapters.py"),
     "backbones/statistics": ("tests/test_tiling.py",),
@@ -55,6 +57,7 @@ OWN_TESTS = {
     "backbones/unet": (*ADAPTERS, "tests/test_control.py"),
     "backbones/zimage": (*ADAPTERS, "tests/test_control.py"),
     "metrics/learned": ("tests/metrics/test_learned.py",),
+    "peers/scalediff": (*SCALEDIFF, *PEERS),
 }
 # Of those tests, the ones that reach a module, as pytest's -k takes it.
 ONLY = {
@@ -66,6 +69,7 @@ ONLY = {
     "backbones/tiling": "tiling or codec or qwen_image",
     "backbones/unet": "piece or sd15 or sdxl or refiner or zeros or float32 or unet",
     "backbones/zimage": "z-image or z_image or zimage or positions",
+    "peers/scalediff": "scalediff or authors",
 }
 # Beside tests/method/test_NAME.py of method/NAME.py: who else states what that module does.
 MORE_TESTS = {

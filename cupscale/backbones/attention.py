@@ -44,12 +44,17 @@ def is_cross(layer: str) -> bool:
     return layer.endswith("attn2")
 
 
-def layers_of(network: Any, text_layer: Callable[[str], bool]) -> dict[str, Any]:
-    """The attention layers of `network` that read the text, by name. text_layer: whether a module's name is one of them."""
+def is_self(layer: str) -> bool:
+    """Whether a module's name is that of a self-attention: the first attention of a block."""
+    return layer.endswith("attn1")
+
+
+def layers_of(network: Any, chosen: Callable[[str], bool]) -> dict[str, Any]:
+    """Attention layers of `network`, by name. chosen: whether a module's name is that of one of them."""
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, (Attention, AttentionModuleMixin)) and text_layer(name)
+        if isinstance(module, (Attention, AttentionModuleMixin)) and chosen(name)
     }
 
 
@@ -57,23 +62,25 @@ def layers_of(network: Any, text_layer: Callable[[str], bool]) -> dict[str, Any]
 def exchanged(
     network: Any,
     make: Callable[[str], Any],
-    text_layer: Callable[[str], bool],
+    chosen: Callable[[str], bool],
     usual: Sequence[type],
     otherwise: str,
+    kind: str = "text attention",
 ) -> Iterator[None]:
-    """The processors of the text attention of `network`, exchanged; its own are put back at the end.
+    """The processors of some attention layers of `network`, exchanged; its own are put back at the end.
 
     Args:
         network: Of diffusers.
         make: A processor for a layer's name.
-        text_layer: Whether a module's name is one that reads the text.
+        chosen: Whether a module's name is that of one of the layers.
         usual: The processors that ours can stand in for.
         otherwise: What cannot be done with any other, and the remedy.
+        kind: What the layers are, for messages.
 
     Raises:
-        CupscaleError: The network has another processor.
+        CupscaleError: The network has no such layer, or another processor.
     """
-    layers = layers_of(network, text_layer)
+    layers = layers_of(network, chosen)
     if not layers:
         raise CupscaleError(
             f"no layer that reads the text was found in {type(network).__name__}, so the priors would do nothing: "
@@ -83,7 +90,7 @@ def exchanged(
     for processor in before.values():
         if type(processor) not in usual:  # a subclass computes something else
             raise CupscaleError(
-                f"text attention of this pipeline runs through {type(processor).__name__}, which {otherwise}"
+                f"{kind} of this pipeline runs through {type(processor).__name__}, which {otherwise}"
             )
     try:
         for name, module in layers.items():
@@ -164,6 +171,11 @@ def mean_maps(query: Tensor, key: Tensor, added: Tensor | None = None) -> Tensor
     return (scores if added is None else scores + added).float().softmax(-1).mean(1)
 
 
+def projected(attn: Any, read: Tensor) -> Tensor:
+    """What a layer gives of what its queries read, (B, places, C): through its last projection."""
+    return attn.to_out[1](attn.to_out[0](read)) / attn.rescale_output_factor
+
+
 class CrossAttention(ABC):
     """A processor of cross-attention: what comes before and after the reading of the text is the layer's own."""
 
@@ -178,8 +190,7 @@ class CrossAttention(ABC):
     ) -> Tensor:
         """hidden_states: (B, places, C). attention_mask: (B, 1, tokens), added to the scores."""
         query = heads(attn, attn.to_q(hidden_states))
-        out = self.read(attn, query, encoder_hidden_states, attention_mask)
-        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+        return projected(attn, self.read(attn, query, encoder_hidden_states, attention_mask))
 
     @abstractmethod
     def read(self, attn: Any, query: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:

@@ -19,6 +19,7 @@ from cupscale.peers.img2img import Img2Img
 from cupscale.peers.multidiffusion import MultiDiffusion
 from cupscale.peers.pixelrush import PixelRush
 from cupscale.peers.plain import Lanczos, RealESRGAN, RealSR
+from cupscale.peers.scalediff import ScaleDiff
 from cupscale.peers.spotdiffusion import SpotDiffusion
 from cupscale.peers.ultimate import UltimateUpscale
 
@@ -40,6 +41,7 @@ PEERS: dict[str, Peer] = {
         FreCaS(),
         HiFlow(),
         PixelRush(),
+        ScaleDiff(),
     )
 }
 

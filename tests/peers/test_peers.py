@@ -106,6 +106,8 @@ SMALL = {
     ),
     # 3 x 2 and 7 x 4 windows, each inverted and brought back, without guidance.
     "pixelrush": (PEERS["pixelrush"], 12, 56),
+    # 3 steps of 6 in one stage and in two, twice.
+    "scalediff": (replace(PEERS["scalediff"], strength=0.5, steps=6), 6, 12),
 }
 
 # By hand, with the authors' options: SDXL, a picture of 1024 x 1024 px.
@@ -123,6 +125,7 @@ WHOLE = {
     "frecas": (2 * (1 + 10), 2 * (1 + 5 + 15)),
     "hiflow": (2 * 16, 2 * (16 + 10)),
     "pixelrush": (2 * 9, 2 * 49),
+    "scalediff": (2 * 20, 2 * 2 * 20),
 }
 
 
@@ -150,6 +153,7 @@ OPTIONS = {
     "frecas": (((200,), (10,), 1.5), ((400, 200), (5, 15), 2), 7.5, 25, 0.6),
     "hiflow": (30, (16, 1, 0.5, 4.5), (10, 0.25, 0.5, 6), 0.2),
     "pixelrush": (249, 1, 0.5, 1 / 6, 0.5),
+    "scalediff": (0.4, 50, 7.5, 1 / 8, 1, 1),
 }
 
 
@@ -189,7 +193,7 @@ def test_odd_sizes_come_out_exactly_twice_alike_and_nothing_is_left_behind(sdxl,
     assert state(sdxl) == before
 
 
-@pytest.mark.parametrize("name", ["demofusion", "accdiffusion", "frecas"])
+@pytest.mark.parametrize("name", ["demofusion", "accdiffusion", "frecas", "scalediff"])
 @pytest.mark.parametrize("fails", [1, 5])
 def test_nothing_is_left_behind_after_an_error(sdxl, monkeypatch, name, fails):
     """In the passes for the maps, and later."""
