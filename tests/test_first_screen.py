@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from gradio.routes import toorjson
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -247,6 +248,44 @@ def test_schemas_are_sent_of_what_programs_call_alone(page):
     for name in ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs"):
         assert {key for key, part in sent.items() if name in part} == called, name
     assert len(called) < len(sent) / 5
+
+
+def test_what_the_page_consists_of_is_sent_as_data_and_is_the_same(page):
+    """Through gradio's own writing of its page, with all that HTML could take for its own."""
+    words = "</script><script>alert(1)</script> \u2028 'x' & \"y\" \\ é <!--"
+    script = (
+        "<script>window.gradio_config = {};</script><script>window.gradio_api_info = {};</script><b>after</b>"
+    )
+    config, info = page.get_config_file() | {"title": words}, {"named": {words: [1, None, True]}}
+    html = script.format(toorjson(config), toorjson(info)).encode()
+    found = light.as_data(html).decode()
+    data = dict(re.findall(r'<script type="application/json" id="cupscale-(\w+)">(.*?)</script>', found))
+    assert json.loads(data["gradio_config"]) == json.loads(toorjson(config)) and len(data) == 2
+    assert json.loads(data["gradio_config"])["title"] == words
+    assert json.loads(data["gradio_api_info"]) == info
+    for name in data:
+        read = f'<script>window.{name} = JSON.parse(document.getElementById("cupscale-{name}").textContent);</script>'
+        assert read in found
+    assert (
+        found.count("<script") == 4
+        and found.endswith("<b>after</b>")
+        and "window.gradio_config = {" not in found
+    )
+
+
+def test_a_page_that_is_built_in_another_way_is_left_as_it_is():
+    html = b"<script>window.gradio_config = load();</script><script>window.other = {};</script>"
+    assert light.as_data(html) == html
+
+
+def test_the_theme_is_asked_for_with_the_page():
+    """gradio's browser side waits for it, and asks once its scripts run."""
+    with gr.Blocks() as demo:
+        gr.Slider()
+    demo.theme_hash = "abc"
+    assert '<link rel="preload" as="style" href="theme.css?v=abc">' in light.head(demo)[0]
+    del demo.theme_hash
+    assert "theme.css" not in light.head(demo)[0]
 
 
 def test_what_only_carries_values_is_not_drawn(page):

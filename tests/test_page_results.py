@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import gzip
 import hashlib
 import hmac
 import json
@@ -429,6 +430,28 @@ def test_a_link_is_previewed_with_its_own_card(previewed):
     assert links.delete(kept.token, secret)
     for gone in (own["og:image"], f"/kept/{kept.token}/after.png", f"/kept/{kept.token}/before.jpg"):
         assert client.get(gone).status_code == 404
+
+
+def test_the_page_goes_out_compressed_to_whom_reads_that(previewed, monkeypatch):
+    """Once for all who get the same; a file does not."""
+    client, _ = previewed
+    work, compress = [], gzip.compress
+
+    def counted(html, *rest, **options):
+        work.append(html)
+        return compress(html, *rest, **options)
+
+    monkeypatch.setattr(previews.light.gzip, "compress", counted)
+    previews.light.compressed.cache_clear()
+    plain = client.get("/", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers and not work
+    for _ in range(2):
+        page = client.get("/", headers={"accept-encoding": "gzip, br"})
+        assert page.headers["content-encoding"] == "gzip" and page.headers["vary"] == "Accept-Encoding"
+        assert page.content == plain.content and int(page.headers["content-length"]) != len(plain.content)
+    assert len(work) == 1
+    assert "content-encoding" not in client.get("/card.jpg", headers={"accept-encoding": "gzip"}).headers
+    assert client.head("/", headers={"accept-encoding": "gzip"}).content == b""
 
 
 def test_the_page_is_written_once_for_all_who_come_by_one_address():

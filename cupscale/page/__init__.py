@@ -122,7 +122,6 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         "_frontend": False,  # its second look at the own address, for 3 s, which a very busy machine fails with a traceback
         "app_kwargs": {
             "middleware": [
-                Middleware(light.Compressed),
                 Middleware(mended.Assets),
                 Middleware(queue.Watch, demo=demo),
                 Middleware(previews.Previews, demo=demo),

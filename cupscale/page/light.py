@@ -1,4 +1,4 @@
-"""A light first visit: the page's HTML is compressed, and what no one sees yet is not fetched.
+"""A light first visit: the page's HTML is compressed and quickly read, and what no one sees yet is not fetched.
 
 gradio's browser side fetches the code of every component that is visible by its own account, on tabs that are closed too.
 Here the components of a closed part begin invisible, and its opening shows them, within the browser. And it fetches a style
@@ -8,6 +8,7 @@ for one after the other finds the next; the page names them all at its head.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -17,8 +18,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import BlockContext
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 _ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
 _ENTRY = re.compile(r'<script type="module" crossorigin src="\./assets/(index-[\w-]+\.js)">')
@@ -26,6 +25,10 @@ _ENTRY = re.compile(r'<script type="module" crossorigin src="\./assets/(index-[\
 _LISTED = re.compile(r"m\.f=(\[[^\]]*\])")
 _ASKED = re.compile(r"import\(`\./(?P<name>[^`]*)`\)[^\[]*?__vite__mapDeps\(\[(?P<files>[\d,]*)\]\)")
 _KIND = re.compile(r"[{,](?P<kind>[a-z_]+):\{[^{}]*component:\(\)=>\w+\(\(\)=>import\(`\./(?P<name>[^`]*)`\)")
+# gradio escapes what ends a script in HTML.
+_PROGRAM = re.compile(
+    rb"<script>window\.(?P<name>gradio_config|gradio_api_info) = (?P<json>\{[^<]*\});</script>"
+)
 # Once: what a handler hides later stays hidden.
 _SHOW = """() => {
   const opened = (window.cupscaleOpened ??= new Set()), first = !opened.has(%d)
@@ -39,16 +42,27 @@ _LINKS = """for (const name of %s) {
 }"""
 
 
-class Compressed:
-    """ASGI: the page itself goes out compressed; files, streams and answers as they are."""
+def as_data(html: bytes) -> bytes:
+    """The page's HTML, with what gradio puts in it as a program (half a megabyte) put there as data.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._plain = app
-        self._compressing = GZipMiddleware(app, minimum_size=1024, compresslevel=6)
+    A browser reads JSON several times faster than the same text as JavaScript. HTML that is built in another way comes back as
+    it is.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page = scope["type"] == "http" and scope["path"] in ("", "/")
-        await (self._compressing if page else self._plain)(scope, receive, send)
+    def read(found: re.Match[bytes]) -> bytes:
+        name = found["name"]
+        return (
+            b'<script type="application/json" id="cupscale-%b">%b</script>'
+            b'<script>window.%b = JSON.parse(document.getElementById("cupscale-%b").textContent);</script>'
+        ) % (name, found["json"], name, name)
+
+    return _PROGRAM.sub(read, html)
+
+
+@lru_cache(maxsize=16)
+def compressed(html: bytes) -> bytes:
+    """The page's HTML, by gzip, once for all who get the same."""
+    return gzip.compress(html, 6, mtime=0)
 
 
 def later(part: BlockContext, opened: Callable[..., Any]) -> None:
@@ -100,6 +114,8 @@ def head(demo: gr.Blocks) -> tuple[str, str]:
     early = "".join(
         f'<link rel="modulepreload" href="assets/{name}">' for name in names if name.endswith(".js")
     )
+    if theme := getattr(demo, "theme_hash", ""):  # the page waits for it, and else asks when its scripts run
+        early += f'<link rel="preload" as="style" href="theme.css?v={theme}">'
     return early, f"<style>{text}</style>{links}"
 
 

@@ -134,7 +134,7 @@ class Previews:
         page = self._written.get(root) if same else None
         if page is None:
             start, made = await _answer(self._app, scope, receive)
-            page = (start, _TAGS.sub(b"", made) if start["status"] == 200 else made)
+            page = (start, light.as_data(_TAGS.sub(b"", made)) if start["status"] == 200 else made)
             if same and start["status"] == 200:
                 while len(self._written) >= _ADDRESSES:  # whoever asks chooses the address
                     del self._written[next(iter(self._written))]
@@ -146,6 +146,9 @@ class Previews:
                 ours = b"<head>" + self.tags(request) + self._first
                 made = made.replace(b"<head>", ours, 1)
                 made = made.replace(b"</head>", self._last + b"</head>", 1)
+            if "gzip" in request.headers.get("accept-encoding", ""):
+                made = light.compressed(made)
+                headers += [(b"content-encoding", b"gzip"), (b"vary", b"Accept-Encoding")]
             headers.append((b"content-length", str(len(made)).encode()))
         await send({**start, "headers": headers})
         await send({"type": "http.response.body", "body": made})

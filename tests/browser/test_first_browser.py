@@ -66,6 +66,7 @@ def test_the_browser_has_few_steps_to_go_through(page, url):
     """gradio looks at every step for every component as it opens the page, at those without a component of their own longest."""
     page.goto(url)
     page.locator("#run").wait_for()
+    assert page.locator("script#cupscale-gradio_config").count() == 1  # as data, which is read sooner
     targets = page.evaluate("gradio_config.dependencies.flatMap((step) => step.targets)")
     assert len(targets) < 150 and sum(target[0] is None for target in targets) < 30
 

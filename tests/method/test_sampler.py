@@ -98,7 +98,9 @@ def test_what_an_event_holds_stays_as_it_was(space):
     z, reference = latents()
     held = []
     structure = GlobalStructure(reference, 0.8, 0.7, space=space)
-    for event in denoise(Network(), Schedule(), z, window=Size(4, 5), overlap=0.5, seed=7, structure=structure):
+    for event in denoise(
+        Network(), Schedule(), z, window=Size(4, 5), overlap=0.5, seed=7, structure=structure
+    ):
         if isinstance(event, StepDone):
             held += [(event.x0, event.x0.clone()), (event.sample, event.sample.clone())]
     assert len(held) >= 6 and all(torch.equal(*both) for both in held)
