@@ -25,7 +25,7 @@ LEAST_TILE_PX = 256
 LEAST_LAP = 0.25  # of a window, behind a picture that repeats
 # Bytes of a pixel of the canvas: on the device, in and out of the autoencoder, and in main memory, where the result is made.
 DEVICE_PX_BYTES = 18
-HOST_PX_BYTES = 26
+HOST_PX_BYTES = 13
 CONTROL_SHARE = 0.5  # of a sample: a ControlNet is the half of its network that reads (ours, by its parts and not measured)
 
 
@@ -561,15 +561,13 @@ def _bytes(plan: Plan, geometry: Geometry) -> int:
     """The peak of a run's memory where one memory holds everything: the weights, and the largest of what its stages need.
 
     Copies of the latents (the canvas, the reference, their spectrum, sums and weights of the windows) and a window's
-    activations; a tile of the autoencoder beside pixels in float; pixels in float and in 8 bits
-    (`python -m benchmarks.run memory`).
+    activations; a tile of the autoencoder beside the picture, in 16 and in 8 bits (`python -m benchmarks.run memory`).
     """
     pixels = plan.canvas.h * plan.canvas.w * geometry.cell**2
     latents = _latent_bytes(geometry, pixels)
-    denoising = 8 * latents + _window_bytes(plan, geometry)
-    codec = 2 * latents + DEVICE_PX_BYTES * pixels + _tile_bytes(geometry, pixels)
-    correcting = 2 * latents + HOST_PX_BYTES * pixels
-    return geometry.weights + max(denoising, codec, correcting)
+    denoising = 11 * latents // 2 + _window_bytes(plan, geometry)
+    codec = 2 * latents + HOST_PX_BYTES * pixels + _tile_bytes(geometry, pixels)
+    return geometry.weights + max(denoising, codec)
 
 
 def _latent_bytes(geometry: Geometry, pixels: int) -> int:

@@ -10,7 +10,7 @@ from cupscale.settings import Settings
 
 GEOMETRY = Geometry(native=64, cell=8, align=8)
 # Bytes above the loaded bundled model at 4x without overlap: `python -m benchmarks.run one SIDE 0`, and `eight`.
-MEASURED = [(1024, 0.179e9), (2048, 0.529e9), (2048, 0.626e9), (8192, 6.95e9)]
+MEASURED = [(2048, 0.400e9), (4096, 1.124e9)]  # `python -m benchmarks.run one SIDE 0.25`
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_a_device_holds_leaves_out_what_waits_in_main_memory():
 
 
 def test_the_memory_of_a_plan_by_hand():
-    """The largest of three stages. 1024 x 768 to 4096 x 3072: latents of 512 x 384 cells of 4 channels, a window of 128 x 128."""
+    """The larger of two stages. 1024 x 768 to 4096 x 3072: latents of 512 x 384 cells of 4 channels, a window of 128 x 128."""
     pixels, latents = 4096 * 3072, 512 * 384 * 4 * 4
     window, tile = 128 * 128 * 320 * 160, 1024**2 * 1434
     geometry = Geometry(native=1024, cell=8, align=32, channels=4, weights=10**9, tile=1434)
@@ -67,13 +67,13 @@ def test_the_memory_of_a_plan_by_hand():
     def planned(**changed):
         return make_plan((1024, 768), Settings.build(scale=4), replace(geometry, **changed)).bytes - 10**9
 
-    assert planned() == 2 * latents + 18 * pixels + tile
-    assert planned(tile=0) == 8 * latents + window
-    assert planned(tile=0, width=40) == 2 * latents + 26 * pixels
-    assert planned(tile=0, width=640) == 8 * latents + 2 * window
+    assert planned() == 2 * latents + 13 * pixels + tile
+    assert planned(tile=0) == 11 * latents // 2 + window
+    assert planned(tile=0, width=40) == 2 * latents + 13 * pixels
+    assert planned(tile=0, width=640) == 11 * latents // 2 + 2 * window
     # A window that is not square: the whole of 1024 x 512.
     small = make_plan((1024, 512), Settings.build(scale=1), replace(geometry, tile=0))
-    assert small.bytes - 10**9 == 8 * 128 * 64 * 4 * 4 + 128 * 64 * 320 * 160
+    assert small.bytes - 10**9 == 11 * 128 * 64 * 4 * 4 // 2 + 128 * 64 * 320 * 160
 
 
 def test_longer_windows_count_by_their_size():
@@ -100,10 +100,9 @@ def test_longer_windows_count_by_their_size():
 
 @pytest.mark.parametrize(("side", "used"), MEASURED)
 def test_the_memory_of_a_plan_is_within_a_quarter_of_what_was_used(side, used):
-    """At 1024 px, where a quarter is 45 MB, a hair more."""
     geometry = models.KNOWN["tiny"].geometry
-    plan = make_plan((side // 4, side // 4), Settings.build(scale=4, overlap=0.0), geometry)
-    assert 0.8 < (plan.bytes - geometry.weights) / used < 1.27
+    plan = make_plan((side // 4, side // 4), Settings.build(scale=4, overlap=0.25), geometry)
+    assert 0.8 < (plan.bytes - geometry.weights) / used < 1.25
 
 
 def test_a_controlnet_runs_beside_every_sample_but_those_that_draw():

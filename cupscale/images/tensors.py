@@ -26,20 +26,20 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 def to_image(tensor: torch.Tensor) -> Image.Image:
     """(1, 3, H, W) or (3, H, W), any float dtype and device, or int16 as of `to_int16`, to an RGB image.
 
-    Values outside [-1, 1] are clipped; halves round to even. Needs 3 bytes a pixel besides the result, whatever the
-    size.
+    Values outside [-1, 1] are clipped; halves round to even. Needs no more than a strip besides the result.
 
     Raises CupscaleError if a value is not finite.
     """
     if tensor.ndim == 4:
         (tensor,) = tensor
     _, height, width = tensor.shape
-    pixels = np.empty((height, width, 3), np.uint8)
+    image = Image.new("RGB", (width, height))
     for top, bottom in _strips(width, height):
         strip = to_float(tensor[:, top:bottom].detach().cpu())
         _check_finite(strip)
-        pixels[top:bottom] = strip.add(1).mul_(127.5).round_().clamp_(0, 255).byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels)
+        samples = strip.add(1).mul_(127.5).round_().clamp_(0, 255).byte().permute(1, 2, 0)
+        image.paste(Image.fromarray(samples.contiguous().numpy()), (0, top))
+    return image
 
 
 def to_uint16(tensor: torch.Tensor) -> np.ndarray:
@@ -55,12 +55,13 @@ def to_uint16(tensor: torch.Tensor) -> np.ndarray:
 
 def padded(image: Image.Image, cells: Size, cell_px: int) -> torch.Tensor:
     """(1, 3, H, W) uint8 of `cells`, the image in its top left, its last row and column carried on."""
-    samples = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-    height, width = cells.h * cell_px, cells.w * cell_px
-    whole = torch.empty(1, 3, height, width, dtype=torch.uint8)
-    whole[..., : image.height, : image.width] = samples
-    whole[..., : image.height, image.width :] = samples[..., -1:]
-    whole[..., image.height :, :] = whole[..., image.height - 1 : image.height, :]
+    width, height = image.size
+    whole = torch.empty(1, 3, cells.h * cell_px, cells.w * cell_px, dtype=torch.uint8)
+    for top, bottom in _strips(width, height):
+        strip = np.array(image.crop((0, top, width, bottom)).convert("RGB"))
+        whole[0, :, top:bottom, :width] = torch.from_numpy(strip).permute(2, 0, 1)
+    whole[..., :height, width:] = whole[..., :height, width - 1 : width]
+    whole[..., height:, :] = whole[..., height - 1 : height, :]
     return whole
 
 
