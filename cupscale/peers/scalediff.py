@@ -30,6 +30,9 @@ def refined(x: Tensor, towards: Tensor, weight: float, share: float, shuffle: in
         weight: 0 to 1.
         share: Of the sides, which are rounded down to whole places, one at least.
         shuffle: How many places a side lie in a cell's channels (`GlobalStructure`); they are laid out first.
+
+    Returns:
+        (1, C, H, W).
     """
     apart = F.pixel_shuffle(towards - x, shuffle)
     small = [max(1, int(side * share)) for side in apart.shape[-2:]]
