@@ -10,7 +10,7 @@ from cupscale.settings import Settings
 
 GEOMETRY = Geometry(native=64, cell=8, align=8)
 # Bytes above the loaded bundled model at 4x without overlap: `python -m benchmarks.run one SIDE 0`, and `eight`.
-MEASURED = [(2048, 0.400e9), (4096, 1.124e9)]  # `python -m benchmarks.run one SIDE 0.25`
+MEASURED = [(2048, 0.400e9), (4096, 1.124e9), (8192, 4.561e9)]  # `python -m benchmarks.run one SIDE 0.25`
 
 
 @pytest.mark.parametrize(
