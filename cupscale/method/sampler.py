@@ -279,9 +279,8 @@ class _Loop:
 
 
 def _check_first(output: Tensor, i: int) -> None:
-    if (
-        i == 0 and not torch.stack(output.aminmax()).isfinite().all()
-    ):  # NaN is least and greatest where there is one
+    # Without a mask as large as the canvas: where there is a NaN, it is both the least and the greatest.
+    if i == 0 and not torch.stack(output.aminmax()).isfinite().all():
         raise FloatingPointError("the network's output is not finite")
 
 
