@@ -75,7 +75,7 @@ class Progress:
     """How far the run is.
 
     Attributes:
-        stage: "draw", "caption", "enlarge", "encode", "denoise", "decode" or "correct".
+        stage: "draw", "caption", "restore", "enlarge", "encode", "denoise", "decode" or "correct".
         step: Of `steps`, from 1, within "denoise" and "draw"; 0 elsewhere.
         steps: Steps that the run, or the drawing, takes.
         regions: Of `total`, done in this step; within "caption" the captioner's calls.

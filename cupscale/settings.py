@@ -18,7 +18,7 @@ from cupscale.bounded import parse_object
 from cupscale.errors import CupscaleError
 
 Upscaler = Literal["auto", "realsr", "realesrgan", "anime", "waifu2x", "lanczos", "bicubic"]
-Fidelity = float | Literal["auto"]
+Share = float | Literal["auto"]  # a share, or what suits the input
 Scheduler = Literal["model", "ddim", "euler", "dpm++2m"]
 PRESETS = ("quick", "turbo", "paper")  # see `cupscale.models.preset`
 # What the paper leaves open, beside our own choice: for ablations. The defaults are the choices made here.
@@ -34,6 +34,12 @@ CHOICES = (
 )
 # What takes fewer network samples than the method as it is; the defaults save nothing.
 SAVINGS = ("windows", "overlap_falls", "flat_windows", "guidance_until")
+
+# Fields that may be "auto", and are a share of 1 in a run.
+SHARES = ("restore", "fidelity", "flat_strength")
+_SHARE_OR_AUTO: dict[str, Any] = {
+    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"const": "auto"}]
+}
 
 RECORDED = ("captions", "loras", "mask")  # fields with a way of their own into a run
 
@@ -110,11 +116,11 @@ class Settings(BaseModel):
     flat_guidance: float = Field(
         1.0, ge=0, le=1, description="Share of the guidance that flat places get. 1: as everywhere."
     )
-    flat_strength: float = Field(
+    flat_strength: Share = Field(
         1.0,
-        ge=0,
-        le=1,
-        description="Share of what the diffusion changes that flat places get. 0: they stay as the base upscaler made them.",
+        description="Share of what the diffusion changes that flat places get: 0 to 1 (0: they stay as the base upscaler made "
+        "them), or 'auto', which leaves them nine tenths of its grain (ours).",
+        json_schema_extra=_SHARE_OR_AUTO,
     )
     overlap: float = Field(
         0.5, ge=0, le=0.75, description="Overlap of neighbouring windows, a fraction of a window."
@@ -142,10 +148,17 @@ class Settings(BaseModel):
         "lanczos",
         description="Base upscaler: how the input is enlarged before noise. 'auto' looks at the input.",
     )
-    fidelity: Fidelity = Field(
+    restore: Share = Field(
         "auto",
-        description="How far the result, made small again, is the input: 0 to 1, or 'auto', which trusts clean input more.",
-        json_schema_extra={"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"const": "auto"}]},
+        description="How much of the input's damage (JPEG, noise, grain) is taken away before it is enlarged: 0 to 1, or 'auto', "
+        "which looks for it.",
+        json_schema_extra=_SHARE_OR_AUTO,
+    )
+    fidelity: Share = Field(
+        "auto",
+        description="How far the result, made small again, is the input (restored, where `restore` is above 0): 0 to 1, or "
+        "'auto', which trusts clean input more.",
+        json_schema_extra=_SHARE_OR_AUTO,
     )
     structure_space: Literal["x0", "z_t"] = Field(
         "x0",
@@ -219,9 +232,9 @@ class Settings(BaseModel):
         (), max_length=MAX_CAPTIONS, description="A caption per region (the semantic prior)."
     )
 
-    @field_validator("fidelity", mode="plain")
+    @field_validator(*SHARES, mode="plain")
     @classmethod
-    def _fidelity_is_auto_or_a_share(cls, value: Any) -> Fidelity:
+    def _auto_or_a_share(cls, value: Any) -> Share:
         if value == "auto":
             return "auto"
         try:

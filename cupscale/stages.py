@@ -34,7 +34,7 @@ from cupscale.events import Drawn, Event, Finished, Planned, Preview, Progress, 
 from cupscale.images import wrapping
 from cupscale.images.tensors import padded, put, to_float, to_int16, to_uint16
 from cupscale.method.bands import by_bands
-from cupscale.method.guidance import LowGuidance, flat_kept, guidance_map, richness
+from cupscale.method.guidance import LowGuidance, flat_kept, flat_share, guidance_map, richness
 from cupscale.method.lowpass import LowPass
 from cupscale.method.memory import empty_cache, fitting, is_out_of_memory
 from cupscale.method.regions import Size
@@ -57,6 +57,7 @@ from cupscale.run_plan import asks, captions_wanted, looked_at, speed_name
 from cupscale.settings import CHOICES, SAVINGS, Settings
 from cupscale.speed import Run
 from cupscale.upscalers.choose import settle
+from cupscale.upscalers.restore import REACH_PX
 
 PREVIEW_SECONDS = 0.5  # least time from one to the next
 CaptionEvent = CaptionProgress | Notice | Captioned
@@ -149,6 +150,7 @@ class Stages:
         read, texts = yield from self._captions()
         captioned, drawn = self._elapsed(), self._network_seconds
         try:
+            yield from self._restore()
             plain, base = yield from self._base_upscale()
             plain, base = self._extended(plain, base)
             latents = yield from self._encode(plain, base)
@@ -283,15 +285,15 @@ class Stages:
         kind = self.settings.upscaler
         method: images.Method = "bicubic" if kind == "bicubic" else "lanczos"
         plain = wrapping.resized(
-            self.picture.rgb, self.plan.output, self.settings.seamless, images.METHODS[method]
+            self._input, self.plan.output, self.settings.seamless, images.METHODS[method]
         )
         if side := self.pipeline.preview_px:
             shrink = min(1.0, side / max(plain.size))
             small = (max(1, round(plain.width * shrink)), max(1, round(plain.height * shrink)))
-            yield Preview(images.resize(self.picture.rgb, small, method), 0, self.plan.steps)
+            yield Preview(images.resize(self._input, small, method), 0, self.plan.steps)
         if kind in upscalers.PLAIN:
             return plain, plain
-        rgb, output, cache = self.picture.rgb, self.plan.output, self.pipeline.cache
+        rgb, output, cache = self._input, self.plan.output, self.pipeline.cache
         small, large = wrapping.margins(rgb.size, output, self.settings.seamless)
         whole = (output[0] + 2 * large[0], output[1] + 2 * large[1])
         steps = upscalers.base_upscale_steps(wrapping.surrounded(rgb, small), whole, kind, cache=cache)
@@ -306,6 +308,24 @@ class Stages:
                     return plain, wrapping.inner(stop.value, large, output)
                 worked = True
                 yield self._progress("enlarge", fraction=fraction)
+
+    def _restore(self) -> Generator[Event, None, None]:
+        """Sets what is enlarged, and what the result is corrected towards: the input, restored where the settings say so."""
+        assert self.settings.restore != "auto"
+        self._input = self.picture.rgb
+        if self.settings.restore == 0:
+            return
+        yield self._progress("restore")
+        sides = zip("xy", self._input.size, strict=True)
+        x, y = (min(side, REACH_PX) if axis in self.settings.seamless else 0 for axis, side in sides)
+        steps = upscalers.restored(wrapping.surrounded(self._input, (x, y)), self.settings.restore)
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    yield self._progress("restore", fraction=next(steps))
+                except StopIteration as stop:
+                    self._input = wrapping.inner(stop.value, (x, y), self._input.size)
+                    return
 
     def _extended(self, plain: Image.Image, base: Image.Image) -> tuple[Image.Image, Image.Image]:
         """Both with what is repeated behind them."""
@@ -393,10 +413,12 @@ class Stages:
                 share=self.pipeline.share,
             )
             z = yield from self._looped("denoise", loop, latents.preview)
-        if settings.flat_strength >= 1:
+        if settings.flat_strength == 1:
             return z
-        kept = partial(flat_kept, flat_strength=settings.flat_strength)
-        return by_bands(kept, z, latents.base, self._rich().to(z.device), out=z)
+        rich, strength = self._rich().to(z.device), settings.flat_strength
+        if strength == "auto":
+            strength = flat_share(z, latents.base, rich)
+        return by_bands(partial(flat_kept, flat_strength=strength), z, latents.base, rich, out=z)
 
     def _decode(self, z: Tensor) -> Generator[Event, None, Tensor]:
         """Returns (3, H, W) int16, as of `to_int16`: a picture of 8192 x 8192 is large."""
@@ -413,9 +435,9 @@ class Stages:
         assert self.settings.fidelity != "auto"
         if self.mask is not None and self._protected is not None:
             protect(pixels, self._protected, self.mask, self.settings.seamless)
-        correct_wrapped(pixels, self.picture.rgb, self.settings.fidelity, self.settings.seamless)
+        correct_wrapped(pixels, self._input, self.settings.fidelity, self.settings.seamless)
         image = images.to_image(pixels)
-        grey = is_grey(self.picture.rgb)
+        grey = is_grey(self._input)
         if self.pipeline.bits == 16:
             self._deep = to_uint16(pixels)[..., 1 if grey else slice(None)]
         if grey:
@@ -481,8 +503,8 @@ class Stages:
         return guidance_map(self._rich(), settings.guidance, settings.flat_guidance)
 
     def _rich(self) -> Tensor:
-        """How much the input has to show in each cell of the canvas, (1, 1, H, W)."""
-        return self._per_cell(richness(images.to_tensor(self.picture.rgb)))
+        """How much the input, restored if it was, has to show in each cell of the canvas, (1, 1, H, W)."""
+        return self._per_cell(richness(images.to_tensor(self._input)))
 
     def _low_guidance(self) -> LowGuidance | None:
         settings, backbone = self.settings, self.pipeline.backbone
@@ -499,9 +521,8 @@ class Stages:
 
     def _flat(self, z: Tensor) -> FlatPlaces | None:
         """The windows that show nothing, where they are to stay as they are. z: of the base upscale."""
-        if self.settings.flat_windows != "keep":
-            return None
-        return FlatPlaces(self._rich(), z)
+        rich = looked_at(self.settings, self.picture)  # as the plan counted them
+        return None if rich is None else FlatPlaces(self._per_cell(rich), z)
 
     @contextlib.contextmanager
     def _finite(self) -> Iterator[None]:

@@ -44,20 +44,29 @@ def noisy(image: Image.Image, sigma: float, *, grey: bool = False) -> Image.Imag
 def test_a_clean_photograph_goes_to_realsr(name):
     choice = choose(examine(photograph(name)), everything)
     assert (choice.upscaler, choice.fidelity, choice.reason) == ("realsr", module.HIGH, "clean input")
+    assert choice.restore == 0
 
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 92, 95])
 def test_a_jpeg_is_told_by_its_tables(quality):
     picture = images.read(jpeg(photograph("raccoon"), quality))
     assert picture.quality == quality
-    choice = choose(examine(picture.rgb, picture.quality), everything)
-    assert choice.upscaler == "realesrgan" and choice.fidelity == module.LOW
+    signs = examine(picture.rgb, picture.quality)
+    choice = choose(signs, everything)
+    assert (choice.upscaler, choice.restore, choice.fidelity) == ("realsr", 1.0, module.HIGH)
+    assert choice.reason == f"JPEG of quality {quality}, restored"
+    choice = choose(signs, everything, 0.25)
+    assert (choice.upscaler, choice.restore, choice.fidelity) == ("realesrgan", 0.25, module.LOW)
+    choice = choose(signs, everything, 0.0)
+    assert (choice.upscaler, choice.fidelity) == ("realesrgan", module.LOW)
     assert choice.reason == f"JPEG of quality {quality}"
+    assert choose(signs, everything, 0.5).upscaler == "realsr"
 
 
 def test_a_fine_jpeg_is_clean():
     picture = images.read(jpeg(photograph("raccoon"), 98))
-    assert picture.quality == 98 and choose(examine(picture.rgb, 98), everything).upscaler == "realsr"
+    choice = choose(examine(picture.rgb, 98), everything)
+    assert picture.quality == 98 and (choice.upscaler, choice.restore) == ("realsr", 0.0)
 
 
 @pytest.mark.parametrize("quality", [50, 75, 90])
@@ -66,25 +75,25 @@ def test_a_fine_jpeg_is_clean():
 def test_a_png_that_was_a_jpeg_is_told_by_its_pixels(name, quality, cut):
     image = Image.open(io.BytesIO(jpeg(photograph(name), quality)))
     choice = choose(examine(image.crop((*cut, *image.size))), everything)
-    assert choice.upscaler == "realesrgan" and choice.reason == "traces of JPEG"
+    assert choice.restore == 1 and choice.reason == "traces of JPEG, restored"
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_noise_and_grain(name):
     noise = choose(examine(noisy(photograph(name), 5)), everything)
-    assert noise.upscaler == "realesrgan" and noise.reason.startswith("noise of")
+    assert noise.restore == 1 and noise.reason.startswith("noise of")
     grain = choose(examine(noisy(photograph(name), 5, grey=True)), everything)
-    assert grain.upscaler == "realesrgan" and grain.reason.startswith("grain of")
+    assert grain.restore == 1 and grain.reason.startswith("grain of")
 
 
 def test_fine_texture_is_no_grain():
     """The same noise of brightness, 6 levels everywhere, or 3 on the left and 12 on the right."""
     random = np.random.default_rng(3)
     strength = np.where(np.arange(256) < 32, 3.0, 12.0)[None, :, None]
-    for levels, name in ((6.0, "realesrgan"), (strength, "realsr")):
+    for levels, restore in ((6.0, 1.0), (strength, 0.0)):
         pixels = 120 + levels * random.normal(0, 1, (192, 256, 1)).repeat(3, axis=2)
         signs = examine(Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)))
-        assert signs.grain > module.GRAIN and choose(signs, everything).upscaler == name
+        assert signs.grain > module.GRAIN and choose(signs, everything).restore == restore
 
 
 def test_how_even_grain_is_by_hand(monkeypatch):
@@ -113,7 +122,9 @@ def test_a_drawing_has_its_own_networks():
     choice = choose(examine(small), everything)
     assert (choice.upscaler, choice.fidelity, choice.reason) == ("waifu2x", module.HIGH, "a drawing")
     damaged = choose(examine(small, 60), everything)
-    assert (damaged.upscaler, damaged.fidelity) == ("anime", module.LOW)
+    assert (damaged.upscaler, damaged.restore, damaged.fidelity) == ("anime", 0.0, module.LOW)
+    asked = choose(examine(small, 60), everything, 1.0)
+    assert (asked.upscaler, asked.fidelity) == ("waifu2x", module.HIGH)
     assert damaged.reason == "a drawing, JPEG of quality 60"
     assert choose(examine(small), lambda name: name != "waifu2x").upscaler == "anime"
 
@@ -135,7 +146,7 @@ def test_settled_settings_are_settled_for_good():
     picture = images.Picture(photograph("bee"))
     settings = Settings.build(upscaler="auto", scale=4)
     settled, why = settle(settings, picture)
-    assert (settled.upscaler, settled.fidelity, why) == ("realsr", 1.0, "clean input")
+    assert (settled.upscaler, settled.restore, settled.fidelity, why) == ("realsr", 0.0, 1.0, "clean input")
     assert settle(settled, picture) == (settled, "")
     assert settle(Settings.build(upscaler="bicubic", scale=4), picture)[0].upscaler == "bicubic"
     assert settle(Settings.build(upscaler="bicubic", fidelity=0.5), picture)[0].fidelity == 0.5
@@ -143,10 +154,11 @@ def test_settled_settings_are_settled_for_good():
     assert settle(Settings.build(scale=1.5), picture)[0].fidelity == 0.5
 
 
+@pytest.mark.parametrize("name", ["restore", "fidelity", "flat_strength"])
 @pytest.mark.parametrize("value", [-0.1, 1.5, "much", float("nan"), True, [1]])
-def test_fidelity_outside_its_range(value):
-    with pytest.raises(CupscaleError, match="fidelity: give a number from 0 to 1, or auto") as caught:
-        Settings.build(fidelity=value)
+def test_a_share_outside_its_range(name, value):
+    with pytest.raises(CupscaleError, match=f"{name}: give a number from 0 to 1, or auto") as caught:
+        Settings.build(**{name: value})
     assert "\n" not in str(caught.value)
 
 

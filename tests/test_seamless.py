@@ -136,6 +136,7 @@ def test_a_whole_run_leaves_no_step_across_the_edge():
         "guidance": 1.0,
         "attention": 0.0,
         "fidelity": 0,
+        "restore": 0,
         "captioner": "none",
     }
     fields |= {"scale": 4, "upscaler": "lanczos"}

@@ -12,7 +12,7 @@ import torch
 
 from cupscale.captioners.appearance import words_of
 from cupscale.codec import PixelCodec
-from training import metrics, model
+from training import metrics, model, restore
 from training.dataset import Crop, altered, describe, size_condition
 from training.evaluate import caption_of
 from training.train import Trainee, fresh_text, learning_rate, orthogonal, reads
@@ -217,3 +217,97 @@ class TestBundledModel:
         sizes = [file.stat().st_size for file in TINY.rglob("*") if file.is_file()]
         assert max(sizes) < 10_000_000
         assert sum(sizes) < 40_000_000
+
+
+class TestRestore:
+    """What teaches the network to take damage away."""
+
+    def noise(self, sigma: float, seed: int, side: int = 128) -> torch.Tensor:
+        return sigma * torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(seed)) + 120
+
+    def loss(self, first: torch.Tensor, second: torch.Tensor) -> float:
+        return float(restore.texture_loss(first, second, torch.Generator().manual_seed(0)))
+
+    def test_texture_is_told_by_its_strength(self) -> None:
+        """White noise of 10 and of 4 levels, seen along directions of length 1: 6 E|N(0, 1)| = 4.79."""
+        found = self.loss(self.noise(10, 1), self.noise(4, 2))
+        assert found == pytest.approx(6 * (2 / np.pi) ** 0.5, rel=0.06)
+        assert (
+            self.loss(self.noise(10, 1), self.noise(10, 2)) < 0.12 * found
+        )  # another noise, the same texture
+
+    def test_texture_is_no_light_nor_colour(self) -> None:
+        picture = self.noise(5, 1)
+        other = picture + torch.tensor([30.0, -20.0, 5.0]).view(1, 3, 1, 1)
+        inside = self.loss(picture, other)
+        border = 4 / 128 * 2 * 30  # where the patches see past the picture
+        assert inside < border and self.loss(picture, picture) == 0
+
+    def test_texture_has_its_place(self) -> None:
+        """Halves that change places have the same patches all in all."""
+        picture = torch.cat((self.noise(10, 1)[..., :64], self.noise(2, 2)[..., 64:]), dim=-1)
+        swapped = picture.roll(64, dims=-1)
+        assert self.loss(picture, swapped) == pytest.approx(8 * (2 / np.pi) ** 0.5, rel=0.08)
+
+    def test_damage_is_what_it_is_called(self) -> None:
+        random = np.random.default_rng(0)
+        grey = np.full((256, 256, 3), 120, np.uint8)
+        coloured = restore.noisy(grey, 6, random, grey=False).astype(float)
+        film = restore.noisy(grey, 6, random, grey=True).astype(float)
+        assert coloured.std() == pytest.approx(6, rel=0.03) == film.std()
+        assert np.ptp(film, axis=2).max() == 0 and (coloured[..., 0] - coloured[..., 1]).std() > 8
+        texture = restore.noisy(grey, 20, random, grey=False)
+        errors = [
+            abs(restore.jpeg(texture, quality).astype(float) - texture).mean() for quality in (95, 75, 40)
+        ]
+        assert errors[0] < errors[1] < errors[2]
+
+    def test_damage_keeps_the_size_and_leaves_some_alone(self) -> None:
+        picture = self.noise(20, 3, 64)[0].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
+        random = np.random.default_rng(1)
+        found = [restore.damaged(picture, random) for _ in range(120)]
+        assert {one.shape for one in found} == {picture.shape}
+        assert 1 <= sum(np.array_equal(one, picture) for one in found) <= 15
+
+    def test_the_texture_of_noise_and_jpeg_together_is_learnt_too(self) -> None:
+        """A third of the crops has noise, and nearly half of those are JPEGs besides."""
+        grey = np.full((64, 64, 3), 120, np.uint8)
+        random = np.random.default_rng(2)
+        rough = [restore.damaged(grey, random).astype(float).std() > 0.5 for _ in range(300)]
+        assert 0.25 < np.mean(rough) < 0.45
+
+    def test_a_restorer_begins_as_the_denoiser(self) -> None:
+        """The bundled network's one call at sigma 6, as `training.denoiser` makes it."""
+        import cupscale
+        from training.denoiser import denoise
+
+        pipe = cupscale.load("tiny")
+        parts = {name: getattr(pipe, name) for name in ("unet", "text_encoder", "text_encoder_2")}
+        picture = metrics.add_noise(np.full((32, 48, 3), 0.5, np.float32), 6)
+        wanted = denoise(parts, pipe.tokenizer, picture, restore.SIGMA)
+        given = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1
+        with torch.no_grad():
+            found = restore.Restorer()(given)[0].permute(1, 2, 0).numpy() / 2 + 0.5
+        assert np.abs(found - wanted).max() < 0.002 < np.abs(wanted - picture).max()
+
+    def test_what_is_exported_is_what_runs(self, tmp_path, monkeypatch) -> None:
+        """Weights with a change of one part, through the file, in `cupscale.upscalers.restore`."""
+        from cupscale.upscalers import restore as runs
+
+        trainee = restore.Trainee(1e-4)
+        with torch.no_grad():
+            trainee.average["conv_out.weight"] += 0.01
+        trainee.step = 1
+        trainee.save(tmp_path / "checkpoint.pt")
+        restore.export(tmp_path, tmp_path / "out" / "change.safetensors")
+        monkeypatch.setattr(runs, "WEIGHTS", tmp_path / "out" / "change.safetensors")
+        runs._load.cache_clear()
+        try:
+            network = runs._load()
+            pixels = self.noise(20, 5, 32)[:1] / 127.5 - 1
+            trainee.model.unet.load_state_dict(trainee.average)
+            with torch.no_grad():
+                wanted = trainee.model(pixels)
+            assert (runs._called(network, pixels) - wanted).abs().max() < 0.002
+        finally:
+            runs._load.cache_clear()

@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cupscale.method.bands import bands
 from cupscale.method.lowpass import LowPass
 
 RADIUS = 2
 FLAT, RICH = 4.0, 12.0
 LUMA = (0.299, 0.587, 0.114)
+GRAIN_KEPT = 0.9
 
 
 def luma(image: Tensor) -> Tensor:
@@ -78,6 +80,53 @@ def flat_kept(z: Tensor, base: Tensor, rich: Tensor, flat_strength: float) -> Te
         The canvas, (1, C, H, W); `z` itself where every place is rich.
     """
     return base + guidance_map(rich, 1.0, flat_strength) * (z - base)
+
+
+def flat_share(z: Tensor, base: Tensor, rich: Tensor, kept: float = GRAIN_KEPT) -> float:
+    """The `flat_strength` f that leaves flat places the share `kept` of their grain (ours).
+
+    Grain is what a 3 x 3 binomial mean takes away, g; over the flat places, weighted by 1 - rich, f solves
+
+        sum (g(z_base) + f g(z - z_base))^2 = kept^2 sum g(z_base)^2.
+
+    A base upscaler invents grain where there is little, and a denoiser without guidance takes what it invented and what is
+    right alike.
+
+    Args:
+        z: (1, C, H, W), denoised.
+        base: (1, C, H, W), the latent of the base upscale.
+        rich: (1, 1, H, W), 0 to 1, as `richness` measures it.
+        kept: 0 to 1.
+
+    Returns:
+        The smaller solution, in 0..1; where as much is never gone, the f of the least grain.
+    """
+    before = across = after = 0.0
+    for rows in bands(z):
+        flat = 1 - rich[..., rows, :]
+        grain, change = _grain(base, rows), _grain(z, rows)
+        change -= grain
+        before += float((flat * grain.square()).sum())
+        across += float((flat * grain * change).sum())
+        after += float((flat * change.square()).sum())
+    if after <= 0 or across >= 0:
+        return 0.0
+    root = across**2 - after * before * (1 - kept**2)
+    return min(1.0, (-across - max(0.0, root) ** 0.5) / after)
+
+
+def _grain(canvas: Tensor, rows: slice) -> Tensor:
+    """Rows of a canvas (1, C, H, W) less their 3 x 3 binomial mean, which sees the rows beside them."""
+    height, count = canvas.shape[-2], rows.stop - rows.start
+    first, last = max(0, rows.start - 1), min(height, rows.stop + 1)
+    part = F.pad(
+        canvas[..., first:last, :].float(),
+        (1, 1, first - rows.start + 1, rows.stop + 1 - last),
+        mode="replicate",
+    )
+    lines = part[..., :-2, :] + 2 * part[..., 1:-1, :] + part[..., 2:, :]
+    mean = (lines[..., :-2] + 2 * lines[..., 1:-1] + lines[..., 2:]) / 16
+    return part[..., 1 : 1 + count, 1:-1] - mean
 
 
 class LowGuidance:

@@ -46,7 +46,7 @@ class Advanced:
     def _keeping(self) -> None:
         controls = self._session.controls
         _heading("Keep or invent")
-        for name in ("strength", "structure", "cutoff", "flat_strength", "control"):
+        for name in ("strength", "structure", "cutoff", "control"):
             controls.slider(name)
         self.kept = gr.Image(
             label="What the cutoff keeps of your image",
@@ -58,7 +58,10 @@ class Advanced:
             elem_id="kept",
         )
         self.kept_line = gr.Markdown("", elem_classes="cu-small")
-        controls.share("fidelity")
+        with gr.Row():
+            controls.share("restore")
+            controls.share("fidelity")
+        controls.share("flat_strength")
 
     def _words(self) -> None:
         controls = self._session.controls

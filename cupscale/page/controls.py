@@ -13,7 +13,7 @@ from cupscale.errors import CupscaleError
 from cupscale.page import engine
 from cupscale.page.limits import Limits
 from cupscale.page.size import Size
-from cupscale.settings import CHOICES, SAVINGS, Caption, Settings
+from cupscale.settings import CHOICES, SAVINGS, SHARES, Caption, Settings
 
 LABELS = {
     "scale": "Scale",
@@ -32,6 +32,7 @@ LABELS = {
     "overlap": "Overlap of regions",
     "seamless": "Repeats along",
     "upscaler": "Base upscaler",
+    "restore": "Restoration",
     "fidelity": "Fidelity",
     "scheduler": "Scheduler",
     "model": "Model",
@@ -59,9 +60,10 @@ EFFECTS = {
     "steps": "The schedule's steps; denoising strength x steps of them run. More are slower and a little finer.",
     "guidance": "How literally the prompt is taken. 1 turns it off and halves the time.",
     "flat_guidance": "How much of the guidance skies and walls get. Lower keeps them free of grain.",
-    "flat_strength": "How much of what the run adds goes into skies and walls. 0 leaves them as the base upscaler made them.",
+    "flat_strength": "How much of what the run adds goes into skies and walls, from 0 to 1. 'auto' keeps most of their grain.",
     "overlap": "How much neighbouring regions share. Higher hides seams better and takes longer.",
     "upscaler": "Enlarges your image before the run. 'auto' looks at it, and tells clean images from damaged ones.",
+    "restore": "How much of your image's damage goes first, from 0 to 1: JPEG blocks, noise, grain. 'auto' looks for it.",
     "fidelity": "How closely the result, scaled back down, must match your image, from 0 to 1. 'auto' trusts a clean image more.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The diffusion model that adds the detail.",
@@ -76,7 +78,6 @@ _STEP = {
     "overlap": 0.05,
     "guidance": 0.1,
     "flat_guidance": 0.05,
-    "flat_strength": 0.05,
     "guidance_low": 0.1,
     "sigma_shift": 0.01,
     "control": 0.05,
@@ -211,7 +212,8 @@ class Controls:
 
     def show(self, fields: Mapping[str, Any]) -> dict[Any, Any]:
         """Updates that put some settings into the controls."""
-        shown = (
-            {**fields} if fields.get("fidelity") is None else {**fields, "fidelity": str(fields["fidelity"])}
-        )
+        shown = {
+            name: str(value) if name in SHARES and value is not None else value
+            for name, value in fields.items()
+        }
         return {self.by_name[name]: value for name, value in shown.items() if name in self.by_name}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cupscale.page import engine
 from cupscale.page.viewer import Scripted
-from cupscale.settings import Fidelity, Settings
+from cupscale.settings import Settings, Share
 
 MOVED = ("strength", "structure", "fidelity")
 
@@ -22,7 +22,7 @@ class Stop(NamedTuple):
 
     strength: float
     structure: float
-    fidelity: Fidelity
+    fidelity: Share
 
 
 Path = Mapping[int, Stop]  # by the slider's level, 0 (keeps) to 100 (invents)

@@ -27,6 +27,7 @@ from cupscale.settings import Caption, Settings
 _STAGES = {
     "draw": "drawing",
     "caption": "writing captions",
+    "restore": "restoring",
     "enlarge": "enlarging",
     "encode": "encoding",
     "denoise": "denoising",
@@ -35,6 +36,7 @@ _STAGES = {
 }
 _SHARES = {
     "caption": (0.0, 0.0),
+    "restore": (0.0, 0.0),
     "enlarge": (0.0, 0.1),
     "encode": (0.1, 0.12),
     "denoise": (0.12, 0.96),

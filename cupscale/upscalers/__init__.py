@@ -13,12 +13,23 @@ from cupscale.installation import require
 from cupscale.upscalers import networks
 from cupscale.upscalers.cache import Cache
 from cupscale.upscalers.networks import NETWORKS
+from cupscale.upscalers.restore import restored
 
 Method = Literal["realsr", "realesrgan", "anime", "waifu2x", "lanczos", "bicubic"]
 PLAIN = ("lanczos", "bicubic")
 NAMES = (*NETWORKS, *PLAIN)
 
-__all__ = ["NAMES", "PLAIN", "Cache", "Method", "available", "base_upscale", "base_upscale_steps", "check"]
+__all__ = [
+    "NAMES",
+    "PLAIN",
+    "Cache",
+    "Method",
+    "available",
+    "base_upscale",
+    "base_upscale_steps",
+    "check",
+    "restored",
+]
 
 
 def available(method: str) -> bool:

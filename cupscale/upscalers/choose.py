@@ -1,7 +1,8 @@
-"""Which base upscaler suits a picture, and how far the input's details can be trusted (ours).
+"""Which base upscaler suits a picture, and whether its damage is taken away first (ours).
 
 RealSR gives a clean picture its sharpness back, and makes cracks of what a JPEG or noise left behind; Real-ESRGAN takes
-such damage away, and much of the fine detail with it. So what decides is whether the picture is damaged:
+such damage away, and much of the fine detail with it. So a damaged picture is restored first (`upscalers.restore`), and
+Real-ESRGAN is for those that are not to be. What decides is whether the picture is damaged:
 
 - A JPEG's own tables say how coarsely it was stored.
 - A picture that once was a JPEG still has the steps: the cosine coefficients of its 8 x 8 blocks gather at multiples
@@ -24,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from cupscale.images import Picture
-from cupscale.settings import Settings
+from cupscale.settings import Settings, Share
 from cupscale.upscalers import available as can_run
 
 SAMPLE_PX = 512  # longest side of the middle that is looked at for traces of JPEG, and of each tile for noise
@@ -37,7 +38,7 @@ NOISY = 3.5  # levels of colour noise, from which on RealSR makes cracks of it; 
 GRAIN = 1.1  # levels, where there is none in the colours; undamaged photographs have 0.3 in the median, but rind has 2.5
 EVEN = 0.6  # of `Signs.even`: film grain is nearly as strong everywhere, and fine texture is not
 DRAWN = 0.4  # share of pixels that are the same as their neighbours
-HIGH, LOW = 1.0, 0.1  # fidelity on clean and on damaged input
+HIGH, LOW = 1.0, 0.1  # fidelity on clean or restored and on damaged input
 
 _STEPS = np.arange(2, 41, dtype=np.float32)  # of quantization, that are looked for
 _WAVES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (0, 3), (3, 0))  # (down, across)
@@ -67,9 +68,10 @@ class Signs:
 
 @dataclass(frozen=True)
 class Choice:
-    """A base upscaler, the fidelity that suits it, and why, in a few words."""
+    """A base upscaler, the restoration before it and the fidelity that suit a picture, and why, in a few words."""
 
     upscaler: str
+    restore: float
     fidelity: float
     reason: str
 
@@ -85,10 +87,10 @@ def settle(settings: Settings, picture: Picture) -> tuple[Settings, str]:
         Settings that give the same result whenever they are used again, and why this base upscaler; "" where the
         settings name one.
     """
-    if settings.upscaler != "auto" and settings.fidelity != "auto":
+    if "auto" not in (settings.upscaler, settings.restore, settings.fidelity):
         return settings, ""
-    choice = choose(examine(picture.rgb, picture.quality), can_run)
-    fields: dict[str, str | float] = {}
+    choice = choose(examine(picture.rgb, picture.quality), can_run, settings.restore)
+    fields: dict[str, str | float] = {"restore": choice.restore}
     if settings.upscaler == "auto":
         fields["upscaler"] = choice.upscaler
     if settings.fidelity == "auto":  # at scale 1 full fidelity would undo the whole run
@@ -123,27 +125,30 @@ def examine(image: Image.Image, quality: int | None = None) -> Signs:
     )
 
 
-def choose(signs: Signs, available: Callable[[str], bool]) -> Choice:
+def choose(signs: Signs, available: Callable[[str], bool], restore: Share = "auto") -> Choice:
     """The base upscaler for what a picture shows.
 
     Args:
         signs: See `examine`.
         available: Whether a base upscaler can run here; the next best one takes the place of one that cannot.
+        restore: As in the settings. "auto" restores damaged photographs wholly, and no drawings: the network for damaged
+            ones does it.
     """
-    found = damage(signs)
-    fidelity = LOW if found else HIGH
+    found, drawn = damage(signs), signs.flat > DRAWN
+    share = float(found != "" and not drawn) if restore == "auto" else restore
+    left = found if share < 0.5 else ""  # of the damage, where the base upscaler looks
     wanted: tuple[str, ...]
-    if signs.flat > DRAWN:
-        wanted = ("anime", "realesrgan") if found else ("waifu2x", "anime", "realsr")
-        why = f"a drawing, {found}" if found else "a drawing"
-    elif found:
-        wanted, why = ("realesrgan", "realsr"), found
+    if drawn:
+        wanted = ("anime", "realesrgan") if left else ("waifu2x", "anime", "realsr")
     else:
-        wanted, why = ("realsr", "realesrgan"), "clean input"
+        wanted = ("realesrgan", "realsr") if left else ("realsr", "realesrgan")
+    why = ", ".join(["a drawing"] * drawn + [found] * bool(found)) or "clean input"
+    if found and share > 0:
+        why += ", restored"
     name = next((name for name in wanted if available(name)), "lanczos")
     if name != wanted[0]:
         why += f", {wanted[0]} not installed"
-    return Choice(name, fidelity, why)
+    return Choice(name, share, LOW if left else HIGH, why)
 
 
 def damage(signs: Signs) -> str:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import slow
 import torch
+import torch.nn.functional as F
 
 import cupscale
 from cupscale import images
-from cupscale.method.guidance import FLAT, RICH, LowGuidance, flat_kept, guidance_map, richness
+from cupscale.method import bands as band_module
+from cupscale.method.guidance import FLAT, RICH, LowGuidance, flat_kept, flat_share, guidance_map, richness
 from cupscale.method.lowpass import LowPass
 from cupscale.method.regions import Size
 
@@ -123,6 +125,76 @@ def test_flat_places_go_back_to_the_start_by_hand():
     assert torch.equal(flat_kept(z, base, rich * 0, 0.0), base) and torch.allclose(
         flat_kept(z, base, rich, 1.0), z
     )
+
+
+def slow_share(z, base, rich, kept):
+    """The f that leaves `kept` of the grain, from f = 0 up in steps of 1 / 1000; else that of the least."""
+
+    def grain(x):
+        wide = F.pad(x.double(), (1, 1, 1, 1), mode="replicate")
+        weights = ((1, 2, 1), (2, 4, 2), (1, 2, 1))
+        h, w = x.shape[-2:]
+        mean = sum(weights[i][j] / 16 * wide[..., i : i + h, j : j + w] for i in range(3) for j in range(3))
+        return x - mean
+
+    def energy(f):
+        return float(((1 - rich) * grain(base + f * (z - base)).square()).sum())
+
+    shares = [i / 1000 for i in range(1001)]
+    aim, energies = kept**2 * energy(0), [energy(f) for f in shares]
+    least = shares[energies.index(min(energies))]
+    return next((f for f, one in zip(shares, energies, strict=True) if one <= aim), least)
+
+
+@pytest.mark.parametrize("band", [2**20, 300])
+@pytest.mark.parametrize(("gone", "kept"), [(1.0, 0.9), (0.6, 0.8), (0.3, 0.5), (0.05, 0.9), (-0.5, 0.9)])
+def test_the_share_that_keeps_the_grain(monkeypatch, gone, kept, band):
+    """A denoiser that takes `gone` of the grain on the left, and all of it on the right, where the picture is rich."""
+    monkeypatch.setattr(band_module, "BAND", band)
+    source = torch.Generator().manual_seed(4)
+    slope = torch.linspace(-1, 1, 24).expand(1, 3, 18, 24)
+    noise = torch.randn(1, 3, 18, 24, generator=source)
+    rich = torch.zeros(1, 1, 18, 24)
+    rich[..., 12:] = 1
+    other = 0.1 * torch.randn(1, 3, 18, 24, generator=source)
+    base, z = slope + noise, slope + noise * (1 - gone * (1 - rich) - rich) + other
+    found = flat_share(z, base, rich, kept)
+    assert found == pytest.approx(slow_share(z, base, rich, kept), abs=0.002)
+    assert (found > 0) == (gone > 0)
+
+
+def test_the_share_in_bands_is_that_of_the_whole(monkeypatch):
+    """Rows lighter and darker by turns, so that the mean of a row without its neighbours is far off."""
+    source = torch.Generator().manual_seed(5)
+    base = torch.randn(1, 2, 23, 16, generator=source) + torch.arange(23).view(1, 1, 23, 1) % 2
+    z = 0.5 * base + 0.2 * torch.randn(1, 2, 23, 16, generator=source)
+    rich = torch.rand(1, 1, 23, 16, generator=source)
+    whole = flat_share(z, base, rich)
+    monkeypatch.setattr(band_module, "BAND", 100)
+    assert 0.1 < whole < 0.9 and flat_share(z, base, rich) == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_share_where_nothing_is_flat_or_nothing_changed():
+    z = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert flat_share(z, z, torch.zeros(1, 1, 8, 8)) == 0 == flat_share(z, -z, torch.ones(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("levels", [2.0, 6.0])
+def test_a_run_keeps_the_grain_of_flat_places_by_itself(levels):
+    """A grey wall with grain, as it is. The network doubles the grain of 2 levels, and takes a quarter of that of 6."""
+    pipe = cupscale.load("tiny", device="cpu")
+    grain = levels * torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(2)) / 127.5
+    photo = images.to_image(grain + 0.1)
+    fields = FAST | {"restore": 0, "guidance": 1.0, "strength": 0.1, "steps": 20}
+    runs = [cupscale.upscale(pipe, photo, scale=1, flat_strength=f, **fields) for f in (0, "auto", 1)]
+    none, some, every = (
+        np.diff(np.diff(np.asarray(r.image).astype(float), axis=0), axis=1).std() for r in runs
+    )
+    assert runs[1].settings.flat_strength == "auto"
+    if levels == 6:
+        assert every < 0.8 * none and some == pytest.approx(0.9 * none, rel=0.02)
+    else:
+        assert every > 1.5 * none and 0.88 * none < some < none
 
 
 @pytest.mark.parametrize("size", [(60, 44), (67, 41)])
