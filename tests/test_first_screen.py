@@ -278,14 +278,34 @@ def test_a_page_that_is_built_in_another_way_is_left_as_it_is():
     assert light.as_data(html) == html
 
 
-def test_the_theme_is_asked_for_with_the_page():
+def test_the_theme_is_in_the_page_and_marked_as_there():
     """gradio's browser side waits for it, and asks once its scripts run."""
     with gr.Blocks() as demo:
         gr.Slider()
-    demo.theme_hash = "abc"
-    assert '<link rel="preload" as="style" href="theme.css?v=abc">' in light.head(demo)[0]
-    del demo.theme_hash
-    assert "theme.css" not in light.head(demo)[0]
+    demo.theme_css, demo.theme_hash = ":root { --own: 1 }", "abc"
+    last = light.head(demo)[1]
+    assert ":root { --own: 1 }</style>" in last and '"theme.css?v=abc"]' in last
+    demo.theme_css = "</style>"
+    assert "theme.css" not in light.head(demo)[1] and "</style></style>" not in light.head(demo)[1]
+
+
+def test_the_first_screens_components_have_their_code_at_once(page):
+    """Each by its class, from a script that the page names and that has such a part; of what is not in sight none."""
+    early, last = light.head(page)
+    script = re.search(r'<script type="module" onerror="cupscaleFirst\(\{\}\)">(.*?)</script>', last)[1]
+    imported = dict(re.findall(r'import \* as _(\w+) from "\./(assets/[\w-]+\.js)";', script))
+    handed = {
+        kind: (imported[kind], part) for kind, part in re.findall(r"\b([a-z]+):_\1(?:\.(\w+))?[,}]", script)
+    }
+    again, given = (json.loads(one) for one in re.findall(r"(?:kinds = |entries\()(\{.*?\})", last))
+    assert {kind: tuple(one) for kind, one in again.items()} == handed
+    seen = {one.component_class_id: one.get_block_name() for one in page.blocks.values() if light._seen(one)}
+    assert given == seen | {"column": "column"} and set(given.values()) == set(handed)
+    for kind, (name, part) in handed.items():
+        code = (light._ASSETS.parent / name).read_text("utf-8")
+        assert f'modulepreload" href="{name}"' in early
+        assert re.search(rf"export\{{[^}}]* as {part or 'default'}[,}}]", code), kind
+    assert "slider" not in imported and "dataframe" not in imported  # in closed parts
 
 
 def test_what_only_carries_values_is_not_drawn(page):

@@ -24,6 +24,7 @@ def script(start):
         ("core-", {"_COMES": 1, "_IS_SET": 1, "_LOOKS": 1, "_GROWS": 2}),
         ("Blocks-", {"_BUILT": 1, "_SAYS": 1}),
         ("Index-", {"_CONSISTS": 1}),
+        ("runtime-", {"_LANGUAGE": 1}),
     ],
 )
 def test_the_installed_gradio_is_mended_once(start, places):
@@ -41,6 +42,10 @@ def test_the_installed_gradio_is_mended_once(start, places):
             "async set_event_args(e,t){if(!Object.keys(t).length)return()=>{};let n={};}",
         ),
         ("R(M,S(G).get_url_config(),!0),oe(S(M))", "R(M,S(G).get_url_config()),oe(S(M))"),
+        (
+            "e.resolveLocale=function(t){if(Intl.Locale!==void 0){}}",
+            "e.resolveLocale=function(t){if(typeof t==`string`)return new Intl.Locale(t);if(Intl.Locale!==void 0){}}",
+        ),
         (
             "this.root=this.create_node({id:t.id,children:[]},new Map,!0);f();this.root.children=[],"
             "this.postprocess(this.root),this.root",

@@ -10,6 +10,8 @@ import pytest
 from browser_hands import WAIT, expect, give, open_part, setting, visit
 from page_server import photo
 
+from cupscale.page import light
+
 KILOBYTES, REQUESTS = 600, 60
 
 
@@ -69,6 +71,47 @@ def test_the_browser_has_few_steps_to_go_through(page, url):
     assert page.locator("script#cupscale-gradio_config").count() == 1  # as data, which is read sooner
     targets = page.evaluate("gradio_config.dependencies.flatMap((step) => step.targets)")
     assert len(targets) < 150 and sum(target[0] is None for target in targets) < 30
+
+
+# Which components take the code that the page hands them, and what is asked for as they do.
+TAKEN = """
+  window.taken = new Set()
+  let here
+  Object.defineProperty(window, '__GRADIO__CC__', { get: () => here, set: (all) => {
+    here = all
+    for (const [key, one] of Object.entries(all)) {
+      const { component } = one
+      one.component = () => { taken.add(key); return component() }
+    }
+  } })
+"""
+
+
+def test_the_first_screens_code_and_theme_are_there(page, url):
+    """Each component takes what the page hands it, none waits for another's, and nothing is asked for again."""
+    page.add_init_script(TAKEN)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    page.locator("#run").wait_for()
+    assert page.evaluate("taken.size > 10 && taken.size === Object.keys(__GRADIO__CC__).length")
+    assert not any("theme.css" in one for one in asked) and len(asked) == len(set(asked))
+
+
+def test_a_script_that_was_not_to_be_had_is_asked_for_again(page, url):
+    """The page runs its scripts all together; where one fails the others come, and it too, if it can."""
+    tried = []
+
+    def third(route):
+        tried.append(route.request.url)
+        route.abort() if len(tried) <= 2 else route.continue_()
+
+    name = light._parts()["dropdown"][0]
+    page.route(f"**/{name}", third)
+    page.goto(url)
+    expect(page.locator("#run")).to_be_visible()
+    expect(page.locator("#shape input")).to_be_visible()
+    assert len(tried) == 3  # named at the head, run with the others, by itself
 
 
 @pytest.mark.parametrize("size", [(1024, 768), (1440, 900)])
