@@ -151,7 +151,7 @@ class Settings(BaseModel):
     restore: Share = Field(
         "auto",
         description="How much of the input's damage (JPEG, noise, grain) is taken away before it is enlarged: 0 to 1, or 'auto', "
-        "which looks for it.",
+        "which looks for noise and grain.",
         json_schema_extra=_SHARE_OR_AUTO,
     )
     fidelity: Share = Field(

@@ -53,14 +53,11 @@ def test_a_jpeg_is_told_by_its_tables(quality):
     assert picture.quality == quality
     signs = examine(picture.rgb, picture.quality)
     choice = choose(signs, everything)
-    assert (choice.upscaler, choice.restore, choice.fidelity) == ("realsr", 1.0, module.HIGH)
-    assert choice.reason == f"JPEG of quality {quality}, restored"
-    choice = choose(signs, everything, 0.25)
-    assert (choice.upscaler, choice.restore, choice.fidelity) == ("realesrgan", 0.25, module.LOW)
-    choice = choose(signs, everything, 0.0)
-    assert (choice.upscaler, choice.fidelity) == ("realesrgan", module.LOW)
+    assert (choice.upscaler, choice.restore, choice.fidelity) == ("realesrgan", 0.0, module.LOW)
     assert choice.reason == f"JPEG of quality {quality}"
-    assert choose(signs, everything, 0.5).upscaler == "realsr"
+    choice = choose(signs, everything, 1.0)
+    assert (choice.upscaler, choice.restore, choice.fidelity) == ("realesrgan", 1.0, module.LOW)
+    assert choice.reason == f"JPEG of quality {quality}, restored"
 
 
 def test_a_fine_jpeg_is_clean():
@@ -75,14 +72,22 @@ def test_a_fine_jpeg_is_clean():
 def test_a_png_that_was_a_jpeg_is_told_by_its_pixels(name, quality, cut):
     image = Image.open(io.BytesIO(jpeg(photograph(name), quality)))
     choice = choose(examine(image.crop((*cut, *image.size))), everything)
-    assert choice.restore == 1 and choice.reason == "traces of JPEG, restored"
+    assert (choice.upscaler, choice.restore, choice.reason) == ("realesrgan", 0.0, "traces of JPEG")
 
 
-@pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_noise_and_grain(name):
-    noise = choose(examine(noisy(photograph(name), 5)), everything)
-    assert noise.restore == 1 and noise.reason.startswith("noise of")
-    grain = choose(examine(noisy(photograph(name), 5, grey=True)), everything)
+@pytest.mark.parametrize("picture", PHOTOGRAPHS)
+def test_noise_and_grain(picture):
+    noise = choose(examine(noisy(photograph(picture), 5)), everything)
+    assert (noise.upscaler, noise.restore, noise.fidelity) == ("realsr", 1.0, module.HIGH)
+    assert noise.reason.startswith("noise of") and noise.reason.endswith("levels, restored")
+    for share, name, fidelity in (
+        (0.0, "realesrgan", module.LOW),
+        (0.25, "realesrgan", module.LOW),
+        (0.5, "realsr", 1.0),
+    ):
+        kept = choose(examine(noisy(photograph(picture), 5)), everything, share)
+        assert (kept.upscaler, kept.restore, kept.fidelity) == (name, share, fidelity)
+    grain = choose(examine(noisy(photograph(picture), 5, grey=True)), everything)
     assert grain.restore == 1 and grain.reason.startswith("grain of")
 
 
@@ -123,8 +128,6 @@ def test_a_drawing_has_its_own_networks():
     assert (choice.upscaler, choice.fidelity, choice.reason) == ("waifu2x", module.HIGH, "a drawing")
     damaged = choose(examine(small, 60), everything)
     assert (damaged.upscaler, damaged.restore, damaged.fidelity) == ("anime", 0.0, module.LOW)
-    asked = choose(examine(small, 60), everything, 1.0)
-    assert (asked.upscaler, asked.fidelity) == ("waifu2x", module.HIGH)
     assert damaged.reason == "a drawing, JPEG of quality 60"
     assert choose(examine(small), lambda name: name != "waifu2x").upscaler == "anime"
 

@@ -1,8 +1,8 @@
 """Which base upscaler suits a picture, and whether its damage is taken away first (ours).
 
 RealSR gives a clean picture its sharpness back, and makes cracks of what a JPEG or noise left behind; Real-ESRGAN takes
-such damage away, and much of the fine detail with it. So a damaged picture is restored first (`upscalers.restore`), and
-Real-ESRGAN is for those that are not to be. What decides is whether the picture is damaged:
+such damage away, and much of the fine detail with it. So noise and grain are taken away first (`upscalers.restore`), and
+Real-ESRGAN is for what was a JPEG. What decides is whether and how the picture is damaged:
 
 - A JPEG's own tables say how coarsely it was stored.
 - A picture that once was a JPEG still has the steps: the cosine coefficients of its 8 x 8 blocks gather at multiples
@@ -131,12 +131,13 @@ def choose(signs: Signs, available: Callable[[str], bool], restore: Share = "aut
     Args:
         signs: See `examine`.
         available: Whether a base upscaler can run here; the next best one takes the place of one that cannot.
-        restore: As in the settings. "auto" restores damaged photographs wholly, and no drawings: the network for damaged
-            ones does it.
+        restore: As in the settings. "auto" restores noisy and grainy photographs wholly, and no JPEGs nor drawings: what is
+            left at a JPEG's edges turns to waves in RealSR, and Real-ESRGAN's networks know both.
     """
     found, drawn = damage(signs), signs.flat > DRAWN
-    share = float(found != "" and not drawn) if restore == "auto" else restore
-    left = found if share < 0.5 else ""  # of the damage, where the base upscaler looks
+    noise = found != "" and not _was_jpeg(signs)
+    share = float(noise and not drawn) if restore == "auto" else restore
+    left = "" if noise and share >= 0.5 else found  # of the damage, where the base upscaler looks
     wanted: tuple[str, ...]
     if drawn:
         wanted = ("anime", "realesrgan") if left else ("waifu2x", "anime", "realsr")
@@ -153,15 +154,18 @@ def choose(signs: Signs, available: Callable[[str], bool], restore: Share = "aut
 
 def damage(signs: Signs) -> str:
     """What is wrong with a picture, in a few words; empty for a clean one."""
-    if signs.quality is not None and signs.quality < CLEAN_QUALITY:
-        return f"JPEG of quality {signs.quality}"
-    if signs.traces > TRACES:
-        return "traces of JPEG"
+    if _was_jpeg(signs):
+        known = signs.quality is not None and signs.quality < CLEAN_QUALITY
+        return f"JPEG of quality {signs.quality}" if known else "traces of JPEG"
     if signs.colour_noise > NOISY:
         return f"noise of {signs.colour_noise / 2**0.5:.1f} levels"
     if signs.grain > GRAIN and signs.even > EVEN and signs.colour_noise < COLOURED:
         return f"grain of {signs.grain:.1f} levels"
     return ""
+
+
+def _was_jpeg(signs: Signs) -> bool:
+    return signs.traces > TRACES or (signs.quality is not None and signs.quality < CLEAN_QUALITY)
 
 
 def jpeg_traces(luma: np.ndarray) -> float:
