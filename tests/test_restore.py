@@ -192,16 +192,24 @@ def test_a_damaged_input_is_restored_by_itself_and_the_plan_says_so(pipe):
     assert clean.restore == 0
 
 
-def test_a_picture_that_repeats_is_restored_over_its_edge(pipe):
-    """Rolled by half, the result is rolled by half, but for what windows and noise of the run change."""
-    rows = np.asarray(noisy(photograph(), 6))
-    rolled = Image.fromarray(np.roll(rows, 64, axis=1))
-    runs = [
-        cupscale.upscale(
-            pipe, one, scale=1, restore=1.0, fidelity=0.0, seamless="x", **FAST | {"structure": 1.0}
-        )
-        for one in (Image.fromarray(rows), rolled)
-    ]
-    first, second = (np.asarray(one.image).astype(float) for one in runs)
-    off = abs(np.roll(first, 64, axis=1) - second).mean(axis=(0, 2))
-    assert off[60:68].mean() < 2 * np.median(off)  # the old edge lies in the middle now
+@pytest.mark.parametrize("upscaler", ["lanczos", "realsr"])
+def test_a_run_goes_on_with_the_restored_input_alone(pipe, upscaler):
+    """The plain enlargement, the base upscale, what is flat and the correction: as if the restored input were given."""
+    before = noisy(photograph(48), 8)
+    fields = FAST | {"scale": 2, "upscaler": upscaler, "fidelity": 0.3, "seed": 3}
+    run = cupscale.upscale(pipe, before, restore=1.0, **fields)
+    other = cupscale.upscale(pipe, done(before), restore=0.0, **fields)
+    assert np.array_equal(np.asarray(run.image), np.asarray(other.image))
+
+
+@pytest.mark.parametrize("seamless", ["x", "y", "xy"])
+def test_a_picture_that_repeats_is_restored_over_its_edge(pipe, seamless):
+    """As the middle of itself and its copies on the sides where it repeats."""
+    before = noisy(photograph(48), 8)
+    pad = [(48 * ("y" in seamless),) * 2, (48 * ("x" in seamless),) * 2, (0, 0)]
+    whole = np.asarray(done(Image.fromarray(np.pad(np.asarray(before), pad, "wrap"))))
+    middle = whole[pad[0][0] : pad[0][0] + 48, pad[1][0] : pad[1][0] + 48]
+    fields = FAST | {"scale": 2, "fidelity": 1.0, "seamless": seamless}
+    run = cupscale.upscale(pipe, before, restore=1.0, **fields)
+    other = cupscale.upscale(pipe, Image.fromarray(middle), restore=0.0, **fields)
+    assert np.array_equal(np.asarray(run.image), np.asarray(other.image))
