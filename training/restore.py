@@ -201,6 +201,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--run", type=Path, required=True, help="folder of the log and the checkpoint")
     parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--stop", type=int, help="stop before, at this step; the rate falls as for all --steps")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument(
         "--texture", type=float, default=1.0, help="weight of `texture_loss` beside the mean error"
@@ -237,7 +238,8 @@ def main() -> None:
 
     ahead = ThreadPoolExecutor(1)
     batch, losses, began = ahead.submit(draw), [], time.monotonic()
-    while trainee.step < arguments.steps:
+    stop = min(arguments.stop or arguments.steps, arguments.steps)
+    while trainee.step < stop:
         (before, clean), batch = batch.result(), ahead.submit(draw)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             after = trainee.model(before)
@@ -251,7 +253,7 @@ def main() -> None:
             mean = round(float(np.mean(losses)), 4)
             note(arguments.run, {"step": trainee.step, "loss": mean, "s": round(seconds, 3)})
             losses.clear()
-        if trainee.step % arguments.validate_every == 0 or trainee.step == arguments.steps:
+        if trainee.step % arguments.validate_every == 0 or trainee.step == stop:
             note(arguments.run, {"step": trainee.step, **trainee.validate(pairs)})
             trainee.save(file)
     ahead.shutdown(cancel_futures=True)
