@@ -149,6 +149,7 @@ def overhead(save: bool, rounds: int, sides: str) -> None:
         "overlap": 0.25,
         "guidance": 1.0,
         "upscaler": "lanczos",
+        "restore": 0,
         "attention": 0.6,
     }
     cupscale.upscale(pipe, noise_image(256), **fields | {"scale": 1, "strength": 1.0, "steps": 1})
@@ -204,6 +205,7 @@ def one(side: int, overlap: float) -> None:
         "overlap": overlap,
         "guidance": 1.0,
         "upscaler": "lanczos",
+        "restore": 0,
     }
     cupscale.upscale(pipe, noise_image(256), scale=1, **fields)  # what the libraries allocate once
     process = psutil.Process()
@@ -337,7 +339,7 @@ def processes(save: bool, rounds: int) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from launching import launched
 
-    fields = {"model": "tiny", "scale": "4", "seed": "1", "upscaler": "lanczos"}
+    fields = {"model": "tiny", "scale": "4", "seed": "1", "upscaler": "lanczos", "restore": "0"}
     words = [word for name, value in fields.items() for word in (f"--{name}", value)]
     best: dict[int, float] = {}
     made: set[str] = set()
@@ -370,7 +372,14 @@ def eight(save: bool, flat: float) -> None:
     image = np.asarray(noise_image(2048)).copy()
     image[: round(flat * 2048)] = 128
     pipe = cupscale.load("tiny")
-    fields: dict[str, Any] = {"scale": 4, "seed": 1, "guidance": 1.0, "overlap": 0.0, "upscaler": "lanczos"}
+    fields: dict[str, Any] = {
+        "scale": 4,
+        "seed": 1,
+        "guidance": 1.0,
+        "overlap": 0.0,
+        "upscaler": "lanczos",
+        "restore": 0,
+    }
     began = time.perf_counter()
     result = cupscale.upscale(
         pipe, Image.fromarray(image), preset="quick", windows="shifted", flat_windows="keep", **fields

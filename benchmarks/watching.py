@@ -34,6 +34,7 @@ def run(pipe: Any, network: Any, size: tuple[int, int], **fields: Any) -> int:
             Image.fromarray(values),
             prompt="a forest",
             upscaler="lanczos",
+            restore=0,
             preview_px=0,
             attention=0.6,
             **fields,

@@ -201,7 +201,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--run", type=Path, required=True, help="folder of the log and the checkpoint")
     parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--stop", type=int, help="stop before, at this step; the rate falls as for all --steps")
+    parser.add_argument(
+        "--stop", type=int, help="stop before, at this step; the rate falls as for all --steps"
+    )
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument(
         "--texture", type=float, default=1.0, help="weight of `texture_loss` beside the mean error"
