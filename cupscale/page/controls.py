@@ -63,7 +63,7 @@ EFFECTS = {
     "flat_strength": "How much of what the run adds goes into skies and walls, from 0 to 1. 'auto' keeps most of their grain.",
     "overlap": "How much neighbouring regions share. Higher hides seams better and takes longer.",
     "upscaler": "Enlarges your image before the run. 'auto' looks at it, and tells clean images from damaged ones.",
-    "restore": "How much of your image's damage goes first, from 0 to 1: JPEG blocks, noise, grain. 'auto': the last two.",
+    "restore": "How much damage is taken out first, from 0 to 1: JPEG blocks, noise, grain. 'auto' finds noise and grain.",
     "fidelity": "How closely the result, scaled back down, must match your image, from 0 to 1. 'auto' trusts a clean image more.",
     "scheduler": "The sampler. 'model' is the one the model came with.",
     "model": "The diffusion model that adds the detail.",
