@@ -2,7 +2,7 @@
 
 It begins from the bundled denoiser and learns, at one timestep and without words, to give the photograph back from a JPEG of
 it, from noise, from film grain, or from several of them. The run can be stopped at any time; the same command goes on from
-the last checkpoint. `cupscale.restoration` runs what comes out.
+the last checkpoint. `cupscale.upscalers.restore` runs what comes out.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from torch import nn
 
 import cupscale
 from cupscale.metrics import psnr
-from cupscale.upscalers.restore import packed
+from cupscale.upscalers.restore import Network, called, packed
 from training.dataset import Photographs
 from training.metrics import timestep_of
-from training.train import Muon, keep_single, learning_rate
+from training.train import Muon, descend, keep_single, learning_rate
 
 SIGMA = 6.0  # of 255: the noise whose timestep stands for any damage
 DIRECTIONS = 32  # of the texture loss, drawn anew at every step
-KINDS = ("jpeg50", "jpeg75", "jpeg92", "noise5", "grain")
 
 
 def jpeg(pixels: np.ndarray, quality: int, subsampling: int = 2) -> np.ndarray:
@@ -63,7 +62,7 @@ def damaged(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def validation(data: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """Pairs of a damaged and a clean picture for each of `KINDS`: the validation photographs' middle, at a quarter."""
+    """Pairs of a damaged and a clean picture for each kind of damage: the validation photographs at a quarter."""
     clean = []
     for file in sorted((data / "validate").glob("*.png")):
         image = Image.open(file).convert("RGB")
@@ -87,20 +86,13 @@ class Restorer(nn.Module):
         pipeline = cupscale.load("tiny")
         self.unet = pipeline.unet.float().requires_grad_(True).to(memory_format=torch.channels_last)
         tokens, _, pooled, _ = pipeline.encode_prompt("", do_classifier_free_guidance=False)
-        self.texts = tokens.float().detach(), pooled.float().detach()
-        self.ratio = 2 * SIGMA / 255  # noise over signal in latents
-        self.t = timestep_of(SIGMA, pipeline.scheduler.alphas_cumprod)
+        t, ratio = timestep_of(SIGMA, pipeline.scheduler.alphas_cumprod), 2 * SIGMA / 255
+        texts = tokens.float().detach(), pooled.float().detach()
+        self.network = Network(self.unet, t, ratio, *texts)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in -1..1, sides multiples of 16, to the same without its damage."""
-        count, _, height, width = pixels.shape
-        a = 1 / (1 + self.ratio**2) ** 0.5
-        latents = a * F.pixel_unshuffle(pixels, 2)
-        sizes = torch.tensor([[2.0 * height, 2.0 * width, 0, 0, height, width]]).expand(count, -1)
-        tokens, pooled = (one.expand(count, *one.shape[1:]) for one in self.texts)
-        condition = {"text_embeds": pooled, "time_ids": sizes}
-        v = self.unet(latents, self.t, tokens, added_cond_kwargs=condition).sample.float()
-        return F.pixel_shuffle(a * latents - self.ratio * a * v, 2)
+        return called(self.network, pixels)
 
 
 def texture_loss(pictures: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -174,14 +166,7 @@ class Trainee:
 
     def learn(self, loss: torch.Tensor, rate: float) -> None:
         """One step of the optimizers at learning rate `rate`."""
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        descend(loss, self.model, self.optimizers, rate)
         self.step += 1
         keep = min(0.998, (1 + self.step) / (10 + self.step))
         for name, value in self.model.unet.state_dict().items():
@@ -269,8 +254,8 @@ def export(run: Path, out: Path) -> None:
     for name, own in model.unet.state_dict().items():
         if not torch.equal(average[name], own):
             kept[name], kept[f"{name}.factor"] = packed(average[name] - own)
-    tokens, pooled = model.texts
-    kept |= {"tokens": tokens.half(), "pooled": pooled.half(), "noise": torch.tensor([model.t, model.ratio])}
+    _, t, ratio, tokens, pooled = model.network
+    kept |= {"tokens": tokens.half(), "pooled": pooled.half(), "noise": torch.tensor([t, ratio])}
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in kept.items()}, out)
 

@@ -371,18 +371,25 @@ def _validation(data: Path) -> list[tuple[str, np.ndarray, str]]:
     return pictures
 
 
-def _step(trainee: Trainee, loss: torch.Tensor, rate: float) -> None:
-    """One step of the optimizers at learning rate `rate`."""
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {trainee.step}")
-    for optimizer in trainee.optimizers:
+def descend(
+    loss: torch.Tensor, parts: nn.Module, optimizers: list[torch.optim.Optimizer], rate: float
+) -> None:
+    """One step of the optimizers of `parts` down the loss, at learning rate `rate`; gradients are cut at a norm of 1."""
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(trainee.parts.parameters(), 1.0)
-    for optimizer in trainee.optimizers:
+    nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+    for optimizer in optimizers:
         optimizer.step()
+
+
+def _step(trainee: Trainee, loss: torch.Tensor, rate: float) -> None:
+    """One step of the optimizers at learning rate `rate`."""
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {trainee.step}")
+    descend(loss, trainee.parts, trainee.optimizers, rate)
     trainee.step += 1
 
 

@@ -34,7 +34,7 @@ SOURCE_SCALE = 2.0  # the size conditioning asks for a photograph that was reduc
 _one_at_a_time = threading.Lock()  # bounds memory when two pages run at once
 
 
-class _Network(NamedTuple):
+class Network(NamedTuple):
     """The U-Net; the timestep that stands for damage and its noise over signal; what it reads in the place of words."""
 
     unet: Any
@@ -68,8 +68,8 @@ def restored(image: Image.Image, share: float = 1.0) -> Generator[float, None, I
     for i, (top, bottom) in enumerate(rows):
         for j, (left, right) in enumerate(columns):
             window = pixels[..., top:bottom, left:right]
-            with _one_at_a_time:
-                clean = _called(network, window)
+            with _one_at_a_time, torch.no_grad():
+                clean = called(network, window)
             fade = feather(bottom - top)[:, None] * feather(right - left)[None]
             found[..., top:bottom, left:right] += fade * clean
             weight[..., top:bottom, left:right] += fade
@@ -96,22 +96,25 @@ def feather(length: int) -> Tensor:
     return torch.minimum(place, length - place).clamp(max=OVERLAP_PX) / OVERLAP_PX
 
 
-def _called(network: _Network, pixels: Tensor) -> Tensor:
-    """One call of the network: (1, 3, H, W) in -1..1 to the same without its damage."""
+def called(network: Network, pixels: Tensor) -> Tensor:
+    """One call of the network: (B, 3, H, W) in -1..1 to the same without its damage."""
+    count = pixels.shape[0]
     height, width = pixels.shape[-2:]
     padded = F.pad(pixels, (0, -width % ALIGN_PX, 0, -height % ALIGN_PX), mode="reflect")
     a = 1 / (1 + network.ratio**2) ** 0.5
     latents = a * F.pixel_unshuffle(padded, BLOCK_PX)
     sides = (float(padded.shape[-2]), float(padded.shape[-1]))
     sizes = torch.tensor([[SOURCE_SCALE * sides[0], SOURCE_SCALE * sides[1], 0.0, 0.0, *sides]])
-    condition = {"text_embeds": network.pooled, "time_ids": sizes}
-    with torch.no_grad():
-        v = network.unet(latents, network.timestep, network.tokens, added_cond_kwargs=condition).sample
+    tokens, pooled, sizes = (
+        one.expand(count, *one.shape[1:]) for one in (network.tokens, network.pooled, sizes)
+    )
+    condition = {"text_embeds": pooled, "time_ids": sizes}
+    v = network.unet(latents, network.timestep, tokens, added_cond_kwargs=condition).sample.float()
     return F.pixel_shuffle(a * latents - network.ratio * a * v, BLOCK_PX)[..., :height, :width]
 
 
 @lru_cache(maxsize=1)
-def _load() -> _Network:
+def _load() -> Network:
     """Float32, 40 MB."""
     from diffusers import UNet2DConditionModel
     from safetensors import SafetensorError, safe_open
@@ -129,7 +132,7 @@ def _load() -> _Network:
         raise CupscaleError(
             f"the weights that take damage out of a picture are damaged; {reinstall_command()}, or set restore to 0"
         ) from None
-    return _Network(unet.eval().requires_grad_(False), timestep, ratio, tokens, pooled)
+    return Network(unet.eval().requires_grad_(False), timestep, ratio, tokens, pooled)
 
 
 def packed(change: Tensor) -> tuple[Tensor, Tensor]:
