@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged import jpeg, noisy
 from PIL import Image, ImageDraw
 
 from cupscale import images
@@ -25,19 +26,6 @@ def everything(name: str) -> bool:
 
 def photograph(name: str) -> Image.Image:
     return Image.open(EXAMPLES / f"{name}.png").convert("RGB")
-
-
-def jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
-def noisy(image: Image.Image, sigma: float, *, grey: bool = False) -> Image.Image:
-    pixels = np.asarray(image).astype(float)
-    shape = (*pixels.shape[:2], 1) if grey else pixels.shape
-    pixels = pixels + np.random.default_rng(0).normal(0, sigma, shape)
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from damaged import jpeg, noisy
 from PIL import Image
 
 import cupscale
@@ -25,17 +26,8 @@ def photograph(side: int = 128) -> Image.Image:
     )
 
 
-def noisy(image: Image.Image, sigma: float, *, grey: bool = False) -> Image.Image:
-    pixels = np.asarray(image).astype(float)
-    shape = (*pixels.shape[:2], 1) if grey else pixels.shape
-    pixels = pixels + np.random.default_rng(0).normal(0, sigma, shape)
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
-
-
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+    return Image.open(io.BytesIO(jpeg(image, quality))).convert("RGB")
 
 
 def done(image: Image.Image, share: float = 1.0) -> Image.Image:
